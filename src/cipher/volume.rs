@@ -1,0 +1,217 @@
+//! The keys of a volume. Everything is derived from two kinds of random keys:
+//!
+//! | from       | label                        | seals                                         |
+//! |------------|------------------------------|-----------------------------------------------|
+//! | volume key | `cmkfs v1 descriptor`        | the `mac` of `volume.json` (HMAC-SHA256)      |
+//! | volume key | `cmkfs v1 epoch keys`        | epoch keys in `volume.json`                   |
+//! | epoch key  | `cmkfs v1 file keys`         | file keys in headers                          |
+//! | epoch key  | `cmkfs v1 directories`       | tags of directory markers                     |
+//! | epoch key  | `cmkfs v1 names` + dir id    | names in that directory                       |
+//! | epoch key  | `cmkfs v1 links`             | targets of symbolic links                     |
+//! | epoch key  | `cmkfs v1 attributes`        | values of extended attributes                 |
+//! | epoch 1    | `cmkfs v1 attribute names`   | names of extended attributes (HMAC-SHA256)    |
+
+use std::collections::BTreeMap;
+
+use data_encoding::{BASE64, BASE64URL_NOPAD};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use crate::cipher::content::FileCipher;
+use crate::cipher::secret::{Secret, unwrap_secret, wrap_secret};
+use crate::cipher::small::DirCipher;
+use crate::format::descriptor::{Descriptor, EpochKey};
+use crate::format::directory::{self, MARKER_LEN};
+use crate::format::header::WRAPPED_KEY_LEN;
+use crate::format::ids::{DirId, Epoch, FileId, VolumeId};
+use crate::format::node::Entry;
+
+/// Keys derived from one epoch key.
+#[derive(Debug)]
+pub struct EpochKeys {
+    files: Secret,
+    directories: Secret,
+    names: Secret,
+    pub(in crate::cipher) links: Secret,
+    pub(in crate::cipher) attributes: Secret,
+}
+
+impl EpochKeys {
+    fn new(key: &Secret) -> Self {
+        Self {
+            files: key.derive("cmkfs v1 file keys"),
+            directories: key.derive("cmkfs v1 directories"),
+            names: key.derive("cmkfs v1 names"),
+            links: key.derive("cmkfs v1 links"),
+            attributes: key.derive("cmkfs v1 attributes"),
+        }
+    }
+}
+
+/// Why a volume key does not open a volume.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeKeysError {
+    /// The `mac` is not what this key makes.
+    #[error("volume.json was changed, or the key is not this volume's")]
+    Mac,
+    /// An epoch key does not open, under a `mac` that is right.
+    #[error("epoch key {0:?} in volume.json does not open")]
+    Epoch(Epoch),
+}
+
+/// All keys of an open volume.
+#[derive(Debug)]
+pub struct VolumeKeys {
+    volume_id: VolumeId,
+    current: Epoch,
+    epochs: BTreeMap<Epoch, EpochKeys>,
+    attribute_names: Secret,
+}
+
+fn mac(volume_key: &Secret, descriptor: &Descriptor) -> Hmac<Sha256> {
+    let key = volume_key.derive("cmkfs v1 descriptor");
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.expose()).expect("HMAC takes any length");
+    mac.update(&descriptor.canonical());
+    mac
+}
+
+fn epoch_context(volume_id: VolumeId, epoch: Epoch) -> Vec<u8> {
+    [&volume_id.0[..], &epoch.0.to_le_bytes()].concat()
+}
+
+impl VolumeKeys {
+    /// Adds a new random epoch key to the descriptor, wrapped under the volume key.
+    pub fn add_epoch(volume_key: &Secret, descriptor: &mut Descriptor, epoch: Epoch) {
+        let kek = volume_key.derive("cmkfs v1 epoch keys");
+        let context = epoch_context(descriptor.volume_id, epoch);
+        let wrapped = BASE64.encode(&wrap_secret(&kek, &context, &Secret::random()));
+        descriptor.epochs.push(EpochKey { epoch, wrapped });
+    }
+
+    /// Sets the descriptor's `mac`.
+    pub fn authenticate(volume_key: &Secret, descriptor: &mut Descriptor) {
+        let tag = mac(volume_key, descriptor).finalize().into_bytes();
+        descriptor.mac = BASE64.encode(&tag);
+    }
+
+    /// Checks the descriptor against the volume key and unwraps its epoch keys.
+    ///
+    /// # Errors
+    /// A `mac` or an epoch key that this volume key did not make.
+    pub fn open(volume_key: &Secret, descriptor: &Descriptor) -> Result<Self, VolumeKeysError> {
+        let stored = BASE64.decode(descriptor.mac.as_bytes()).map_err(|_| VolumeKeysError::Mac)?;
+        mac(volume_key, descriptor).verify_slice(&stored).map_err(|_| VolumeKeysError::Mac)?;
+        let kek = volume_key.derive("cmkfs v1 epoch keys");
+        let mut epochs = BTreeMap::new();
+        let mut attribute_names = None;
+        for EpochKey { epoch, wrapped } in &descriptor.epochs {
+            let context = epoch_context(descriptor.volume_id, *epoch);
+            let wrapped = BASE64.decode(wrapped.as_bytes()).ok();
+            let key = wrapped.and_then(|wrapped| unwrap_secret(&kek, &context, &wrapped));
+            let key = key.ok_or(VolumeKeysError::Epoch(*epoch))?;
+            if *epoch == Epoch::FIRST {
+                attribute_names = Some(key.derive("cmkfs v1 attribute names"));
+            }
+            epochs.insert(*epoch, EpochKeys::new(&key));
+        }
+        let attribute_names = attribute_names.ok_or(VolumeKeysError::Epoch(Epoch::FIRST))?;
+        let current = *epochs.keys().next_back().ok_or(VolumeKeysError::Epoch(Epoch::FIRST))?;
+        Ok(Self { volume_id: descriptor.volume_id, current, epochs, attribute_names })
+    }
+
+    /// The volume that these keys are of.
+    pub fn volume_id(&self) -> VolumeId {
+        self.volume_id
+    }
+
+    /// The epoch of what is made new.
+    pub fn current(&self) -> Epoch {
+        self.current
+    }
+
+    /// Keys of an epoch; `None` for one that the volume does not have.
+    pub fn epoch(&self, epoch: Epoch) -> Option<&EpochKeys> {
+        self.epochs.get(&epoch)
+    }
+
+    fn current_keys(&self) -> &EpochKeys {
+        self.epoch(self.current).expect("the current epoch is one of them")
+    }
+
+    fn file_context(&self, epoch: Epoch, id: FileId) -> [u8; 36] {
+        let mut context = [0; 36];
+        context[..16].copy_from_slice(&self.volume_id.0);
+        context[16..20].copy_from_slice(&epoch.0.to_le_bytes());
+        context[20..].copy_from_slice(&id.0);
+        context
+    }
+
+    /// A new random file key of the current epoch: the cipher under it, and the key wrapped.
+    pub fn new_file(&self, id: FileId) -> (FileCipher, [u8; WRAPPED_KEY_LEN]) {
+        let key = Secret::random();
+        let context = self.file_context(self.current, id);
+        let wrapped = wrap_secret(&self.current_keys().files, &context, &key);
+        let wrapped = wrapped.try_into().expect("a wrapped key has 60 bytes");
+        (FileCipher::new(&key), wrapped)
+    }
+
+    /// The cipher of a file by what its header claims; `None` if the key does not open.
+    pub fn open_file(
+        &self,
+        epoch: Epoch,
+        id: FileId,
+        wrapped: &[u8; WRAPPED_KEY_LEN],
+    ) -> Option<FileCipher> {
+        let context = self.file_context(epoch, id);
+        let key = unwrap_secret(&self.epoch(epoch)?.files, &context, wrapped)?;
+        Some(FileCipher::new(&key))
+    }
+
+    /// The marker of a directory with this id, of the current epoch.
+    pub fn new_marker(&self, id: DirId) -> [u8; MARKER_LEN] {
+        let bound = directory::encode_bound(self.current, id);
+        let tag = self.marker_tag(self.current_keys(), &bound);
+        [&bound[..], &tag].concat().try_into().expect("widths add up: const assert in format")
+    }
+
+    /// The names cipher of a directory by its marker; `None` if the marker is not authentic.
+    pub fn open_marker(&self, epoch: Epoch, id: DirId, tag: &[u8; 16]) -> Option<DirCipher> {
+        let keys = self.epoch(epoch)?;
+        let bound = directory::encode_bound(epoch, id);
+        let mut mac = Hmac::<Sha256>::new_from_slice(keys.directories.expose())
+            .expect("HMAC takes any length");
+        mac.update(&self.volume_id.0);
+        mac.update(&bound);
+        mac.verify_truncated_left(tag).ok()?;
+        Some(DirCipher::new(id, &keys.names.derive_for("", &id.0)))
+    }
+
+    fn marker_tag(&self, keys: &EpochKeys, bound: &[u8]) -> [u8; 16] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(keys.directories.expose())
+            .expect("HMAC takes any length");
+        mac.update(&self.volume_id.0);
+        mac.update(bound);
+        let full = mac.finalize().into_bytes();
+        *full.first_chunk().expect("SHA-256 has 32 bytes")
+    }
+
+    /// Stored name of an extended attribute: base64url of an HMAC of its name, 43 characters.
+    pub fn attribute_name(&self, name: &[u8]) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.attribute_names.expose())
+            .expect("HMAC takes any length");
+        mac.update(&self.volume_id.0);
+        mac.update(name);
+        BASE64URL_NOPAD.encode(&mac.finalize().into_bytes())
+    }
+
+    /// The associated data of a header's payload: volume id, then the header's bytes 0 to 95.
+    pub fn payload_bound(&self, header: &[u8; crate::format::header::BOUND_LEN]) -> [u8; 112] {
+        let mut bound = [0; 112];
+        bound[..16].copy_from_slice(&self.volume_id.0);
+        bound[16..].copy_from_slice(header);
+        bound
+    }
+}
+
+/// An entry is 28 bytes that a parent keeps; a marker keeps only a tag.
+const _: () = assert!(size_of::<Entry>() == 28);

@@ -1,0 +1,219 @@
+//! `volume.json`: what a volume is, and its keys, wrapped.
+//!
+//! The `mac` is HMAC-SHA256, in base64, over the *canonical bytes*: the same JSON object without
+//! `mac`, keys sorted, no white space, UTF-8. Its key comes from the volume key, so a slot has to
+//! be opened before anything here can be believed; until then it is a claim.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::format::geometry::BlockSize;
+use crate::format::ids::{DirId, Epoch, VolumeId};
+
+/// What `format` says in every volume.
+pub const FORMAT: &str = "cmkfs";
+/// The only version that this release reads or writes.
+pub const VERSION: u32 = 1;
+/// A longer file is refused unread; 1000 slots take about 300 KiB.
+pub const DESCRIPTOR_LEN_MAX: u64 = 1 << 20;
+
+/// A volume's description, as stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Descriptor {
+    /// [`FORMAT`].
+    pub format: String,
+    /// [`VERSION`].
+    pub version: u32,
+    /// The volume's id, bound into every seal.
+    pub volume_id: VolumeId,
+    /// When `init` ran, seconds since 1970 UTC.
+    pub created_unix_s: u64,
+    /// Block size of new files, bytes.
+    pub block_size: u64,
+    /// Id of the directory `tree`, so that no other directory can stand in its place.
+    pub root_id: DirId,
+    /// The user's pairs of the KMS encryption context.
+    pub context: BTreeMap<String, String>,
+    /// Ways to unwrap the volume key; none for a transient one.
+    pub slots: Vec<Slot>,
+    /// Epoch keys, wrapped under the volume key.
+    pub epochs: Vec<EpochKey>,
+    /// What a reader has to know.
+    pub features: Features,
+    /// Base64 of the HMAC over the canonical bytes; empty until sealed.
+    #[serde(default)]
+    pub mac: String,
+}
+
+/// One way to unwrap the volume key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slot {
+    /// Number of the slot, never used again in this volume.
+    pub id: u32,
+    /// `local`, `kms` or `file`.
+    pub provider: String,
+    /// ARN of the KMS key, or path of the key file.
+    pub key: String,
+    /// Base64 of the wrapped volume key, in the provider's own form.
+    pub wrapped: String,
+}
+
+/// An epoch key under the volume key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochKey {
+    /// Which epoch.
+    pub epoch: Epoch,
+    /// Base64 of nonce, tag and ciphertext.
+    pub wrapped: String,
+}
+
+/// Names of features that later releases may add.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Features {
+    /// A reader that does not know one of these must refuse the volume.
+    pub required: Vec<String>,
+    /// A reader may ignore these.
+    pub optional: Vec<String>,
+}
+
+/// Why a `volume.json` is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DescriptorError {
+    /// Not JSON, or fields missing or unknown.
+    #[error("volume.json is not a volume description: {0}; restore it from a snapshot")]
+    Json(#[from] serde_json::Error),
+    /// Some other JSON.
+    #[error("volume.json says format {0:?}, wanted {FORMAT:?}")]
+    Format(String),
+    /// Written by another release.
+    #[error(
+        "volume format {0}, this release reads {VERSION}: use the release that wrote the volume"
+    )]
+    Version(u64),
+    /// Features of a later release.
+    #[error("the volume requires features {0:?} that this release does not know: use a later one")]
+    Feature(Vec<String>),
+    /// Values out of range.
+    #[error("volume.json: {0}; restore it from a snapshot")]
+    Value(String),
+}
+
+/// Features that this release knows.
+const KNOWN_FEATURES: &[&str] = &[];
+
+/// Reads format and version before anything else, so that a later release's fields are no
+/// puzzle. What it returns is a claim until [`Descriptor::mac`] has been checked.
+pub fn decode(bytes: &[u8]) -> Result<Descriptor, DescriptorError> {
+    let value: serde_json::Value = serde_json::from_slice(bytes)?;
+    let format = value.get("format").and_then(serde_json::Value::as_str).unwrap_or_default();
+    if format != FORMAT {
+        return Err(DescriptorError::Format(format.to_owned()));
+    }
+    let version = value.get("version").and_then(serde_json::Value::as_u64).unwrap_or(u64::MAX);
+    if version != u64::from(VERSION) {
+        return Err(DescriptorError::Version(version));
+    }
+    if let Some(features) = value.get("features") {
+        let features: Features = serde_json::from_value(features.clone())?;
+        let known = |name: &String| KNOWN_FEATURES.contains(&name.as_str());
+        let unknown: Vec<_> = features.required.into_iter().filter(|name| !known(name)).collect();
+        if !unknown.is_empty() {
+            return Err(DescriptorError::Feature(unknown));
+        }
+    }
+    let descriptor: Descriptor = serde_json::from_value(value)?;
+    if BlockSize::from_bytes(descriptor.block_size).is_none() {
+        let text = format!("block size {} is not 4096 to 65536", descriptor.block_size);
+        return Err(DescriptorError::Value(text));
+    }
+    if descriptor.epochs.is_empty() {
+        return Err(DescriptorError::Value("no epoch key".to_owned()));
+    }
+    Ok(descriptor)
+}
+
+impl Descriptor {
+    /// The file's bytes: indented JSON with a newline at the end.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec_pretty(self).expect("plain data has a JSON form");
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// What the `mac` is over.
+    pub fn canonical(&self) -> Vec<u8> {
+        let value = serde_json::to_value(self).expect("plain data has a JSON form");
+        let serde_json::Value::Object(mut object) = value else {
+            unreachable!("a struct is an object")
+        };
+        object.remove("mac");
+        // serde_json's map sorts its keys as long as `preserve_order` is off; a test holds it.
+        serde_json::to_vec(&object).expect("plain data has a JSON form")
+    }
+
+    /// Block size of new files.
+    pub fn block_size(&self) -> BlockSize {
+        BlockSize::from_bytes(self.block_size).expect("checked when read and when made")
+    }
+
+    /// The epoch of new files and directories: the last one.
+    pub fn epoch(&self) -> Epoch {
+        self.epochs.iter().map(|key| key.epoch).max().expect("checked when read and when made")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Descriptor {
+        Descriptor {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            volume_id: VolumeId([1; 16]),
+            created_unix_s: 5,
+            block_size: 16384,
+            root_id: DirId([2; 16]),
+            context: BTreeMap::from([("b".into(), "\u{e9}\n".into()), ("a".into(), "1".into())]),
+            slots: vec![],
+            epochs: vec![EpochKey { epoch: Epoch(1), wrapped: "AA==".into() }],
+            features: Features::default(),
+            mac: "x".into(),
+        }
+    }
+
+    #[test]
+    fn canonical_bytes_are_sorted_and_tight() {
+        let wanted = concat!(
+            r#"{"block_size":16384,"context":{"a":"1","b":"@\n"},"created_unix_s":5,"#,
+            r#""epochs":[{"epoch":1,"wrapped":"AA=="}],"#,
+            r#""features":{"optional":[],"required":[]},"format":"cmkfs","#,
+            r#""root_id":"02020202020202020202020202020202","slots":[],"version":1,"#,
+            r#""volume_id":"01010101010101010101010101010101"}"#,
+        );
+        let found = String::from_utf8(sample().canonical()).unwrap();
+        assert_eq!(found, wanted.replace('@', "\u{e9}"));
+    }
+
+    #[test]
+    fn volumes_convert_back() {
+        assert_eq!(decode(&sample().encode()).unwrap(), sample());
+    }
+
+    #[test]
+    fn later_releases_are_refused_by_name() {
+        let mut later = sample();
+        later.version = 2;
+        assert!(matches!(decode(&later.encode()), Err(DescriptorError::Version(2))));
+        let mut odd = sample();
+        odd.features.required.push("compress".into());
+        assert!(matches!(decode(&odd.encode()), Err(DescriptorError::Feature(_))));
+        assert!(matches!(decode(b"{}"), Err(DescriptorError::Format(_))));
+        assert!(matches!(decode(b"[1"), Err(DescriptorError::Json(_))));
+    }
+}

@@ -1,0 +1,27 @@
+//! What stored bytes mean. Pure: no I/O, no key, no clock. `FORMAT.md` beside this file is the
+//! same to the byte; a change here changes that file, a golden volume and the Python reader.
+//!
+//! | module       | holds                                                              |
+//! |--------------|--------------------------------------------------------------------|
+//! | `ids`        | ids of volumes, files, directories, epochs                         |
+//! | `geometry`   | where block, node and header lie in a stored file                  |
+//! | `header`     | the clear prefix and the sealed payload of a stored file           |
+//! | `node`       | 128 entries of (nonce, tag)                                        |
+//! | `directory`  | the marker that gives a directory its id                           |
+//! | `name`       | how a sealed name becomes a file name                              |
+//! | `envelope`   | epoch, nonce, tag and ciphertext of a small sealed value           |
+//! | `descriptor` | `volume.json`                                                      |
+
+pub mod bytes;
+pub mod descriptor;
+pub mod directory;
+pub mod envelope;
+pub mod geometry;
+pub mod header;
+pub mod ids;
+pub mod name;
+pub mod node;
+
+pub use descriptor::{Descriptor, DescriptorError, EpochKey, Features, Slot};
+pub use geometry::{BlockSize, Geometry};
+pub use ids::{DirId, Epoch, FileId, VolumeId};

@@ -1,0 +1,4 @@
+//! cmkfs keeps files encrypted at rest under keys that your own KMS key wraps.
+
+pub mod cipher;
+pub mod format;

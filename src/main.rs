@@ -1,0 +1,3 @@
+//! The `cmkfs` command.
+
+fn main() {}
