@@ -2,3 +2,5 @@
 
 pub mod cipher;
 pub mod format;
+pub mod keys;
+pub mod sys;
