@@ -4,12 +4,14 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use std::{env, fs, io};
+use std::{env, fs};
 
 use cmkfs::format::{Slot, VolumeId};
 use cmkfs::keys::{self, Context, KeySource};
@@ -22,6 +24,8 @@ use support::proxy::{Fault, Proxy};
 const VOLUME: &str = "000102030405060708090a0b0c0d0e0f";
 /// Names the file with a [`Step`] for the child; its [`Outcome`] goes beside it.
 const STEP: &str = "CMKFS_TEST_STEP";
+/// The child's line on standard output once its outcome is there.
+const READY: &str = "outcome written\n";
 
 /// What a child process is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -119,22 +123,36 @@ impl Lab {
         }
     }
 
-    /// Runs the step in a child with the lab's environment and nothing else that the SDK reads.
     fn run(&self, step: &Step) -> Outcome {
-        let dir = tempfile::tempdir().unwrap();
+        self.run_and_look(step, |_| ())
+    }
+
+    /// Runs the step in a child with the lab's environment and nothing else that the SDK reads;
+    /// calls `look` with the child's process id while the child still holds the key.
+    fn run_and_look(&self, step: &Step, look: impl FnOnce(u32)) -> Outcome {
+        let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("step");
-        fs::write(&path, serde_json::to_vec(step).unwrap()).unwrap();
-        let output = Command::new(env::current_exe().unwrap())
+        fs::write(&path, serde_json::to_vec(step).expect("JSON")).expect("written");
+        let mut child = Command::new(env::current_exe().expect("this program"))
             .args(["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
             .env_clear()
             .envs(&self.env)
             .env("HOME", dir.path())
             .env(STEP, &path)
-            .output()
-            .unwrap();
-        let shown = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {shown}", output.status);
-        serde_json::from_slice(&fs::read(outcome_path(&path)).unwrap()).unwrap()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        if lines.by_ref().map_while(Result::ok).any(|line| line.contains(READY.trim_end())) {
+            look(child.id());
+        }
+        drop(child.stdin.take());
+        lines.for_each(drop);
+        let status = child.wait().expect("own child");
+        assert!(status.success(), "{status}: its error output is above");
+        let outcome = fs::read(outcome_path(&path)).expect("left by the child");
+        serde_json::from_slice(&outcome).expect("an outcome")
     }
 }
 
@@ -148,7 +166,7 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().expect("no panic while held").extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -179,9 +197,11 @@ fn child() {
         Some(slots) => keys::open(slots, source.as_ref(), &context)
             .map(|opened| (opened.key, None, opened.key_id)),
     };
+    let mut kept = None;
     let mut outcome = match result {
         Ok((key, slot, key_id)) => {
             let mark = data_encoding::HEXLOWER.encode(key.derive("mark").expose());
+            kept = Some(key);
             Outcome { mark, slot, key_id, ..Outcome::default() }
         }
         Err(error) => {
@@ -190,6 +210,10 @@ fn child() {
     };
     outcome.log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     fs::write(outcome_path(Path::new(&path)), serde_json::to_vec(&outcome).unwrap()).unwrap();
+    io::stdout().write_all(READY.as_bytes()).unwrap();
+    // The parent may look at this process now, until it closes the pipe.
+    io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    drop(kept);
 }
 
 #[test]
@@ -355,8 +379,8 @@ fn a_denied_call_prints_the_statement_that_the_policy_lacks() {
 }
 
 fn statement(error: &str) -> Value {
-    let (start, end) = (error.find('{').unwrap(), error.rfind('}').unwrap());
-    serde_json::from_str(&error[start..=end]).unwrap()
+    let (start, end) = (error.find('{').expect("JSON"), error.rfind('}').expect("JSON"));
+    serde_json::from_str(&error[start..=end]).expect("JSON")
 }
 
 #[test]
@@ -478,6 +502,45 @@ fn no_log_holds_a_key_even_if_the_sdk_is_told_to_print_it() {
         assert!(log.contains(&format!("kms:{}", call.operation)), "the call itself is: {log}");
         assert!(!log.contains("aws_smithy"), "{log}");
     }
+}
+
+/// An answer comes through buffers of TLS, HTTP and JSON code that is not ours.
+#[test]
+fn the_key_is_in_memory_once_and_its_text_nowhere() {
+    let lab = Lab::new();
+    let create = Step {
+        volume: VOLUME.to_owned(),
+        pairs: lab.pairs.clone(),
+        source: Some(format!("kms:{}", lab.arn)),
+        slots: None,
+    };
+    let look = |pid| {
+        let calls = lab.proxy.calls();
+        let text = calls.last().unwrap().output["Plaintext"].as_str().unwrap();
+        let key = data_encoding::BASE64.decode(text.as_bytes()).unwrap();
+        assert_eq!(times_in_memory(pid, &key), 1);
+        for half in [&text[..22], &text[22..]] {
+            assert_eq!(times_in_memory(pid, half.as_bytes()), 0);
+        }
+    };
+    let made = lab.run_and_look(&create, look);
+    lab.run_and_look(&lab.opening(made.passed().slot.as_ref().unwrap()), look).passed();
+}
+
+/// How often `wanted` stands in the writable memory of a child process.
+fn times_in_memory(pid: u32, wanted: &[u8]) -> usize {
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("a child's memory");
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a child's map");
+    let mut times = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (start, end) = line.split_once(' ').expect("columns").0.split_once('-').expect("range");
+        let [start, end] = [start, end].map(|at| u64::from_str_radix(at, 16).expect("hexadecimal"));
+        let mut bytes = vec![0; usize::try_from(end - start).expect("64 bits")];
+        if memory.read_exact_at(&mut bytes, start).is_ok() {
+            times += bytes.windows(wanted.len()).filter(|window| *window == wanted).count();
+        }
+    }
+    times
 }
 
 /// One slot under a key file and one under KMS: KMS is not asked as long as the file is there.

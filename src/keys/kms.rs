@@ -19,6 +19,7 @@ use crate::keys::error::KeyError;
 use crate::keys::kms_error::{KmsError, KmsFailure, causes, classify};
 use crate::keys::policy::{self, Scope};
 use crate::keys::source::Arn;
+use crate::sys::scrubbing;
 
 const GENERATE_DATA_KEY: &str = "kms:GenerateDataKey";
 const DECRYPT: &str = "kms:Decrypt";
@@ -113,23 +114,27 @@ impl<'a> Call<'a> {
     }
 
     /// Connects, does `work`, logs that it was done. In a thread and a runtime of its own, so that
-    /// callers may themselves be inside a runtime; and without a log, since the SDK prints
-    /// plaintext answers at `trace` if the environment has `LOG_SENSITIVE_BODIES=true`.
+    /// callers may themselves be inside a runtime; without a log, since the SDK prints plaintext
+    /// answers at `trace` if the environment has `LOG_SENSITIVE_BODIES=true`; and on memory that is
+    /// zeroed when freed, since an answer goes through buffers of rustls, hyper and the SDK that
+    /// nobody else zeroes.
     fn run<T: Send>(
         &self,
         work: impl AsyncFnOnce(&Self, Client) -> Result<T, KmsError> + Send,
     ) -> Result<T, KeyError> {
         let start = Instant::now();
+        let speak = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|e| self.odd(&format!("no runtime: {e}")))?;
+            let result = runtime.block_on(async { work(self, self.client().await?).await });
+            // Ends the connections, but not a name look-up: one that hangs must not outlast the
+            // limits.
+            runtime.shutdown_background();
+            result
+        };
         let silent = || {
             let silence = tracing::subscriber::NoSubscriber::default();
-            tracing::subscriber::with_default(silence, || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                let runtime = runtime.map_err(|e| self.odd(&format!("no runtime: {e}")))?;
-                let result = runtime.block_on(async { work(self, self.client().await?).await });
-                // A name look-up that hangs must not outlast the limits.
-                runtime.shutdown_background();
-                result
-            })
+            scrubbing(|| tracing::subscriber::with_default(silence, speak))
         };
         let result = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("kms".to_owned());
@@ -182,10 +187,8 @@ impl<'a> Call<'a> {
         Ok(Client::from_conf(config))
     }
 
-    /// Moves the plaintext out of an answer. The answer's own buffer is the vector that is zeroed
-    /// here: nothing shares it. Not reached, and only freed: the base64 of it in the body of the
-    /// HTTP answer and in the buffers of hyper and rustls. They die with this call's client, in
-    /// memory that is locked and dumped nowhere if `sys::protect_process` could arrange it.
+    /// Moves the plaintext out of an answer and zeroes what it was in; see [`Self::run`] for the
+    /// buffers that it came through.
     fn secret(&self, plaintext: Option<Blob>) -> Result<Secret, KmsError> {
         let mut bytes = plaintext.map(Blob::into_inner).unwrap_or_default();
         let length = bytes.len();

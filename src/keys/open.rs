@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(opened.slot, 7);
         let error = made.open(&[later.clone(), missing.clone()], None).unwrap_err();
         assert_eq!(error.exit_code(), 20, "{error}");
-        assert_eq!(made.open(&[later.clone()], None).unwrap_err().exit_code(), 13);
+        assert_eq!(made.open(std::slice::from_ref(&later), None).unwrap_err().exit_code(), 13);
         let foreign = Slot { wrapped: Made::new().slot.wrapped, ..good };
         let error = made.open(&[missing, foreign, later], None).unwrap_err();
         assert_eq!(error.exit_code(), 21, "{error}");
