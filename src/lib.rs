@@ -2,3 +2,4 @@
 
 pub mod cipher;
 pub mod format;
+pub mod store;

@@ -177,7 +177,7 @@ mod tests {
     fn version_1_bytes_never_change() {
         let (prefix, entry) = sample();
         let mut wanted =
-            b"cmkfs\x1a\x0a\0\x01\0\x0e\0\x15\0\0\0\x07\0\0\00123456789abcdef".to_vec();
+            b"cmkfs\x1a\x0a\0\x01\0\x0e\0\x15\0\0\0\x07\0\0\x000123456789abcdef".to_vec();
         wanted.extend([0xAB; 60]);
         wanted.extend([0xCD; 12]);
         wanted.extend([0xEF; 16]);
