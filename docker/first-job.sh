@@ -26,7 +26,7 @@ need() {
     command -v "$1" >/dev/null && return
     local sudo=()
     [ "$(id -u)" -eq 0 ] || sudo=(sudo)
-    command -v apt-get >/dev/null || fail "$1 is missing, and there is no apt-get to install $2 with"
+    command -v apt-get >/dev/null || fail "$1 is missing, and no apt-get to install $2 with"
     echo "installing $2"
     if ! "${sudo[@]}" apt-get install -y -qq --no-install-recommends "$2" >/dev/null 2>&1; then
         "${sudo[@]}" apt-get update -qq
@@ -38,8 +38,8 @@ need() {
 [ $# -le 1 ] || fail "usage: docker/first-job.sh [ROOT]"
 need python3 python3
 [ "$(id -u)" -eq 0 ] || need fusermount3 fuse3
-[ -e /dev/fuse ] || fail "no /dev/fuse: load the module (modprobe fuse), or give the container the" \
-    "device (docker run --device /dev/fuse --cap-add SYS_ADMIN ...)"
+[ -e /dev/fuse ] || fail "no /dev/fuse: load the module (modprobe fuse), or give the container" \
+    "the device (docker run --device /dev/fuse --cap-add SYS_ADMIN ...)"
 
 export PYTHONDONTWRITEBYTECODE=1
 if [ -z "${CMKFS:-}" ]; then

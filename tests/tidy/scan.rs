@@ -5,29 +5,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// One source file. Lines are counted from 1.
-pub struct Source {
-    pub path: PathBuf,
-    pub text: String,
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
     /// `text` with comments and the insides of literals made blanks, line breaks kept.
-    pub code: String,
+    pub(crate) code: String,
     /// The line at which test code begins; past the end where there is none.
-    pub tests_at: usize,
+    pub(crate) tests_at: usize,
 }
 
 /// A function: where it is, what it takes, what it does.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Function {
-    pub name: String,
-    pub line: usize,
+pub(crate) struct Function {
+    pub(crate) name: String,
+    pub(crate) line: usize,
     /// Lines from the one with `fn` to the one with its last brace.
-    pub len: usize,
+    pub(crate) len: usize,
     /// From `fn` to the body.
-    pub signature: String,
-    pub body: String,
+    pub(crate) signature: String,
+    pub(crate) body: String,
 }
 
 impl Source {
-    pub fn new(path: PathBuf, text: String) -> Self {
+    pub(crate) fn new(path: PathBuf, text: String) -> Self {
         let code = blank(&text);
         let all_tests = path.file_name().is_some_and(|name| name == "tests.rs")
             || path.parent().is_some_and(|folder| folder.ends_with("tests"));
@@ -36,24 +36,24 @@ impl Source {
     }
 
     /// Lines of code before the tests, numbered.
-    pub fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
         (1..).zip(self.code.lines()).take_while(|(number, _)| *number < self.tests_at)
     }
 
     /// The functions that are not tests.
-    pub fn functions(&self) -> impl Iterator<Item = Function> {
+    pub(crate) fn functions(&self) -> impl Iterator<Item = Function> {
         functions(&self.code).into_iter().filter(|function| function.line < self.tests_at)
     }
 
     /// What a failure of a rule begins with.
-    pub fn at(&self, line: usize) -> String {
+    pub(crate) fn at(&self, line: usize) -> String {
         format!("{}:{line}", self.path.display())
     }
 }
 
 /// Every file below `dir` with one of these extensions, in order of path. Panics if `dir` is not
 /// there: a renamed folder must not pass unread.
-pub fn sources(dir: &Path, extensions: &[&str]) -> Vec<Source> {
+pub(crate) fn sources(dir: &Path, extensions: &[&str]) -> Vec<Source> {
     let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     let mut paths: Vec<PathBuf> =
         entries.map(|entry| entry.expect("an entry of a source folder").path()).collect();
@@ -73,14 +73,14 @@ pub fn sources(dir: &Path, extensions: &[&str]) -> Vec<Source> {
 }
 
 /// Whether `code` has `word` with no letter, digit or `_` at either side.
-pub fn names(code: &str, word: &str) -> bool {
+pub(crate) fn names(code: &str, word: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     code.match_indices(word)
         .any(|(at, _)| !code[..at].ends_with(part) && !code[at + word.len()..].starts_with(part))
 }
 
 /// Words that follow `prefix` in `line`: of `crate::`, the modules named.
-pub fn words_after<'a>(line: &'a str, prefix: &str) -> impl Iterator<Item = &'a str> {
+pub(crate) fn words_after<'a>(line: &'a str, prefix: &str) -> impl Iterator<Item = &'a str> {
     line.split(prefix).skip(1).map(|tail| {
         let end = tail.find(|c: char| !c.is_alphanumeric() && c != '_');
         &tail[..end.unwrap_or(tail.len())]
@@ -97,7 +97,7 @@ fn tests_begin(code: &str) -> usize {
 }
 
 /// Comments, and what stands inside quotes, made blanks; everything else where it was.
-pub fn blank(text: &str) -> String {
+pub(crate) fn blank(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
@@ -182,7 +182,7 @@ fn char_len(rest: &str) -> usize {
 }
 
 /// Every function with a body, also nested ones and methods, in order.
-pub fn functions(code: &str) -> Vec<Function> {
+pub(crate) fn functions(code: &str) -> Vec<Function> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("fn ") {
         let name = words_after(&code[at..], "fn ").next().unwrap_or_default();
