@@ -1,7 +1,9 @@
-//! The training job and the search for plaintext of `docker/`, on plain directories: that the job
-//! notices a changed byte and goes on where it was stopped, and that the search can find.
+//! The first command of the README and its parts, mostly on plain directories: that the job notices
+//! a changed byte and goes on where it was stopped, that the search finds, that a mount that does
+//! not encrypt is found out.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -124,4 +126,44 @@ fn the_search_finds_what_is_there_and_nothing_else() {
     fs::write(&file, &bytes).unwrap();
     let one = text(&search("store", sealed.path()));
     assert!(one.contains("at byte 16016: page (raw) in the bytes"), "{one}");
+}
+
+/// `docker/first-job.sh` with this program as cmkfs.
+fn first_job(cmkfs: &Path, root: &Path) -> Output {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/first-job.sh");
+    let mut command = Command::new(script);
+    command.arg(root).env("CMKFS", cmkfs).env("JOB_TRAIN_BYTES", TRAIN_BYTES);
+    command.env("JOB_EPOCHS", "1").stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn the_first_job_runs_and_leaves_nothing_to_read() {
+    let root = tempfile::tempdir().unwrap();
+    let output = first_job(Path::new(env!("CARGO_BIN_EXE_cmkfs")), root.path());
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("bytes as written") && said.contains("store: {"), "{said}");
+    assert!(root.path().join("var/lib/cmkfs/training/volume.json").exists());
+
+    let again = first_job(Path::new(env!("CARGO_BIN_EXE_cmkfs")), root.path());
+    assert!(text(&again).contains("is not empty"), "{}", text(&again));
+    assert_eq!(again.status.code(), Some(1));
+}
+
+/// Runs the command without a mount, as a broken entrypoint would.
+const NO_CMKFS: &str = r#"#!/usr/bin/env bash
+root=$5 store=$7
+mkdir -p "$store" "$root/tmp" && echo '{}' >"$store/volume.json"
+SAGEMAKER_BASE_DIR=$root/opt/ml TMPDIR=$root/tmp "${@:10}"
+"#;
+
+#[test]
+fn a_job_that_ran_beside_the_mount_is_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("no-cmkfs");
+    fs::write(&program, NO_CMKFS).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let output = first_job(&program, &dir.path().join("root"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("search: PLAINTEXT below"), "{}", text(&output));
 }
