@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that is checked before a change lands, in one command; stops at the first step that fails.
+# Everything that is checked before a change lands, in one command; ends at the first failing step.
 #
 #   tests/all.sh
 #
