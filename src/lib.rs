@@ -1,5 +1,6 @@
 //! cmkfs keeps files encrypted at rest under keys that your own KMS key wraps.
 
 pub mod cipher;
+pub mod file;
 pub mod format;
 pub mod store;

@@ -24,7 +24,7 @@ use crate::cipher::secret::{Secret, unwrap_secret, wrap_secret};
 use crate::cipher::small::DirCipher;
 use crate::format::descriptor::{Descriptor, EpochKey};
 use crate::format::directory;
-use crate::format::header::{self, BOUND_LEN, PREFIX_LEN, Prefix, WRAPPED_KEY_LEN};
+use crate::format::header::{self, BOUND_LEN, PREFIX_BYTES, Prefix, WRAPPED_KEY_LEN};
 use crate::format::ids::{DirId, Epoch, FileId, VolumeId};
 use crate::format::node::Entry;
 
@@ -217,8 +217,8 @@ impl VolumeKeys {
     /// A whole header, prefix and payload, ready to be stored at offset 0.
     pub fn seal_header(&self, cipher: &FileCipher, prefix: &Prefix, payload: &Plain) -> Sealed {
         assert_eq!(usize::from(prefix.payload_len), payload.len(), "the prefix tells the length");
-        let mut sealed = Sealed::room(PREFIX_LEN as usize + payload.len());
-        let (clear, room) = sealed.room_mut().split_at_mut(PREFIX_LEN as usize);
+        let mut sealed = Sealed::room(PREFIX_BYTES + payload.len());
+        let (clear, room) = sealed.room_mut().split_at_mut(PREFIX_BYTES);
         let entry = cipher.seal_payload(&self.payload_bound(prefix), payload, room);
         clear.copy_from_slice(&header::encode(prefix, &entry));
         sealed

@@ -16,6 +16,9 @@ use crate::format::header::{INLINE_MAX, PAYLOAD_FIXED_LEN, PREFIX_LEN};
 
 /// Bytes of a page: the header has the first, each node has one.
 pub const PAGE_LEN: u64 = 4096;
+/// The same, for arrays.
+pub const PAGE_BYTES: usize = 4096;
+const _: () = assert!(PAGE_BYTES as u64 == PAGE_LEN);
 /// Bytes of the slot before each run.
 pub const SLOT_LEN: u64 = 4 * PAGE_LEN;
 /// Entries of a node, and of the header of a file that is not inline.

@@ -10,6 +10,7 @@ use crate::cipher::{Sealed, StoredName};
 use crate::format::directory::{MARKER_LEN, MARKER_NAME};
 use crate::format::name::SIDECAR_LEN_MAX;
 use crate::store::blob::DiskBlob;
+use crate::store::leave;
 use crate::store::link::LinkText;
 
 /// What the store's disk says of an object; sizes are of ciphertext.
@@ -81,8 +82,8 @@ impl SetAttr {
     }
 
     fn timestamps(&self) -> Timestamps {
-        let omit = i64::from(rustix::fs::UTIME_OMIT);
-        let now = i64::from(rustix::fs::UTIME_NOW);
+        let omit = rustix::fs::UTIME_OMIT;
+        let now = rustix::fs::UTIME_NOW;
         let time = |time: Option<SetTime>| match time {
             None => Timespec { tv_sec: 0, tv_nsec: omit },
             Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: now },
@@ -197,7 +198,8 @@ impl StoreDir {
     /// A sidecar that stays behind harms nobody: it is written over or found by a check.
     fn remove_sidecar(&self, name: &StoredName) {
         if let Some((sidecar, _)) = name.sidecar() {
-            drop(rustix::fs::unlinkat(&*self.0, sidecar, AtFlags::empty()));
+            let removed = rustix::fs::unlinkat(&*self.0, sidecar, AtFlags::empty());
+            leave(removed, "sidecar of a name that is gone");
         }
     }
 

@@ -114,10 +114,6 @@ impl Store {
         &self.path
     }
 
-    pub(in crate::store) fn root(&self) -> &OwnedFd {
-        &self.root
-    }
-
     /// Path of `volume.json`.
     pub fn descriptor_path(&self) -> PathBuf {
         self.path.join(DESCRIPTOR_NAME)

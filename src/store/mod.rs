@@ -23,3 +23,11 @@ pub use dir::{Creator, LowerEntry, LowerStat, NodeKind, RenameMode, SetAttr, Set
 pub use layout::{Store, StoreError};
 pub use link::{LinkContent, LinkText, parse_link};
 pub use lock::{Holder, LockError, LockMode, StoreLock};
+
+/// Notes that something was left behind which harms nobody: it costs space until it is written
+/// over or found by a check, and no operation should fail for it.
+pub fn leave(result: Result<(), rustix::io::Errno>, what: &str) {
+    if let Err(error) = result {
+        tracing::warn!(%error, what, "left behind in the store");
+    }
+}
