@@ -72,14 +72,20 @@ run_tests() {
     cargo test --locked --profile "$profile" --no-fail-fast
 }
 
+# Building cargo-deny takes minutes, so that only continuous integration installs it. Advisories are
+# left out: their list is fetched from a host that not every machine reaches.
 check_dependencies() {
+    if [ -n "${CI:-}" ] && ! cargo deny --version >/dev/null 2>&1; then
+        cargo install --quiet --locked --root "$tools/deny" cargo-deny@0.20.2
+    fi
     if cargo deny --version >/dev/null 2>&1; then
         cargo deny --locked check --hide-inclusion-graph bans licenses sources
     else
-        echo "cargo-deny is not installed; deny.toml was not checked (cargo install cargo-deny)"
+        echo "no cargo-deny here: deny.toml was not checked (cargo install --locked cargo-deny)"
     fi
 }
 
+export PATH=$tools/deny/bin:$PATH
 export CARGO_TERM_PROGRESS_WHEN=never
 export PYTHONDONTWRITEBYTECODE=1
 # A test that finds no credentials must not ask this machine's metadata service for them.
