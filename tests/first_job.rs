@@ -2,6 +2,8 @@
 //! a changed byte and goes on where it was stopped, that the search finds, that a mount that does
 //! not encrypt is found out.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where its set-up fails")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;

@@ -1,5 +1,7 @@
 //! The README is held to what is there: its links, the tests it names, its commands, its codes.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where its set-up fails")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
