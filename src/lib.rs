@@ -3,4 +3,6 @@
 pub mod cipher;
 pub mod file;
 pub mod format;
+pub mod fs;
+pub mod fuse;
 pub mod store;
