@@ -5,4 +5,6 @@ pub mod file;
 pub mod format;
 pub mod fs;
 pub mod fuse;
+pub mod keys;
 pub mod store;
+pub mod sys;
