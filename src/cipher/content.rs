@@ -117,16 +117,19 @@ impl FileCipher {
         Ok(node::decode(&unopened))
     }
 
-    /// Seals a payload. `bound` is the volume id and the header's bytes 0 to 95.
-    pub fn seal_payload(&self, bound: &[u8], payload: &Plain) -> (Sealed, Entry) {
-        let mut sealed = Sealed::room(payload.len());
-        let buffer = InOutBuf::new(payload, sealed.room_mut()).expect("equal lengths");
-        let entry = self.seal(bound, buffer);
-        (sealed, entry)
+    /// Seals a payload into `out` of the same length.
+    pub(in crate::cipher) fn seal_payload(
+        &self,
+        bound: &[u8],
+        payload: &[u8],
+        out: &mut [u8],
+    ) -> Entry {
+        let buffer = InOutBuf::new(payload, out).expect("equal lengths: made so");
+        self.seal(bound, buffer)
     }
 
     /// Opens a payload that came back from the store.
-    pub fn open_payload(
+    pub(in crate::cipher) fn open_payload(
         &self,
         bound: &[u8],
         unopened: &[u8],

@@ -12,6 +12,14 @@ use crate::format::node::{NONCE_LEN, TAG_LEN};
 /// Bytes of every symmetric key here.
 const SECRET_LEN: usize = 32;
 
+/// A key schedule and the states of an HMAC tell the key, so they must be zeroed on drop; this does
+/// not compile without the features of `Cargo.toml` that do it.
+const _: () = {
+    const fn zeroed_on_drop<T: zeroize::ZeroizeOnDrop>() {}
+    zeroed_on_drop::<aes_gcm_siv::aes::Aes256>();
+    zeroed_on_drop::<Sha256>();
+};
+
 /// A secret key: in one heap cell that never moves, zeroed on drop. It can't be printed, cloned,
 /// compared or written out by accident.
 pub struct Secret(Box<Zeroizing<[u8; SECRET_LEN]>>);

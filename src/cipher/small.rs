@@ -184,7 +184,7 @@ mod tests {
     fn dir(keys: &VolumeKeys, fill: u8) -> DirCipher {
         let id = DirId([fill; 16]);
         let marker = keys.new_marker(id);
-        let (epoch, id, tag) = crate::format::directory::decode(&marker).unwrap();
+        let (epoch, id, tag) = crate::format::directory::decode(marker.as_bytes()).unwrap();
         let mut wrong = tag;
         wrong[0] ^= 1;
         assert!(keys.open_marker(epoch, id, &wrong).is_none());

@@ -17,12 +17,14 @@ use data_encoding::{BASE64, BASE64URL_NOPAD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use crate::cipher::Unauthentic;
+use crate::cipher::bytes::{Plain, Sealed};
 use crate::cipher::content::FileCipher;
 use crate::cipher::secret::{Secret, unwrap_secret, wrap_secret};
 use crate::cipher::small::DirCipher;
 use crate::format::descriptor::{Descriptor, EpochKey};
-use crate::format::directory::{self, MARKER_LEN};
-use crate::format::header::WRAPPED_KEY_LEN;
+use crate::format::directory;
+use crate::format::header::{self, BOUND_LEN, PREFIX_BYTES, Prefix, WRAPPED_KEY_LEN};
 use crate::format::ids::{DirId, Epoch, FileId, VolumeId};
 use crate::format::node::Entry;
 
@@ -168,10 +170,10 @@ impl VolumeKeys {
     }
 
     /// The marker of a directory with this id, of the current epoch.
-    pub fn new_marker(&self, id: DirId) -> [u8; MARKER_LEN] {
+    pub fn new_marker(&self, id: DirId) -> Sealed {
         let bound = directory::encode_bound(self.current, id);
         let tag = self.marker_tag(self.current_keys(), &bound);
-        [&bound[..], &tag].concat().try_into().expect("widths add up: const assert in format")
+        Sealed::of(&[&bound[..], &tag].concat())
     }
 
     /// The names cipher of a directory by its marker; `None` if the marker is not authentic.
@@ -205,13 +207,34 @@ impl VolumeKeys {
     }
 
     /// The associated data of a header's payload: volume id, then the header's bytes 0 to 95.
-    pub fn payload_bound(&self, header: &[u8; crate::format::header::BOUND_LEN]) -> [u8; 112] {
-        let mut bound = [0; 112];
+    fn payload_bound(&self, prefix: &Prefix) -> [u8; 16 + BOUND_LEN] {
+        let mut bound = [0; 16 + BOUND_LEN];
         bound[..16].copy_from_slice(&self.volume_id.0);
-        bound[16..].copy_from_slice(header);
+        bound[16..].copy_from_slice(&header::encode_bound(prefix));
         bound
     }
-}
 
-/// An entry is 28 bytes that a parent keeps; a marker keeps only a tag.
-const _: () = assert!(size_of::<Entry>() == 28);
+    /// A whole header, prefix and payload, ready to be stored at offset 0.
+    pub fn seal_header(&self, cipher: &FileCipher, prefix: &Prefix, payload: &Plain) -> Sealed {
+        assert_eq!(usize::from(prefix.payload_len), payload.len(), "the prefix tells the length");
+        let mut sealed = Sealed::room(PREFIX_BYTES + payload.len());
+        let (clear, room) = sealed.room_mut().split_at_mut(PREFIX_BYTES);
+        let entry = cipher.seal_payload(&self.payload_bound(prefix), payload, room);
+        clear.copy_from_slice(&header::encode(prefix, &entry));
+        sealed
+    }
+
+    /// The payload of a stored header.
+    ///
+    /// # Errors
+    /// When prefix and payload are not what was sealed together.
+    pub fn open_header(
+        &self,
+        cipher: &FileCipher,
+        prefix: &Prefix,
+        entry: &Entry,
+        payload: &[u8],
+    ) -> Result<Plain, Unauthentic> {
+        cipher.open_payload(&self.payload_bound(prefix), payload, entry)
+    }
+}

@@ -6,3 +6,8 @@ pub fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     *rest = tail;
     *field
 }
+
+/// A length or index that is known to fit into memory, as a `usize`.
+pub fn to_usize(value: u64) -> usize {
+    usize::try_from(value).expect("cmkfs runs on 64-bit machines")
+}

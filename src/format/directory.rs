@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn version_1_bytes_never_change() {
         let bound = encode_bound(Epoch(3), ID);
-        assert_eq!(&bound, b"cmkdir\x0a\0\x01\0\0\0\x03\0\0\00123456789abcdef");
+        assert_eq!(&bound, b"cmkdir\x0a\0\x01\0\0\0\x03\0\0\x000123456789abcdef");
         let marker = [&bound[..], &[9; TAG_LEN]].concat();
         assert_eq!(decode(&marker), Ok((Epoch(3), ID, [9; TAG_LEN])));
     }

@@ -8,7 +8,7 @@
 //!
 //! A *run* is 128 blocks. Its slot of 16 KiB comes before it: page 1 holds the node of level 0
 //! for the run, page 2 the node of level 1 where the run's number is a multiple of 128, page 3
-//! the node of level 2 where it is a multiple of 128². Unused pages are holes of the lower file.
+//! the node of level 2 where it is a multiple of 16384. Unused pages are holes of the lower file.
 //! A node of level `n` has an entry for each of 128 nodes of level `n - 1`, or, at level 0, for
 //! each of 128 blocks. The header holds the 128 entries of the top.
 
@@ -16,6 +16,9 @@ use crate::format::header::{INLINE_MAX, PAYLOAD_FIXED_LEN, PREFIX_LEN};
 
 /// Bytes of a page: the header has the first, each node has one.
 pub const PAGE_LEN: u64 = 4096;
+/// The same, for arrays.
+pub const PAGE_BYTES: usize = 4096;
+const _: () = assert!(PAGE_BYTES as u64 == PAGE_LEN);
 /// Bytes of the slot before each run.
 pub const SLOT_LEN: u64 = 4 * PAGE_LEN;
 /// Entries of a node, and of the header of a file that is not inline.
@@ -136,7 +139,7 @@ impl Geometry {
     }
 
     /// Levels of nodes that a file of this length has between its header and its blocks: 0 up to
-    /// 128 blocks, 1 up to 128², and so on. Never above [`LEVELS_MAX`] for a length that
+    /// 128 blocks, 1 up to 16384, and so on. Never above [`LEVELS_MAX`] for a length that
     /// [`Self::length_max`] allows.
     pub fn levels(self, length: u64) -> u8 {
         let mut blocks = self.block_count(length);
@@ -236,5 +239,57 @@ mod tests {
             assert_eq!(geometry.levels(blocks * block), levels, "{blocks}");
         }
         assert_eq!(geometry.levels(geometry.length_max()), LEVELS_MAX);
+    }
+
+    /// The rows of the one table in FORMAT.md with these column titles.
+    fn documented(titles: &str) -> Vec<Vec<&'static str>> {
+        let cells = |line: &'static str| line.split('|').map(str::trim).collect::<Vec<_>>();
+        let mut lines = include_str!("FORMAT.md").lines();
+        lines.find(|line| cells(line).join(",") == titles).unwrap();
+        lines.skip(1).map_while(|line| line.starts_with('|').then(|| cells(line))).collect()
+    }
+
+    #[test]
+    fn documented_sizes_are_true() {
+        let rows = documented(",plaintext,block size,blocks,levels,stored,");
+        assert!(rows.len() >= 25, "{} rows", rows.len());
+        for row in rows {
+            let [length, block_size, blocks, levels, stored] =
+                std::array::from_fn(|at| row[at + 1].parse::<u64>().unwrap());
+            let geometry = Geometry::new(BlockSize::from_bytes(block_size).unwrap());
+            let shape = match Geometry::is_inline(length) {
+                true => (0, 0),
+                false => (geometry.block_count(length), geometry.levels(length).into()),
+            };
+            assert_eq!((shape, geometry.stored_len(length)), ((blocks, levels), stored), "{row:?}");
+            assert_eq!(geometry.plain_len(stored), length, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn documented_offsets_are_true() {
+        let geometry = Geometry::new(BlockSize::DEFAULT);
+        let length = 5 << 20;
+        let rows = documented(",part,stored offset,bytes,");
+        assert!(rows.len() >= 10, "{} rows", rows.len());
+        for row in rows {
+            let part = row[1].split(' ').collect::<Vec<_>>();
+            let number = |at: usize| part[at].parse::<u64>().unwrap();
+            let wanted = match part[0] {
+                "header" => (0, PREFIX_LEN + PAYLOAD_FIXED_LEN + 3584),
+                "node" => {
+                    let level = part[1].parse().unwrap();
+                    assert!(level < geometry.levels(length), "{row:?}");
+                    (geometry.node_offset(NodeAt { level, index: number(2) }), 3584)
+                }
+                "block" => {
+                    let bytes = geometry.block_len(number(1), length);
+                    (geometry.block_offset(number(1)), bytes as u64)
+                }
+                other => panic!("{other}"),
+            };
+            let found = [2, 3].map(|at| row[at].parse::<u64>().unwrap());
+            assert_eq!((found[0], found[1]), wanted, "{row:?}");
+        }
     }
 }

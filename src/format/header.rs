@@ -34,12 +34,16 @@ pub const MAGIC: [u8; 8] = *b"cmkfs\x1a\x0a\0";
 pub const VERSION: u16 = 1;
 /// Bytes before the payload.
 pub const PREFIX_LEN: u64 = 124;
+/// The same, for arrays.
+pub const PREFIX_BYTES: usize = 124;
 /// Bytes of the prefix that are associated data of the payload: all before its nonce.
 pub const BOUND_LEN: usize = 96;
 /// Bytes of a wrapped file key: nonce, tag, 32 bytes of ciphertext.
 pub const WRAPPED_KEY_LEN: usize = ENTRY_LEN + 32;
 /// Bytes of a payload before its body.
 pub const PAYLOAD_FIXED_LEN: u64 = 16;
+/// The same, for arrays.
+pub const PAYLOAD_FIXED_BYTES: usize = 16;
 /// The longest content that lies in the header itself: what the page leaves.
 pub const INLINE_MAX: u64 = PAGE_LEN - PREFIX_LEN - PAYLOAD_FIXED_LEN;
 /// Bytes of the payload of a file that is not inline.
@@ -47,6 +51,8 @@ pub const TREE_PAYLOAD_LEN: usize = 16 + NODE_LEN;
 
 const WIDTHS: usize = MAGIC.len() + 2 + 1 + 1 + 2 + 2 + 4 + 16 + WRAPPED_KEY_LEN;
 const _: () = assert!(WIDTHS == BOUND_LEN);
+const _: () = assert!(PREFIX_BYTES as u64 == PREFIX_LEN);
+const _: () = assert!(PAYLOAD_FIXED_BYTES as u64 == PAYLOAD_FIXED_LEN);
 const _: () = assert!(BOUND_LEN as u64 + NONCE_LEN as u64 + TAG_LEN as u64 == PREFIX_LEN);
 const _: () = assert!(PREFIX_LEN + TREE_PAYLOAD_LEN as u64 <= PAGE_LEN && INLINE_MAX == 3956);
 
@@ -105,7 +111,7 @@ pub fn encode_bound(prefix: &Prefix) -> [u8; BOUND_LEN] {
 }
 
 /// The whole prefix: the bound bytes, then nonce and tag of the payload.
-pub fn encode(prefix: &Prefix, payload: &Entry) -> [u8; PREFIX_LEN as usize] {
+pub fn encode(prefix: &Prefix, payload: &Entry) -> [u8; PREFIX_BYTES] {
     let bound = encode_bound(prefix);
     let fields: [&[u8]; 3] = [&bound, &payload.nonce, &payload.tag];
     fields.concat().try_into().expect("widths add up: const assert above")
@@ -114,7 +120,7 @@ pub fn encode(prefix: &Prefix, payload: &Entry) -> [u8; PREFIX_LEN as usize] {
 /// What a header claims. Never panics, whatever the bytes.
 pub fn decode(bytes: &[u8]) -> Result<(Prefix, Entry), HeaderError> {
     let len = bytes.len() as u64;
-    let prefix: &[u8; PREFIX_LEN as usize] = bytes.first_chunk().ok_or(HeaderError::Short(len))?;
+    let prefix: &[u8; PREFIX_BYTES] = bytes.first_chunk().ok_or(HeaderError::Short(len))?;
     let rest = &mut &prefix[..];
     let magic = take(rest);
     if magic != MAGIC {
@@ -144,15 +150,15 @@ pub fn decode(bytes: &[u8]) -> Result<(Prefix, Entry), HeaderError> {
 }
 
 /// The first 16 bytes of a payload.
-pub fn encode_payload(generation: u64, length: u64) -> [u8; PAYLOAD_FIXED_LEN as usize] {
-    let mut bytes = [0; PAYLOAD_FIXED_LEN as usize];
+pub fn encode_payload(generation: u64, length: u64) -> [u8; PAYLOAD_FIXED_BYTES] {
+    let mut bytes = [0; PAYLOAD_FIXED_BYTES];
     bytes[..8].copy_from_slice(&generation.to_le_bytes());
     bytes[8..].copy_from_slice(&length.to_le_bytes());
     bytes
 }
 
 /// (generation, length) of an authenticated payload.
-pub fn decode_payload(bytes: &[u8; PAYLOAD_FIXED_LEN as usize]) -> (u64, u64) {
+pub fn decode_payload(bytes: &[u8; PAYLOAD_FIXED_BYTES]) -> (u64, u64) {
     let rest = &mut &bytes[..];
     (u64::from_le_bytes(take(rest)), u64::from_le_bytes(take(rest)))
 }
@@ -177,7 +183,7 @@ mod tests {
     fn version_1_bytes_never_change() {
         let (prefix, entry) = sample();
         let mut wanted =
-            b"cmkfs\x1a\x0a\0\x01\0\x0e\0\x15\0\0\0\x07\0\0\00123456789abcdef".to_vec();
+            b"cmkfs\x1a\x0a\0\x01\0\x0e\0\x15\0\0\0\x07\0\0\x000123456789abcdef".to_vec();
         wanted.extend([0xAB; 60]);
         wanted.extend([0xCD; 12]);
         wanted.extend([0xEF; 16]);

@@ -1,0 +1,225 @@
+//! Making the store say what memory says: dirty blocks, then nodes from the leaves up, then the
+//! header. What shortens the lower file comes after the header, what lengthens it before: at no
+//! moment is the lower file shorter than its header says.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use rustix::io::Errno;
+
+use crate::cipher::{Plain, Sealed};
+use crate::file::cache::Key;
+use crate::file::content::File;
+use crate::file::error::FileError;
+use crate::file::stat::Time;
+use crate::file::state::{Body, State};
+use crate::format::bytes::to_usize;
+use crate::format::geometry::{FANOUT, Geometry};
+use crate::format::header::{self, PAYLOAD_FIXED_BYTES, TREE_PAYLOAD_LEN};
+use crate::format::node::{self, ENTRIES, Entry, NODE_LEN};
+use crate::store::{Blob, SetAttr, SetTime, leave};
+
+/// A commit this soon after the write, in nanoseconds, needs not set the time of the write: a
+/// disk's own times come from a clock that ticks as slowly (4 ms at 250 Hz).
+const TICK_NS: u64 = 4_000_000;
+
+impl File {
+    /// Seals and stores everything that was written. The store then has it all, though it may not
+    /// be on its disk yet.
+    ///
+    /// # Errors
+    /// The store's; what could not be stored stays in memory.
+    pub fn commit(&self) -> Result<(), FileError> {
+        if !self.is_dirty() {
+            return Ok(());
+        }
+        let mut state = self.state_mut()?;
+        self.commit_state(&mut state)
+    }
+
+    /// Commits, and returns when all of it survives a power cut; `data_only` may leave out times
+    /// (fdatasync(2)).
+    ///
+    /// # Errors
+    /// The store's. After a failed sync nobody knows what is on the disk, so the file answers
+    /// [`FileError::Latched`] until it is opened anew.
+    pub fn sync(&self, data_only: bool) -> Result<(), FileError> {
+        self.commit()?;
+        let state = self.state()?;
+        let synced = state.blob.sync(data_only);
+        self.volume().counters.syncs.add(1);
+        synced.inspect_err(|error| self.latch(*error))?;
+        Ok(())
+    }
+
+    /// Whether something was written that the store does not have yet.
+    pub fn is_dirty(&self) -> bool {
+        self.state().is_ok_and(|state| state.dirty)
+    }
+
+    pub(in crate::file) fn commit_state(&self, state: &mut State) -> Result<(), FileError> {
+        if !state.dirty {
+            return Ok(());
+        }
+        let done = self.write_all(state);
+        if let Err(FileError::Sys(error)) = &done
+            && !matches!(*error, Errno::NOSPC | Errno::DQUOT)
+        {
+            self.latch(*error);
+        }
+        self.volume().counters.commits.add(1);
+        done
+    }
+
+    fn write_all(&self, state: &mut State) -> Result<(), FileError> {
+        self.seal_blocks(state)?;
+        if let Body::Tree(_) = &state.body {
+            let (tree, ground) = state.tree_mut(self.ino());
+            tree.seal_nodes(ground)?;
+        }
+        let wanted = state.geometry().stored_len(state.length);
+        if wanted > state.stored_len && !Geometry::is_inline(state.length) {
+            state.blob.set_len(wanted)?;
+            state.stored_len = wanted;
+        }
+        self.write_header(state)?;
+        if wanted < state.stored_len {
+            state.blob.set_len(wanted)?;
+        }
+        state.stored_len = wanted;
+        for range in std::mem::take(&mut state.unused) {
+            self.give_back(state, range)?;
+        }
+        self.store_mtime(state)?;
+        state.dirty = false;
+        Ok(())
+    }
+
+    /// Frees the stored bytes of those blocks that are holes.
+    fn give_back(&self, state: &State, mut blocks: Range<u64>) -> Result<(), FileError> {
+        let (Some(tree), ground) = (state.tree(), state.ground(self.ino())) else { return Ok(()) };
+        while let Some(first) = tree.find(ground, blocks.start, blocks.end, false)? {
+            let data = tree.find(ground, first, blocks.end, true)?.unwrap_or(blocks.end);
+            let end = data.min((first / FANOUT + 1) * FANOUT);
+            let len = (end - first) * state.prefix.block_size.bytes();
+            let punched = state.blob.punch(state.geometry().block_offset(first), len);
+            leave(punched, "space of a hole");
+            blocks.start = end;
+        }
+        Ok(())
+    }
+
+    fn store_mtime(&self, state: &mut State) -> Result<(), FileError> {
+        let Some(mtime) = state.mtime.take() else { return Ok(()) };
+        let soon = Time::now().ns_since(mtime) < TICK_NS;
+        if soon && !state.mtime_seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let set = SetAttr { mtime: Some(SetTime::At(mtime.s, mtime.ns)), ..SetAttr::default() };
+        set.apply_to(&state.blob)?;
+        Ok(())
+    }
+
+    fn write_header(&self, state: &mut State) -> Result<(), FileError> {
+        let mut payload = match &state.body {
+            Body::Inline(content) => {
+                let mut payload = Plain::zeros(PAYLOAD_FIXED_BYTES + content.len());
+                payload[PAYLOAD_FIXED_BYTES..].copy_from_slice(content);
+                payload
+            }
+            Body::Tree(tree) => {
+                assert!(!tree.has_dirty_nodes(), "nodes are sealed before the header");
+                let mut payload = Plain::zeros(TREE_PAYLOAD_LEN);
+                let body: &mut [u8; NODE_LEN] =
+                    payload.last_chunk_mut().expect("it is longer than a node");
+                node::encode(tree.top(), body);
+                payload
+            }
+        };
+        let fixed = header::encode_payload(state.generation + 1, state.length);
+        payload[..PAYLOAD_FIXED_BYTES].copy_from_slice(&fixed);
+        state.prefix.payload_len = u16::try_from(payload.len()).expect("at most 3972");
+        let keys = &self.volume().keys;
+        let sealed = keys.seal_header(&state.cipher, &state.prefix, &payload);
+        let len = sealed.as_bytes().len();
+        state.blob.write_at(0, &sealed, 0..len)?;
+        state.stored_len = state.stored_len.max(len as u64);
+        state.generation += 1;
+        Ok(())
+    }
+
+    /// Seals and stores the dirty blocks; their entries are in the tree after that. They stay in
+    /// the cache: they were written in part, so the next part is likely to come.
+    pub(in crate::file) fn seal_blocks(&self, state: &mut State) -> Result<(), FileError> {
+        while let Some((&first, _)) = state.blocks.first_key_value() {
+            let run_end = (first / FANOUT + 1) * FANOUT;
+            let limit = run_end.min(first + self.volume().blocks_per_request(state));
+            let in_row = (first..limit).zip(state.blocks.range(first..limit));
+            let count = in_row.take_while(|(block, (at, _))| block == *at).count();
+            self.seal_group(state, first, count)?;
+            for block in first..first + count as u64 {
+                let mut plain = state.blocks.remove(&block).expect("counted above");
+                plain.resize(state.geometry().block_len(block, state.length));
+                self.keep_block(block, plain);
+            }
+        }
+        Ok(())
+    }
+
+    fn seal_group(&self, state: &mut State, first: u64, count: usize) -> Result<(), FileError> {
+        let size = state.prefix.block_size;
+        let last = first + count as u64 - 1;
+        let last_len = state.geometry().block_len(last, state.length);
+        assert!(last_len > 0, "no dirty block lies beyond the end");
+        let len = (count - 1) * size.len() + last_len;
+        let mut entries = [Entry::HOLE; ENTRIES];
+        let entries = &mut entries[..count];
+        let pool = &self.volume().pool;
+        let sealed = if count == 1 {
+            pool.seal_blocks(&state.cipher, size, first, &state.blocks[&first][..len], entries)
+        } else {
+            let mut group = Plain::zeros(len);
+            for (part, (_, plain)) in group.chunks_mut(size.len()).zip(state.blocks.range(first..))
+            {
+                part.copy_from_slice(&plain[..part.len()]);
+            }
+            pool.seal_blocks(&state.cipher, size, first, &group, entries)
+        };
+        self.volume().counters.blocks_sealed.add(count as u64);
+        self.store_run(state, first, &sealed, 0..len, entries)
+    }
+
+    /// Stores sealed blocks of one run and enters them into the tree.
+    pub(in crate::file) fn store_run(
+        &self,
+        state: &mut State,
+        first: u64,
+        sealed: &Sealed,
+        part: Range<usize>,
+        entries: &[Entry],
+    ) -> Result<(), FileError> {
+        let offset = state.geometry().block_offset(first);
+        let end = offset + part.len() as u64;
+        state.blob.write_at(offset, sealed, part)?;
+        state.stored_len = state.stored_len.max(end);
+        let (tree, ground) = state.tree_mut(self.ino());
+        tree.set(ground, first, entries)
+    }
+
+    /// Keeps a block's plaintext for the next request for a part of it.
+    pub(in crate::file) fn keep_block(&self, block: u64, plain: Plain) {
+        let volume = self.volume();
+        volume.cache.put(self.key(block), plain, &volume.counters);
+        self.note_cached(block);
+    }
+
+    pub(in crate::file) fn key(&self, block: u64) -> Key {
+        Key { file: self.number(), block }
+    }
+}
+
+/// Bytes of a block range, for buffers.
+pub(in crate::file) fn span_len(first: u64, end: u64, state: &State) -> usize {
+    let geometry = state.geometry();
+    to_usize(geometry.block_start(end).min(state.length) - geometry.block_start(first))
+}

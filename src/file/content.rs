@@ -1,0 +1,517 @@
+//! An open file: reading, writing, cutting.
+
+use std::collections::BTreeSet;
+use std::ops::{Deref, Range};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use rustix::io::Errno;
+
+use crate::cipher::Plain;
+use crate::file::commit::span_len;
+use crate::file::error::FileError;
+use crate::file::state::{Body, State};
+use crate::file::tree::Tree;
+use crate::file::volume::Volume;
+use crate::format::bytes::to_usize;
+use crate::format::geometry::{FANOUT, Geometry};
+use crate::format::node::{ENTRIES, Entry};
+use crate::store::Blob;
+
+/// Dirty blocks of one file before they are stored ahead of the commit: 1 MiB at 16 KiB.
+const DIRTY_BLOCKS_MAX: usize = 64;
+/// Blocks of one file known to be cached before "all of them" is assumed.
+const CACHED_KNOWN_MAX: usize = 1024;
+
+/// One open stored file, however many handles it has.
+#[derive(Debug)]
+pub struct File {
+    volume: Arc<Volume>,
+    ino: u64,
+    /// No other file that was ever open has it: the key of its cached blocks.
+    number: u64,
+    state: RwLock<State>,
+    latched: AtomicBool,
+    /// Blocks that may be in the cache, to be forgotten when the file is closed.
+    cached: Mutex<BTreeSet<u64>>,
+}
+
+/// Bytes that were read. Zeroed on drop.
+#[derive(Debug)]
+pub struct Slice {
+    plain: Plain,
+    range: Range<usize>,
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.plain[self.range.clone()]
+    }
+}
+
+impl Slice {
+    fn whole(plain: Plain) -> Self {
+        let range = 0..plain.len();
+        Self { plain, range }
+    }
+}
+
+impl File {
+    pub(in crate::file) fn new(volume: Arc<Volume>, ino: u64, state: State) -> Self {
+        let number = volume.next_file_number();
+        volume.counters.files_open.add(1);
+        let state = RwLock::new(state);
+        let cached = Mutex::default();
+        Self { volume, ino, number, state, latched: AtomicBool::new(false), cached }
+    }
+
+    /// Lower inode number.
+    pub fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    pub(in crate::file) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(in crate::file) fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    /// Plaintext bytes.
+    pub fn len(&self) -> u64 {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).length
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// From now on every call fails until the file is opened anew.
+    pub(in crate::file) fn latch(&self, error: Errno) {
+        if !self.latched.swap(true, Ordering::AcqRel) {
+            let ino = self.ino;
+            tracing::error!(ino, %error, "the store failed; the file is refused until reopened");
+        }
+    }
+
+    /// A panic while the state was held leaves it in doubt: the file is refused then, as after a
+    /// failed sync.
+    pub(in crate::file) fn state(&self) -> Result<RwLockReadGuard<'_, State>, FileError> {
+        let state = self.state.read().map_err(|_| FileError::Latched)?;
+        if self.latched.load(Ordering::Acquire) { Err(FileError::Latched) } else { Ok(state) }
+    }
+
+    pub(in crate::file) fn state_mut(&self) -> Result<RwLockWriteGuard<'_, State>, FileError> {
+        let state = self.state.write().map_err(|_| FileError::Latched)?;
+        if self.latched.load(Ordering::Acquire) { Err(FileError::Latched) } else { Ok(state) }
+    }
+
+    /// The state, to change it.
+    pub(in crate::file) fn state_to_write(&self) -> Result<RwLockWriteGuard<'_, State>, FileError> {
+        let state = self.state_mut()?;
+        if self.volume.read_only() {
+            return Err(FileError::ReadOnly);
+        }
+        if state.writable { Ok(state) } else { Err(FileError::Sys(Errno::BADF)) }
+    }
+
+    pub(in crate::file) fn note_cached(&self, block: u64) {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.len() >= CACHED_KNOWN_MAX {
+            // The oldest of them have most likely been evicted; one lookup each tells.
+            for block in std::mem::take(&mut *cached) {
+                self.volume.cache.remove(self.key(block), &self.volume.counters);
+            }
+        }
+        cached.insert(block);
+    }
+
+    /// Reads up to `len` bytes at `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// [`FileError::Damaged`] if any block of the range is not authentic; or the store's.
+    pub fn read(&self, offset: u64, len: usize) -> Result<Slice, FileError> {
+        let state = self.state()?;
+        let end = offset.saturating_add(len as u64).min(state.length);
+        let counters = &self.volume.counters;
+        counters.reads.add(1);
+        if offset >= end {
+            return Ok(Slice::whole(Plain::zeros(0)));
+        }
+        counters.read_bytes.add(end - offset);
+        let tree = match &state.body {
+            Body::Inline(content) => {
+                let range = to_usize(offset)..to_usize(end);
+                return Ok(Slice::whole(Plain::copy_of(&content[range])));
+            }
+            Body::Tree(tree) => tree,
+        };
+        let geometry = state.geometry();
+        let first = geometry.block_of(offset);
+        let last = geometry.block_of(end - 1);
+        let mut plain = Plain::zeros(span_len(first, last + 1, &state));
+        self.fill(&state, tree, first, last + 1, &mut plain)?;
+        let start = geometry.block_start(first);
+        let range = to_usize(offset - start)..to_usize(end - start);
+        self.keep_ends(&state, first, &plain, &range);
+        Ok(Slice { plain, range })
+    }
+
+    /// Keeps the blocks at either end of which the request wanted only a part.
+    fn keep_ends(&self, state: &State, first: u64, plain: &Plain, range: &Range<usize>) {
+        let size = state.prefix.block_size.len();
+        let keep = |at: usize| {
+            let block = first + at as u64;
+            if !state.blocks.contains_key(&block) {
+                let end = ((at + 1) * size).min(plain.len());
+                self.keep_block(block, Plain::copy_of(&plain[at * size..end]));
+            }
+        };
+        let last = (plain.len() - 1) / size;
+        if range.end < plain.len() {
+            keep(last);
+        }
+        if range.start > 0 && (last > 0 || range.end == plain.len()) {
+            keep(0);
+        }
+    }
+
+    /// Fills `plain` with blocks `first` to `end` - 1 from wherever each is.
+    fn fill(
+        &self,
+        state: &State,
+        tree: &Tree,
+        first: u64,
+        end: u64,
+        plain: &mut Plain,
+    ) -> Result<(), FileError> {
+        let size = state.prefix.block_size.len();
+        let mut missing: Option<u64> = None;
+        for block in first..end {
+            let start = to_usize(block - first) * size;
+            let part = start..(start + size).min(plain.len());
+            if self.copy_from_memory(state, block, &mut plain[part]) {
+                if let Some(from) = missing.take() {
+                    self.fetch(state, tree, first, from..block, plain)?;
+                }
+            } else {
+                missing.get_or_insert(block);
+            }
+        }
+        match missing {
+            Some(from) => self.fetch(state, tree, first, from..end, plain),
+            None => Ok(()),
+        }
+    }
+
+    fn copy_from_memory(&self, state: &State, block: u64, out: &mut [u8]) -> bool {
+        if let Some(dirty) = state.blocks.get(&block) {
+            out.copy_from_slice(&dirty[..out.len()]);
+            return true;
+        }
+        let Some(kept) = self.volume.cache.get(self.key(block), &self.volume.counters) else {
+            return false;
+        };
+        assert_eq!(kept.len(), out.len(), "a block that changes length is forgotten first");
+        out.copy_from_slice(&kept);
+        true
+    }
+
+    /// Reads and opens stored blocks into `plain`, which begins with block `first`.
+    fn fetch(
+        &self,
+        state: &State,
+        tree: &Tree,
+        first: u64,
+        mut blocks: Range<u64>,
+        plain: &mut Plain,
+    ) -> Result<(), FileError> {
+        let geometry = state.geometry();
+        let size = state.prefix.block_size;
+        while !blocks.is_empty() {
+            let run_end = ((blocks.start / FANOUT + 1) * FANOUT).min(blocks.end);
+            let count = to_usize(run_end - blocks.start);
+            let mut entries = [Entry::HOLE; ENTRIES];
+            let entries = &mut entries[..count];
+            tree.entries(state.ground(self.ino), blocks.start, entries)?;
+            let stored = entries.iter().filter(|entry| !entry.is_hole()).count();
+            if stored > 0 {
+                let start = to_usize(blocks.start - first) * size.len();
+                let end = (start + count * size.len()).min(plain.len());
+                let mut unopened = plain.unopened(start..end);
+                let offset = geometry.block_offset(blocks.start);
+                state.blob.read_at(offset, unopened.room_mut())?;
+                let pool = &self.volume.pool;
+                pool.open_blocks(&state.cipher, size, blocks.start, unopened, entries).map_err(
+                    |bad| {
+                        self.volume.counters.damages.add(1);
+                        let offset = geometry.block_offset(bad.0);
+                        let what = format!("block {} at byte {offset} is not authentic", bad.0);
+                        FileError::damaged(self.ino, what)
+                    },
+                )?;
+                self.volume.counters.blocks_opened.add(stored as u64);
+            }
+            blocks.start = run_end;
+        }
+        Ok(())
+    }
+
+    /// A block to be changed, with zeros past the end of the file.
+    pub(in crate::file) fn load_block(
+        &self,
+        state: &State,
+        block: u64,
+    ) -> Result<Plain, FileError> {
+        let mut plain = Plain::zeros(state.geometry().block_len(block, state.length));
+        if let Some(tree) = state.tree()
+            && !plain.is_empty()
+        {
+            self.fill(state, tree, block, block + 1, &mut plain)?;
+        }
+        plain.resize(state.prefix.block_size.len());
+        Ok(plain)
+    }
+
+    /// A block that is being changed; it is dirty from now on.
+    pub(in crate::file) fn dirty_block<'a>(
+        &self,
+        state: &'a mut State,
+        block: u64,
+    ) -> Result<&'a mut Plain, FileError> {
+        if !state.blocks.contains_key(&block) {
+            let plain = self.load_block(state, block)?;
+            self.forget_block(block);
+            state.blocks.insert(block, plain);
+        }
+        Ok(state.blocks.get_mut(&block).expect("inserted above if it was not there"))
+    }
+
+    pub(in crate::file) fn forget_block(&self, block: u64) {
+        self.volume.cache.remove(self.key(block), &self.volume.counters);
+    }
+
+    /// Writes all of `data` at `offset`.
+    ///
+    /// # Errors
+    /// The store's, [`FileError::TooLarge`], or [`FileError::Damaged`] if a block of which only a
+    /// part is written does not open.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), FileError> {
+        let mut state = self.state_to_write()?;
+        self.write_state(&mut state, offset, data)
+    }
+
+    /// Writes all of `data` at the end; returns where that was. No other write comes between.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn append(&self, data: &[u8]) -> Result<u64, FileError> {
+        let mut state = self.state_to_write()?;
+        let offset = state.length;
+        self.write_state(&mut state, offset, data)?;
+        Ok(offset)
+    }
+
+    fn write_state(&self, state: &mut State, offset: u64, data: &[u8]) -> Result<(), FileError> {
+        let counters = &self.volume.counters;
+        counters.writes.add(1);
+        if data.is_empty() {
+            return Ok(());
+        }
+        let end = offset.checked_add(data.len() as u64).ok_or(FileError::TooLarge)?;
+        if end > state.geometry().length_max() {
+            return Err(FileError::TooLarge);
+        }
+        if end > state.length {
+            self.grow(state, end)?;
+        }
+        state.changed();
+        if let Body::Inline(content) = &mut state.body {
+            content[to_usize(offset)..to_usize(end)].copy_from_slice(data);
+        } else {
+            self.write_blocks(state, offset, data)?;
+        }
+        counters.written_bytes.add(data.len() as u64);
+        Ok(())
+    }
+
+    fn write_blocks(
+        &self,
+        state: &mut State,
+        mut offset: u64,
+        mut data: &[u8],
+    ) -> Result<(), FileError> {
+        let (geometry, size) = (state.geometry(), state.prefix.block_size.len());
+        while !data.is_empty() {
+            let block = geometry.block_of(offset);
+            let within = to_usize(offset - geometry.block_start(block));
+            let done = if within == 0 && data.len() >= size {
+                let run_left = to_usize(FANOUT - block % FANOUT);
+                let count = (data.len() / size).min(run_left);
+                self.write_whole(state, block, &data[..count * size])?;
+                count * size
+            } else {
+                let part = data.len().min(size - within);
+                let covers_all = within == 0 && offset + part as u64 >= state.length;
+                if covers_all && !state.blocks.contains_key(&block) {
+                    self.forget_block(block);
+                    state.blocks.insert(block, Plain::zeros(size));
+                }
+                let plain = self.dirty_block(state, block)?;
+                plain[within..within + part].copy_from_slice(&data[..part]);
+                part
+            };
+            offset += done as u64;
+            data = &data[done..];
+        }
+        if state.blocks.len() > DIRTY_BLOCKS_MAX { self.seal_blocks(state) } else { Ok(()) }
+    }
+
+    /// Seals and stores whole blocks of one run at once.
+    fn write_whole(&self, state: &mut State, first: u64, data: &[u8]) -> Result<(), FileError> {
+        let size = state.prefix.block_size;
+        let count = data.len() / size.len();
+        let mut entries = [Entry::HOLE; ENTRIES];
+        let entries = &mut entries[..count];
+        let pool = &self.volume.pool;
+        let sealed = pool.seal_blocks(&state.cipher, size, first, data, entries);
+        self.volume.counters.blocks_sealed.add(count as u64);
+        for block in first..first + count as u64 {
+            self.forget_block(block);
+        }
+        self.store_run(state, first, &sealed, 0..data.len(), entries)?;
+        for block in first..first + count as u64 {
+            state.blocks.remove(&block);
+        }
+        Ok(())
+    }
+
+    /// Lengthens the file by a hole.
+    pub(in crate::file) fn grow(&self, state: &mut State, length: u64) -> Result<(), FileError> {
+        assert!(length > state.length, "the caller compared them");
+        let geometry = state.geometry();
+        if let Body::Inline(content) = &mut state.body {
+            if Geometry::is_inline(length) {
+                content.resize(to_usize(length));
+                state.length = length;
+                return Ok(());
+            }
+            let mut block = std::mem::replace(content, Plain::zeros(0));
+            block.resize(state.prefix.block_size.len());
+            if state.length > 0 {
+                state.blocks.insert(0, block);
+            }
+            state.body = Body::Tree(Tree::empty(geometry.levels(length)));
+        } else {
+            let tail = geometry.block_of(state.length);
+            let partial = !state.length.is_multiple_of(geometry.block_size().bytes());
+            if partial && !self.is_hole(state, tail)? {
+                // The stored block is as long as the file reached: it has to be sealed anew.
+                self.dirty_block(state, tail)?;
+            } else if partial {
+                self.forget_block(tail);
+            }
+            let (tree, _) = state.tree_mut(self.ino);
+            tree.grow(geometry.levels(length));
+        }
+        state.length = length;
+        Ok(())
+    }
+
+    /// Whether nothing was ever written to a block, in the store or in memory.
+    pub(in crate::file) fn is_hole(&self, state: &State, block: u64) -> Result<bool, FileError> {
+        let Some(tree) = state.tree() else { return Ok(false) };
+        let mut entry = [Entry::HOLE];
+        tree.entries(state.ground(self.ino), block, &mut entry)?;
+        Ok(entry[0].is_hole() && !state.blocks.contains_key(&block))
+    }
+
+    /// Cuts the file, or lengthens it by a hole.
+    ///
+    /// # Errors
+    /// The store's, [`FileError::TooLarge`], or [`FileError::Damaged`] if the block at the new
+    /// end does not open; a file can be cut to 0 in any state.
+    pub fn set_len(&self, length: u64) -> Result<(), FileError> {
+        let mut state = self.state_to_write()?;
+        if length > state.geometry().length_max() {
+            return Err(FileError::TooLarge);
+        }
+        if length == 0 {
+            return self.start_afresh(&mut state);
+        }
+        if length > state.length {
+            self.grow(&mut state, length)?;
+        } else if length < state.length {
+            self.cut(&mut state, length)?;
+        }
+        state.changed();
+        Ok(())
+    }
+
+    /// An empty file under a new file key. It is stored at once: what is written next lands where
+    /// the old blocks are, and must not meet the old header after a crash.
+    fn start_afresh(&self, state: &mut State) -> Result<(), FileError> {
+        let keys = &self.volume.keys;
+        self.forget_all();
+        (state.cipher, state.prefix.wrapped_key) = keys.new_file(state.prefix.file_id);
+        state.prefix.epoch = keys.current();
+        state.blocks.clear();
+        state.unused.clear();
+        state.body = Body::Inline(Plain::zeros(0));
+        state.length = 0;
+        state.changed();
+        self.commit_state(state)
+    }
+
+    fn cut(&self, state: &mut State, length: u64) -> Result<(), FileError> {
+        let geometry = state.geometry();
+        if let Body::Inline(content) = &mut state.body {
+            content.resize(to_usize(length));
+            state.length = length;
+            return Ok(());
+        }
+        if Geometry::is_inline(length) {
+            let mut content = self.load_block(state, 0)?;
+            content.resize(to_usize(length));
+            self.forget_all();
+            state.blocks.clear();
+            state.unused.clear();
+            state.body = Body::Inline(content);
+            state.length = length;
+            return Ok(());
+        }
+        let count = geometry.block_count(length);
+        let kept = length - geometry.block_start(count - 1);
+        if kept < geometry.block_size().bytes() && !self.is_hole(state, count - 1)? {
+            self.dirty_block(state, count - 1)?[to_usize(kept)..].fill(0);
+        }
+        self.forget_all();
+        state.blocks.split_off(&count);
+        let (tree, ground) = state.tree_mut(self.ino);
+        tree.cut(ground, count, geometry.levels(length))?;
+        state.length = length;
+        Ok(())
+    }
+
+    fn forget_all(&self) {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        for block in std::mem::take(&mut *cached) {
+            self.forget_block(block);
+        }
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        self.forget_all();
+        self.volume.closed(self.ino);
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.dirty && !self.latched.load(Ordering::Acquire) {
+            tracing::error!(ino = self.ino, "a file was closed whose last commit had failed");
+        }
+    }
+}

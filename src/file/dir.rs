@@ -1,0 +1,346 @@
+//! A directory by plaintext names: looking, opening, listing.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use crate::cipher::{DirCipher, StoredName};
+use crate::file::content::File;
+use crate::file::error::FileError;
+use crate::file::open::{self, Loaded};
+use crate::file::stat::{Kind, Stat};
+use crate::file::volume::Volume;
+use crate::format::directory;
+use crate::format::ids::{DirId, FileId};
+use crate::format::name::{self, Stored};
+use crate::store::{DiskBlob, LowerStat, SetAttr, StoreDir};
+
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+/// One entry of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Plaintext name.
+    pub name: Vec<u8>,
+    /// Inode number.
+    pub ino: u64,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// An open directory. Cheap to clone; the copies share one descriptor.
+#[derive(Clone, Debug)]
+pub struct Dir(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    volume: Arc<Volume>,
+    lower: StoreDir,
+    names: DirCipher,
+    ino: u64,
+}
+
+/// An object kept alive after its last name is gone.
+#[derive(Debug)]
+pub struct Held {
+    volume: Arc<Volume>,
+    fd: OwnedFd,
+}
+
+impl Held {
+    /// Attributes.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn stat(&self) -> Result<Stat, FileError> {
+        self.volume.stat_of(&rustix::fs::fstat(&self.fd)?)
+    }
+
+    /// Changes attributes, through `/proc` because the object is not open.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn set_attr(&self, set: &SetAttr) -> Result<Stat, FileError> {
+        use std::os::fd::AsRawFd;
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let flags =
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+        set.apply_to(&fd)?;
+        self.stat()
+    }
+}
+
+impl Volume {
+    /// Attributes with plaintext sizes; those of an open file are its true ones.
+    pub(in crate::file) fn stat_of(&self, lower: &LowerStat) -> Result<Stat, FileError> {
+        let mut stat = Stat::from_lower(lower, self.geometry()).ok_or(FileError::NotSupported)?;
+        if stat.kind == Kind::File
+            && let Some(file) = self.opened(stat.ino)
+        {
+            file.overlay(&mut stat);
+        }
+        Ok(stat)
+    }
+}
+
+impl File {
+    /// Puts into `stat` what memory knows better than the store.
+    pub(in crate::file) fn overlay(&self, stat: &mut Stat) {
+        // A file that is refused shows what is stored.
+        let Ok(state) = self.state() else { return };
+        stat.size = state.length;
+        if let Some(mtime) = state.mtime {
+            state.mtime_seen.store(true, std::sync::atomic::Ordering::Relaxed);
+            stat.mtime = mtime;
+            stat.ctime = stat.ctime.max(mtime);
+        }
+    }
+
+    /// The file's id.
+    pub(in crate::file) fn id(&self) -> Result<FileId, FileError> {
+        Ok(self.state()?.prefix.file_id)
+    }
+
+    /// Attributes.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn stat(&self) -> Result<Stat, FileError> {
+        let lower = {
+            let state = self.state()?;
+            rustix::fs::fstat(&state.blob)?
+        };
+        let geometry = self.volume().geometry();
+        let mut stat = Stat::from_lower(&lower, geometry).ok_or(FileError::NotSupported)?;
+        self.overlay(&mut stat);
+        Ok(stat)
+    }
+
+    /// Changes attributes. What was written before keeps its order: it is committed first if a
+    /// time is to be set.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn set_attr(&self, set: &SetAttr) -> Result<Stat, FileError> {
+        {
+            let mut state = self.state_mut()?;
+            if set.sets_times() {
+                self.commit_state(&mut state)?;
+            }
+            set.apply_to(&state.blob)?;
+        }
+        self.stat()
+    }
+}
+
+/// Refuses what no name can be; the kernel does so too, but not every caller is the kernel.
+fn check_name(name: &[u8]) -> Result<(), FileError> {
+    if name.len() > name::NAME_MAX {
+        return Err(FileError::NameTooLong);
+    }
+    let odd = name.iter().any(|byte| matches!(byte, 0 | b'/'));
+    if name.is_empty() || odd || matches!(name, b"." | b"..") {
+        return Err(FileError::Invalid);
+    }
+    Ok(())
+}
+
+impl Dir {
+    /// Reads and authenticates the directory's marker.
+    pub(in crate::file) fn open(
+        volume: &Arc<Volume>,
+        lower: StoreDir,
+        wanted: Option<DirId>,
+    ) -> Result<Self, FileError> {
+        let ino = lower.stat_self()?.st_ino;
+        let marker = match lower.read_marker() {
+            Ok(marker) => marker,
+            Err(Errno::NOENT) => return Err(FileError::damaged(ino, "directory without a marker")),
+            Err(error) => return Err(error.into()),
+        };
+        let (epoch, id, tag) =
+            directory::decode(&marker).map_err(|error| FileError::marker(ino, &error))?;
+        let names = volume
+            .keys
+            .open_marker(epoch, id, &tag)
+            .ok_or_else(|| FileError::damaged(ino, "marker of the directory is not authentic"))?;
+        if wanted.is_some_and(|wanted| wanted != id) {
+            return Err(FileError::damaged(ino, "another directory stands in the root's place"));
+        }
+        Ok(Self(Arc::new(Inner { volume: volume.clone(), lower, names, ino })))
+    }
+
+    /// Inode number.
+    pub fn ino(&self) -> u64 {
+        self.0.ino
+    }
+
+    /// The volume.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.0.volume
+    }
+
+    pub(in crate::file) fn lower(&self) -> &StoreDir {
+        &self.0.lower
+    }
+
+    pub(in crate::file) fn id(&self) -> DirId {
+        self.0.names.id()
+    }
+
+    pub(in crate::file) fn stored(&self, name: &[u8]) -> Result<StoredName, FileError> {
+        check_name(name)?;
+        Ok(self.0.names.seal_name(name))
+    }
+
+    /// Attributes of the directory.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn stat(&self) -> Result<Stat, FileError> {
+        self.0.volume.stat_of(&self.0.lower.stat_self()?)
+    }
+
+    /// Attributes of an entry. Opens no content: a size is arithmetic, compared when the file is
+    /// opened.
+    ///
+    /// # Errors
+    /// `ENOENT`, or the store's.
+    pub fn lookup(&self, name: &[u8]) -> Result<Stat, FileError> {
+        let stored = self.stored(name)?;
+        self.stat_stored(stored.object())
+    }
+
+    pub(in crate::file) fn stat_stored(&self, object: &[u8]) -> Result<Stat, FileError> {
+        let mut stat = self.0.volume.stat_of(&self.0.lower.stat(object)?)?;
+        if stat.kind == Kind::Symlink {
+            stat.size = self.link_len(object)?;
+        }
+        Ok(stat)
+    }
+
+    /// Opens a directory in this one.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, [`FileError::Damaged`], or the store's.
+    pub fn open_dir(&self, name: &[u8]) -> Result<Self, FileError> {
+        let lower = self.0.lower.open_dir(self.stored(name)?.object())?;
+        Self::open(&self.0.volume, lower, None)
+    }
+
+    fn open_lower(&self, object: &[u8], access: Access) -> Result<(DiskBlob, bool), Errno> {
+        let lower = &self.0.lower;
+        if self.0.volume.read_only() {
+            return Ok((lower.open_file(object, false)?, false));
+        }
+        match (lower.open_file(object, true), access) {
+            (Ok(blob), _) => Ok((blob, true)),
+            (Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY), Access::Read) => {
+                Ok((lower.open_file(object, false)?, false))
+            }
+            (Err(Errno::ACCESS), Access::Write) => Ok((lower.open_file_lending(object)?, true)),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Opens a file: the one open file of its inode.
+    ///
+    /// # Errors
+    /// [`FileError::Damaged`] if its header is not authentic; [`FileError::Stale`] if its stored
+    /// length was wrong and has been mended, so that attributes seen before may be wrong; `EISDIR`
+    /// or `EINVAL` for what is no file; or the store's.
+    pub fn open_file(&self, name: &[u8], access: Access) -> Result<Arc<File>, FileError> {
+        let stored = self.stored(name)?;
+        let (blob, writable) = self.open_lower(stored.object(), access)?;
+        let lower = rustix::fs::fstat(&blob)?;
+        match Kind::from_lower(rustix::fs::FileType::from_raw_mode(lower.st_mode)) {
+            Some(Kind::File) => {}
+            Some(Kind::Dir) => return Err(FileError::Sys(Errno::ISDIR)),
+            _ => return Err(FileError::Invalid),
+        }
+        let volume = &self.0.volume;
+        let ino = lower.st_ino;
+        let mut blob = Some(blob);
+        let file = volume.open_with(ino, || {
+            let blob = blob.take().expect("called once");
+            let lower_len = u64::try_from(rustix::fs::fstat(&blob)?.st_size).unwrap_or(0);
+            match open::load(&volume.keys, blob, ino, lower_len, writable) {
+                Ok(Loaded::Whole(state)) => Ok(*state),
+                Ok(Loaded::Mended) => Err(FileError::Stale),
+                Err(error) => {
+                    volume.counters.damages.add(1);
+                    Err(error)
+                }
+            }
+        })?;
+        if let (Some(blob), true) = (blob, writable) {
+            let mut state = file.state_mut()?;
+            if !state.writable {
+                // It was open for reading only; this descriptor can do both.
+                state.blob = blob;
+                state.writable = true;
+            }
+        }
+        Ok(file)
+    }
+
+    /// Keeps an object alive, so that it can be looked at after its last name is gone.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn hold(&self, name: &[u8]) -> Result<Held, FileError> {
+        let fd = self.0.lower.hold(self.stored(name)?.object())?;
+        Ok(Held { volume: self.0.volume.clone(), fd })
+    }
+
+    /// Everything in the directory but `.` and `..`. A stored name that is not authentic is
+    /// logged and left out.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn entries(&self) -> Result<Vec<DirEntry>, FileError> {
+        let listed = self.0.lower.list()?;
+        let mut entries = Vec::with_capacity(listed.len());
+        for lower in listed {
+            let sealed = match name::decode(&lower.name) {
+                Stored::Own => continue,
+                Stored::Direct(sealed) => Some(sealed),
+                Stored::Long { sidecar } => self.0.lower.read_sidecar(&sidecar).ok(),
+                Stored::Foreign => None,
+            };
+            let opened = sealed.and_then(|sealed| self.0.names.open_name(&sealed));
+            // The name has to be the one that this object would be stored under.
+            let Some((name, _)) = opened.filter(|(_, stored)| stored.object() == lower.name) else {
+                let stored = String::from_utf8_lossy(&lower.name).into_owned();
+                self.0.volume.counters.damages.add(1);
+                tracing::error!(dir = self.0.ino, stored, "a stored name is not authentic");
+                continue;
+            };
+            let kind = match Kind::from_lower(lower.kind) {
+                Some(kind) => kind,
+                None => self.stat_stored(&lower.name)?.kind,
+            };
+            entries.push(DirEntry { name, ino: lower.ino, kind });
+        }
+        Ok(entries)
+    }
+
+    /// Returns when the directory's entries survive a power cut.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn sync(&self) -> Result<(), FileError> {
+        self.0.lower.sync()?;
+        self.0.volume.counters.syncs.add(1);
+        Ok(())
+    }
+}

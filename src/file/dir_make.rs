@@ -1,0 +1,332 @@
+//! A directory by plaintext names: making, linking, removing, renaming.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use crate::file::content::File;
+use crate::file::dir::{Access, Dir};
+use crate::file::error::FileError;
+use crate::file::open;
+use crate::file::stat::{Kind, Stat};
+use crate::format::envelope::{ENVELOPE_LEN, LINK_DIRECT_MAX, LINK_TARGET_MAX};
+use crate::format::ids::DirId;
+use crate::store::{
+    Creator, LinkContent, LinkText, NodeKind, RenameMode, SetAttr, leave, parse_link,
+};
+
+const SET_ID_BITS: u32 = 0o6000;
+const SET_GID: u32 = 0o2000;
+
+impl Dir {
+    fn writable(&self) -> Result<(), FileError> {
+        if self.volume().read_only() { Err(FileError::ReadOnly) } else { Ok(()) }
+    }
+
+    /// What makes a new object the creator's. The disk has given a set-group-id directory's group
+    /// already; a change of owner clears set-id bits, so the mode comes after it.
+    fn ownership(&self, creator: Creator, mode: u32) -> Result<Option<SetAttr>, FileError> {
+        if !self.volume().gives_away || (creator.uid == 0 && creator.gid == 0) {
+            return Ok(None);
+        }
+        let inherits = self.lower().stat_self()?.st_mode & SET_GID != 0;
+        Ok(Some(SetAttr {
+            uid: Some(creator.uid),
+            gid: (!inherits).then_some(creator.gid),
+            mode: (mode & SET_ID_BITS != 0).then_some(mode),
+            ..SetAttr::default()
+        }))
+    }
+
+    /// Makes an empty file that was not there, open for reading and writing.
+    ///
+    /// # Errors
+    /// `EEXIST`, or the store's; nothing is left behind then.
+    pub fn create_file(
+        &self,
+        name: &[u8],
+        creator: Creator,
+        mode: u32,
+    ) -> Result<(Arc<File>, Stat), FileError> {
+        self.writable()?;
+        let stored = self.stored(name)?;
+        let volume = self.volume();
+        let blob = self.lower().create_file(&stored, mode)?;
+        let finish = || {
+            if let Some(ownership) = self.ownership(creator, mode)? {
+                ownership.apply_to(&blob)?;
+            }
+            let ino = rustix::fs::fstat(&blob)?.st_ino;
+            let file =
+                volume.open_with(ino, || Ok(open::fresh(&volume.keys, blob, volume.block_size)))?;
+            // The header now: a lower file without one would not open after a crash.
+            file.commit()?;
+            let stat = file.stat()?;
+            Ok((file, stat))
+        };
+        finish().inspect_err(|_: &FileError| {
+            leave(self.lower().unlink(&stored), "object that could not be finished")
+        })
+    }
+
+    /// Makes a file, FIFO, socket or device.
+    ///
+    /// # Errors
+    /// `EEXIST`, `EPERM` for a device that this process may not make, or the store's.
+    pub fn make_node(
+        &self,
+        name: &[u8],
+        kind: NodeKind,
+        creator: Creator,
+        mode: u32,
+    ) -> Result<Stat, FileError> {
+        if kind == NodeKind::File {
+            let (file, stat) = self.create_file(name, creator, mode)?;
+            drop(file);
+            return Ok(stat);
+        }
+        self.writable()?;
+        let stored = self.stored(name)?;
+        self.lower().make_node(&stored, kind, mode)?;
+        let finish = || {
+            if let Some(ownership) = self.ownership(creator, mode)? {
+                self.lower().set_attr(stored.object(), &ownership)?;
+            }
+            self.stat_stored(stored.object())
+        };
+        finish().inspect_err(|_| {
+            leave(self.lower().unlink(&stored), "object that could not be finished")
+        })
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// `EEXIST`, or the store's; nothing is left behind then.
+    pub fn make_dir(&self, name: &[u8], creator: Creator, mode: u32) -> Result<Stat, FileError> {
+        self.writable()?;
+        let stored = self.stored(name)?;
+        let lower = self.lower().make_dir(&stored, mode)?;
+        let finish = || {
+            let mut id = DirId([0; 16]);
+            getrandom::fill(&mut id.0).expect("the system gives random bytes");
+            lower.write_marker(&self.volume().keys.new_marker(id))?;
+            // Making it may have lent its owner bits, or the disk may have given it a group.
+            let made = lower.stat_self()?.st_mode;
+            let mode = mode | made & SET_GID;
+            let mode = (made & 0o7777 != mode).then_some(mode);
+            let ownership = self.ownership(creator, 0)?.unwrap_or_default();
+            SetAttr { mode, ..ownership }.apply_to(&lower)?;
+            self.stat_stored(stored.object())
+        };
+        finish().inspect_err(|_: &FileError| {
+            leave(self.lower().remove_dir(&stored), "object that could not be finished")
+        })
+    }
+
+    /// Makes a symbolic link to a target of 1 to 4095 bytes.
+    ///
+    /// # Errors
+    /// `EEXIST`, [`FileError::NameTooLong`], or the store's; nothing is left behind then.
+    pub fn make_symlink(
+        &self,
+        name: &[u8],
+        target: &[u8],
+        creator: Creator,
+    ) -> Result<Stat, FileError> {
+        self.writable()?;
+        if target.len() > LINK_TARGET_MAX {
+            return Err(FileError::NameTooLong);
+        }
+        let stored = self.stored(name)?;
+        let sealed = self.volume().keys.seal_link(target);
+        let (text, reference) = if target.len() <= LINK_DIRECT_MAX {
+            (LinkText::direct(&sealed), None)
+        } else {
+            let mut id = [0; 16];
+            getrandom::fill(&mut id).expect("the system gives random bytes");
+            let (text, file) = LinkText::reference(&id);
+            self.volume().links.write_small(&file, &sealed)?;
+            (text, Some(file))
+        };
+        let finish = || {
+            self.lower().make_symlink(&stored, &text)?;
+            if let Some(ownership) = self.ownership(creator, 0)? {
+                self.lower().set_attr(stored.object(), &ownership)?;
+            }
+            self.stat_stored(stored.object())
+        };
+        finish().inspect_err(|_| {
+            if let Some(file) = &reference {
+                leave(
+                    self.volume().links.remove_small(file.as_bytes()),
+                    "target of a link that is gone",
+                );
+            }
+        })
+    }
+
+    fn link_content(&self, object: &[u8]) -> Result<LinkContent, FileError> {
+        let text = self.lower().read_link(object)?;
+        parse_link(&text).ok_or_else(|| {
+            FileError::damaged(self.ino(), "a link in this directory has a text that is not ours")
+        })
+    }
+
+    /// Plaintext length of a link's target; of a link that is damaged, 0: its stat must work.
+    pub(in crate::file) fn link_len(&self, object: &[u8]) -> Result<u64, FileError> {
+        let stored = match self.link_content(object) {
+            Ok(LinkContent::Envelope(envelope)) => envelope.len() as u64,
+            Ok(LinkContent::Reference(file)) => {
+                let stat = self.volume().links.stat(file.as_bytes());
+                stat.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+            }
+            Err(FileError::Damaged(_)) => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(stored.saturating_sub(ENVELOPE_LEN as u64))
+    }
+
+    /// Target of a symbolic link.
+    ///
+    /// # Errors
+    /// `EINVAL` for what is no link, [`FileError::Damaged`], or the store's.
+    pub fn read_link(&self, name: &[u8]) -> Result<Vec<u8>, FileError> {
+        let stored = self.stored(name)?;
+        let envelope = match self.link_content(stored.object())? {
+            LinkContent::Envelope(envelope) => envelope,
+            LinkContent::Reference(file) => {
+                let len_max = LINK_TARGET_MAX + ENVELOPE_LEN;
+                self.volume().links.read_small(file.as_bytes(), len_max)?
+            }
+        };
+        let target = self.volume().keys.open_link(&envelope);
+        let target = target.ok_or_else(|| {
+            self.volume().counters.damages.add(1);
+            FileError::damaged(self.ino(), "the target of a link in this directory")
+        })?;
+        Ok(target.to_vec())
+    }
+
+    /// Gives an object of `from` another name, in this directory.
+    ///
+    /// # Errors
+    /// `EEXIST`, `EPERM` for a directory, `EMLINK`, or the store's.
+    pub fn link(&self, name: &[u8], from: &Self, from_name: &[u8]) -> Result<Stat, FileError> {
+        self.writable()?;
+        let (stored, source) = (self.stored(name)?, from.stored(from_name)?);
+        self.lower().link(&stored, from.lower(), source.object())?;
+        self.stat_stored(stored.object())
+    }
+
+    /// Removes what is not a directory.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EISDIR`, or the store's.
+    pub fn unlink(&self, name: &[u8]) -> Result<(), FileError> {
+        self.writable()?;
+        let stored = self.stored(name)?;
+        let reference = self.reference_of_last(stored.object())?;
+        self.lower().unlink(&stored)?;
+        if let Some(file) = reference {
+            leave(
+                self.volume().links.remove_small(file.as_bytes()),
+                "target of a link that is gone",
+            );
+        }
+        Ok(())
+    }
+
+    /// The file under `links/` that the last name of a link takes with it.
+    fn reference_of_last(&self, object: &[u8]) -> Result<Option<String>, FileError> {
+        let stat = self.lower().stat(object)?;
+        let kind = Kind::from_lower(rustix::fs::FileType::from_raw_mode(stat.st_mode));
+        if kind != Some(Kind::Symlink) || stat.st_nlink > 1 {
+            return Ok(None);
+        }
+        match parse_link(&self.lower().read_link(object)?) {
+            Some(LinkContent::Reference(file)) => Ok(Some(file)),
+            Some(LinkContent::Envelope(_)) | None => Ok(None),
+        }
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `ENOTEMPTY`, `ENOTDIR`, `ENOENT`, or the store's.
+    pub fn remove_dir(&self, name: &[u8]) -> Result<(), FileError> {
+        self.writable()?;
+        Ok(self.lower().remove_dir(&self.stored(name)?)?)
+    }
+
+    /// Renames an entry into `target`. A file that replaces another is committed first, so that
+    /// a crash leaves one of the two whole.
+    ///
+    /// # Errors
+    /// The store's, such as `EEXIST`, `ENOTEMPTY`, `EINVAL` for a directory into itself.
+    pub fn rename(
+        &self,
+        name: &[u8],
+        target: &Self,
+        target_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<(), FileError> {
+        self.writable()?;
+        let (stored, to) = (self.stored(name)?, target.stored(target_name)?);
+        let source = self.lower().stat(stored.object())?;
+        let replaced = match target.lower().stat(to.object()) {
+            Ok(replaced) => Some(replaced),
+            Err(Errno::NOENT) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let mut reference = None;
+        if let (Some(replaced), RenameMode::Replace) = (&replaced, mode) {
+            if let Some(file) = self.volume().opened(source.st_ino) {
+                file.commit()?;
+            }
+            if replaced.st_ino == source.st_ino {
+                return Ok(self.lower().rename(&stored, target.lower(), &to, mode)?);
+            }
+            reference = target.reference_of_last(to.object())?;
+            let kind = |mode| Kind::from_lower(rustix::fs::FileType::from_raw_mode(mode));
+            if kind(source.st_mode) == Some(Kind::Dir) && kind(replaced.st_mode) == Some(Kind::Dir)
+            {
+                // The disk sees the marker and would call the directory not empty.
+                return self.rename_over_dir(&stored, target, &to);
+            }
+        }
+        self.lower().rename(&stored, target.lower(), &to, mode)?;
+        if let Some(file) = reference {
+            leave(
+                self.volume().links.remove_small(file.as_bytes()),
+                "target of a link that is gone",
+            );
+        }
+        Ok(())
+    }
+
+    fn rename_over_dir(
+        &self,
+        stored: &crate::cipher::StoredName,
+        target: &Self,
+        to: &crate::cipher::StoredName,
+    ) -> Result<(), FileError> {
+        // Exchanged first: at every moment both names lead to a whole directory.
+        self.lower().rename(stored, target.lower(), to, RenameMode::Exchange)?;
+        if let Err(error) = self.lower().remove_dir(stored) {
+            self.lower().rename(stored, target.lower(), to, RenameMode::Exchange)?;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Cuts or lengthens a file that need not be open.
+    ///
+    /// # Errors
+    /// As opening it and cutting it.
+    pub fn truncate(&self, name: &[u8], length: u64) -> Result<(), FileError> {
+        let file = self.open_file(name, Access::Write)?;
+        file.set_len(length)?;
+        file.commit()
+    }
+}

@@ -1,0 +1,75 @@
+//! Why an operation on a file or directory failed.
+
+use rustix::io::Errno;
+
+use crate::format::directory::MarkerError;
+use crate::format::header::HeaderError;
+
+/// Stored bytes that are not what was sealed there. Names nothing in plaintext: it goes to logs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("inode {ino}: {reason}")]
+pub struct Damage {
+    /// Lower inode number, by which `find STORE -inum` finds the stored file.
+    pub ino: u64,
+    /// What was found.
+    pub reason: String,
+}
+
+/// Why an operation failed. Each has its errno in one table of the layer above.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// The store's disk said no; its answer is passed on.
+    #[error("the store's disk: {0}")]
+    Sys(#[from] Errno),
+    /// Stored bytes are not authentic. Logged where it was found.
+    #[error("damaged: {0}")]
+    Damaged(Damage),
+    /// Beyond the largest file of the format.
+    #[error("beyond the largest file that this block size reaches")]
+    TooLarge,
+    /// Arguments that make no sense.
+    #[error("invalid argument")]
+    Invalid,
+    /// A name or link target that is too long.
+    #[error("name too long")]
+    NameTooLong,
+    /// Not for this kind of object or store.
+    #[error("not supported")]
+    NotSupported,
+    /// No such extended attribute.
+    #[error("no such attribute")]
+    NoAttribute,
+    /// Out of range of what can be stored.
+    #[error("out of range")]
+    Range,
+    /// Not the object that was there before; look again.
+    #[error("not the object that was there before")]
+    Stale,
+    /// An earlier write or sync of this file failed; it has to be opened anew.
+    #[error("an earlier write of this file failed; close it everywhere and open it again")]
+    Latched,
+    /// The volume is open for reading only.
+    #[error("the volume is open for reading only")]
+    ReadOnly,
+}
+
+impl FileError {
+    /// A damage, written to the log once, here.
+    pub(in crate::file) fn damaged(ino: u64, reason: impl Into<String>) -> Self {
+        let damage = Damage { ino, reason: reason.into() };
+        tracing::error!(
+            ino = damage.ino,
+            reason = damage.reason,
+            "stored bytes are not authentic; restore the file from a snapshot"
+        );
+        Self::Damaged(damage)
+    }
+
+    pub(in crate::file) fn header(ino: u64, error: &HeaderError) -> Self {
+        Self::damaged(ino, error.to_string())
+    }
+
+    pub(in crate::file) fn marker(ino: u64, error: &MarkerError) -> Self {
+        Self::damaged(ino, error.to_string())
+    }
+}

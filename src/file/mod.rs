@@ -1,0 +1,38 @@
+//! One stored file as plaintext bytes, and one stored directory as plaintext names.
+//!
+//! | module    | is                                                                      |
+//! |-----------|-------------------------------------------------------------------------|
+//! | `volume`  | an open volume: keys, block cache, cipher pool, the files that are open |
+//! | `dir`     | a directory by plaintext names                                          |
+//! | `content` | a file: what is read, written, cut, committed                           |
+//! | `state`   | what an open file knows: header, inline content or tree, dirty blocks   |
+//! | `tree`    | the tree of tags                                                        |
+//! | `cache`   | plaintext blocks that a request needed only a part of                   |
+//!
+//! *Dirty* is what memory has and the store has not. A commit seals dirty blocks, then nodes from
+//! the leaves up, then the header, and writes them in this order.
+
+mod cache;
+mod commit;
+mod content;
+mod dir;
+mod dir_attr;
+mod dir_make;
+mod error;
+mod figures;
+mod open;
+mod ranges;
+mod stat;
+mod state;
+mod tree;
+mod volume;
+
+pub use crate::store::{Creator, NodeKind, RenameMode, SetAttr, SetTime};
+pub use content::{File, Slice};
+pub use dir::{Access, Dir, DirEntry, Held};
+pub use dir_attr::XattrMode;
+pub use error::{Damage, FileError};
+pub use figures::Figures;
+pub use ranges::{Allocate, Seek};
+pub use stat::{Kind, Stat, Time};
+pub use volume::{StatFs, Volume, VolumeOptions};

@@ -1,0 +1,112 @@
+//! From a lower file to a [`State`]: reading and authenticating its header, or making a new one.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+use crate::cipher::{Plain, VolumeKeys};
+use crate::file::error::FileError;
+use crate::file::state::{Body, State};
+use crate::file::tree::Tree;
+use crate::format::geometry::{BlockSize, Geometry, PAGE_BYTES};
+use crate::format::header::{self, PAYLOAD_FIXED_BYTES, PREFIX_BYTES, Prefix, TREE_PAYLOAD_LEN};
+use crate::format::ids::FileId;
+use crate::format::node;
+use crate::store::{Blob, DiskBlob};
+
+/// What opening found.
+pub(in crate::file) enum Loaded {
+    /// A file as its header says.
+    Whole(Box<State>),
+    /// The lower file was longer than its header says, as a crash leaves it, and has been cut;
+    /// whoever knows the old length has to look again.
+    Mended,
+}
+
+/// Reads and authenticates the header of a stored file of `lower_len` bytes.
+pub(in crate::file) fn load(
+    keys: &VolumeKeys,
+    blob: DiskBlob,
+    ino: u64,
+    lower_len: u64,
+    writable: bool,
+) -> Result<Loaded, FileError> {
+    let mut page = [0; PAGE_BYTES];
+    let len = blob.read_at(0, &mut page)?;
+    let (prefix, entry) =
+        header::decode(&page[..len]).map_err(|error| FileError::header(ino, &error))?;
+    let damaged = |what: &str| FileError::damaged(ino, format!("header: {what}"));
+    let payload = page[..len]
+        .get(PREFIX_BYTES..PREFIX_BYTES + usize::from(prefix.payload_len))
+        .ok_or_else(|| damaged("cut off"))?;
+    let cipher = keys
+        .open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)
+        .ok_or_else(|| damaged("its file key does not open"))?;
+    let payload = keys
+        .open_header(&cipher, &prefix, &entry, payload)
+        .map_err(|_| damaged("not authentic"))?;
+    let (fixed, body) = payload.split_at(PAYLOAD_FIXED_BYTES);
+    let (generation, length) = header::decode_payload(fixed.try_into().expect("split there"));
+    let geometry = Geometry::new(prefix.block_size);
+    let body = decode_body(geometry, length, body).ok_or_else(|| damaged("impossible length"))?;
+    let stored_len = geometry.stored_len(length);
+    if lower_len < stored_len {
+        let text = format!("{lower_len} bytes are stored, wanted {stored_len}: cut off");
+        return Err(FileError::damaged(ino, text));
+    }
+    if lower_len > stored_len {
+        tracing::warn!(ino, lower_len, stored_len, "stored file is longer than its header says");
+        if writable {
+            blob.set_len(stored_len)?;
+            return Ok(Loaded::Mended);
+        }
+    }
+    Ok(Loaded::Whole(Box::new(State {
+        blob,
+        writable,
+        prefix,
+        cipher,
+        generation,
+        length,
+        stored_len,
+        body,
+        blocks: BTreeMap::new(),
+        dirty: false,
+        mtime: None,
+        mtime_seen: AtomicBool::new(false),
+        unused: Vec::new(),
+    })))
+}
+
+fn decode_body(geometry: Geometry, length: u64, body: &[u8]) -> Option<Body> {
+    if Geometry::is_inline(length) {
+        return (body.len() as u64 == length).then(|| Body::Inline(Plain::copy_of(body)));
+    }
+    if length > geometry.length_max() || body.len() != TREE_PAYLOAD_LEN - PAYLOAD_FIXED_BYTES {
+        return None;
+    }
+    let entries = node::decode(body.try_into().ok()?);
+    Some(Body::Tree(Tree::new(entries, geometry.levels(length))))
+}
+
+/// The state of a file that was just made; its header is still to be written.
+pub(in crate::file) fn fresh(keys: &VolumeKeys, blob: DiskBlob, block_size: BlockSize) -> State {
+    let mut id = FileId([0; 16]);
+    getrandom::fill(&mut id.0).expect("the system gives random bytes");
+    let (cipher, wrapped_key) = keys.new_file(id);
+    let epoch = keys.current();
+    State {
+        blob,
+        writable: true,
+        prefix: Prefix { block_size, payload_len: 0, epoch, file_id: id, wrapped_key },
+        cipher,
+        generation: 0,
+        length: 0,
+        stored_len: 0,
+        body: Body::Inline(Plain::zeros(0)),
+        blocks: BTreeMap::new(),
+        dirty: true,
+        mtime: None,
+        mtime_seen: AtomicBool::new(false),
+        unused: Vec::new(),
+    }
+}

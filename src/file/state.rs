@@ -1,0 +1,87 @@
+//! What an open file knows. One writer or many readers have it at a time.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+
+use crate::cipher::{FileCipher, Plain};
+use crate::file::stat::Time;
+use crate::file::tree::{Ground, Tree};
+use crate::format::geometry::Geometry;
+use crate::format::header::Prefix;
+use crate::store::DiskBlob;
+
+/// Where the content is.
+#[derive(Debug)]
+pub(in crate::file) enum Body {
+    /// In the header: exactly the file's bytes.
+    Inline(Plain),
+    /// In blocks.
+    Tree(Tree),
+}
+
+/// Invariants:
+/// 1. the body is inline exactly if the length is at most `INLINE_MAX`;
+/// 2. a block in `blocks` has the block size in bytes, with zeros past the end of the file; its
+///    entry in the tree, its cached copy and its stored bytes are out of date;
+/// 3. `dirty` if anything differs from what the stored header says.
+#[derive(Debug)]
+pub(in crate::file) struct State {
+    pub(in crate::file) blob: DiskBlob,
+    pub(in crate::file) writable: bool,
+    pub(in crate::file) prefix: Prefix,
+    pub(in crate::file) cipher: FileCipher,
+    pub(in crate::file) generation: u64,
+    pub(in crate::file) length: u64,
+    /// Bytes of the lower file, as far as this process has written it.
+    pub(in crate::file) stored_len: u64,
+    pub(in crate::file) body: Body,
+    pub(in crate::file) blocks: BTreeMap<u64, Plain>,
+    pub(in crate::file) dirty: bool,
+    /// When the file was last written to, if the store does not say so yet.
+    pub(in crate::file) mtime: Option<Time>,
+    /// Somebody has seen `mtime`: the store has to say the same.
+    pub(in crate::file) mtime_seen: AtomicBool,
+    /// Blocks that were made holes: their space can be given back after the next commit, as far
+    /// as they are holes still.
+    pub(in crate::file) unused: Vec<Range<u64>>,
+}
+
+impl State {
+    pub(in crate::file) fn geometry(&self) -> Geometry {
+        Geometry::new(self.prefix.block_size)
+    }
+
+    /// The state's own lower file, cipher and geometry, beside its body.
+    pub(in crate::file) fn ground(&self, ino: u64) -> Ground<'_> {
+        let geometry = self.geometry();
+        Ground { blob: &self.blob, cipher: &self.cipher, geometry, ino }
+    }
+
+    /// The tree to change, beside what it needs to reach its nodes.
+    ///
+    /// # Panics
+    /// If the body is inline.
+    pub(in crate::file) fn tree_mut(&mut self, ino: u64) -> (&mut Tree, Ground<'_>) {
+        let geometry = self.geometry();
+        let Self { body: Body::Tree(tree), blob, cipher, .. } = self else {
+            panic!("the caller has made the body a tree")
+        };
+        (tree, Ground { blob, cipher, geometry, ino })
+    }
+
+    /// The tree; `None` if the content is inline.
+    pub(in crate::file) fn tree(&self) -> Option<&Tree> {
+        match &self.body {
+            Body::Tree(tree) => Some(tree),
+            Body::Inline(_) => None,
+        }
+    }
+
+    /// Notes that content was changed now.
+    pub(in crate::file) fn changed(&mut self) {
+        self.dirty = true;
+        self.mtime = Some(Time::now());
+        *self.mtime_seen.get_mut() = false;
+    }
+}

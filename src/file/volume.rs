@@ -1,0 +1,236 @@
+//! An open volume.
+
+use std::collections::HashMap;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::cipher::{CipherPool, VolumeKeys};
+use crate::file::cache::BlockCache;
+use crate::file::content::File;
+use crate::file::dir::Dir;
+use crate::file::error::FileError;
+use crate::file::figures::{Counters, Figures};
+use crate::file::state::State;
+use crate::format::descriptor::Descriptor;
+use crate::format::geometry::{BlockSize, Geometry};
+use crate::format::ids::DirId;
+use crate::format::name::NAME_MAX;
+use crate::store::{Store, StoreDir};
+
+/// The table of open files is in this many parts, each with its own lock.
+const OPEN_SHARDS: usize = 64;
+/// Bytes of ciphertext that a commit writes at once.
+const REQUEST_LEN: u64 = 1 << 20;
+
+/// How a volume is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct VolumeOptions {
+    /// Budget of the block cache, bytes of plaintext.
+    pub cache_bytes: usize,
+    /// Nothing is written to the store.
+    pub read_only: bool,
+    /// Threads that seal and open a large request; `None` for one a core.
+    pub threads: Option<NonZero<usize>>,
+}
+
+impl Default for VolumeOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, read_only: false, threads: None }
+    }
+}
+
+/// Space of the store's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatFs {
+    /// Bytes that are read and written well at once.
+    pub block_size: u64,
+    /// Unit of the three block counts, bytes.
+    pub fragment_size: u64,
+    /// Blocks of the disk.
+    pub blocks: u64,
+    /// Free blocks.
+    pub blocks_free: u64,
+    /// Free blocks that users may have.
+    pub blocks_available: u64,
+    /// Inodes of the disk.
+    pub files: u64,
+    /// Free inodes.
+    pub files_free: u64,
+    /// Longest name, bytes.
+    pub name_max: u32,
+}
+
+/// An open volume: keys, block cache, cipher pool, the files that are open.
+#[derive(Debug)]
+pub struct Volume {
+    pub(in crate::file) keys: VolumeKeys,
+    pub(in crate::file) pool: CipherPool,
+    pub(in crate::file) cache: BlockCache,
+    pub(in crate::file) counters: Counters,
+    pub(in crate::file) links: StoreDir,
+    pub(in crate::file) block_size: BlockSize,
+    tree: StoreDir,
+    root_id: DirId,
+    options: VolumeOptions,
+    /// Objects can be given to other users.
+    pub(in crate::file) gives_away: bool,
+    open: Vec<Mutex<HashMap<u64, Weak<File>>>>,
+    next_file: AtomicU64,
+}
+
+impl Volume {
+    /// Opens a volume with its keys.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn open(
+        store: &Store,
+        keys: VolumeKeys,
+        descriptor: &Descriptor,
+        options: &VolumeOptions,
+    ) -> Result<Arc<Self>, FileError> {
+        let sys = |_| FileError::Sys(rustix::io::Errno::IO);
+        let pool = match options.threads {
+            Some(threads) => CipherPool::new(threads),
+            None => CipherPool::for_this_machine(),
+        };
+        Ok(Arc::new(Self {
+            keys,
+            pool: pool.map_err(|_| FileError::Sys(rustix::io::Errno::AGAIN))?,
+            cache: BlockCache::new(options.cache_bytes),
+            counters: Counters::default(),
+            links: store.links().map_err(sys)?,
+            block_size: descriptor.block_size(),
+            tree: store.tree().map_err(sys)?,
+            root_id: descriptor.root_id,
+            options: *options,
+            gives_away: rustix::process::geteuid().is_root(),
+            open: (0..OPEN_SHARDS).map(|_| Mutex::default()).collect(),
+            next_file: AtomicU64::new(1),
+        }))
+    }
+
+    /// Makes the root directory of a new volume what it is: writes its marker.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn format(store: &Store, keys: &VolumeKeys, root_id: DirId) -> Result<(), FileError> {
+        let tree = store.tree().map_err(|_| FileError::Sys(rustix::io::Errno::IO))?;
+        tree.write_marker(&keys.new_marker(root_id))?;
+        tree.sync()?;
+        Ok(())
+    }
+
+    /// The root directory.
+    ///
+    /// # Errors
+    /// [`FileError::Damaged`] if its marker is not authentic or another directory's.
+    pub fn root(self: &Arc<Self>) -> Result<Dir, FileError> {
+        Dir::open(self, self.tree.clone(), Some(self.root_id))
+    }
+
+    /// Commits every open file; goes on after an error and returns the first.
+    ///
+    /// # Errors
+    /// The first that a file had.
+    pub fn commit_all(&self) -> Result<(), FileError> {
+        let mut result = Ok(());
+        for shard in &self.open {
+            let files: Vec<_> = lock(shard).values().filter_map(Weak::upgrade).collect();
+            for file in files {
+                let committed = file.commit();
+                result = result.and(committed);
+            }
+        }
+        result
+    }
+
+    /// Space of the store's disk.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn statfs(&self) -> Result<StatFs, FileError> {
+        let space = self.tree.space()?;
+        Ok(StatFs {
+            block_size: space.f_bsize,
+            fragment_size: space.f_frsize,
+            blocks: space.f_blocks,
+            blocks_free: space.f_bfree,
+            blocks_available: space.f_bavail,
+            files: space.f_files,
+            files_free: space.f_ffree,
+            name_max: u32::try_from(NAME_MAX).expect("255"),
+        })
+    }
+
+    /// Counters since the volume was opened.
+    pub fn figures(&self) -> Figures {
+        self.counters.figures()
+    }
+
+    /// Whether nothing is written to the store.
+    pub fn read_only(&self) -> bool {
+        self.options.read_only
+    }
+
+    /// Budget of the block cache, bytes.
+    pub fn cache_budget(&self) -> usize {
+        self.options.cache_bytes
+    }
+
+    pub(in crate::file) fn geometry(&self) -> Geometry {
+        Geometry::new(self.block_size)
+    }
+
+    pub(in crate::file) fn next_file_number(&self) -> u64 {
+        self.next_file.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(in crate::file) fn blocks_per_request(&self, state: &State) -> u64 {
+        REQUEST_LEN / state.prefix.block_size.bytes()
+    }
+
+    /// A bound on how many blocks the cache can have.
+    pub(in crate::file) fn cached_blocks_max(&self) -> u64 {
+        self.options.cache_bytes as u64 / 4096 + 1
+    }
+
+    fn shard(&self, ino: u64) -> &Mutex<HashMap<u64, Weak<File>>> {
+        &self.open[usize::try_from(ino % OPEN_SHARDS as u64).expect("below 64")]
+    }
+
+    /// The open file of an inode, if there is one.
+    pub(in crate::file) fn opened(&self, ino: u64) -> Option<Arc<File>> {
+        lock(self.shard(ino)).get(&ino).and_then(Weak::upgrade)
+    }
+
+    /// The open file of an inode, or the one that `load` makes; nobody else makes one meanwhile.
+    pub(in crate::file) fn open_with(
+        self: &Arc<Self>,
+        ino: u64,
+        load: impl FnOnce() -> Result<State, FileError>,
+    ) -> Result<Arc<File>, FileError> {
+        let mut shard = lock(self.shard(ino));
+        if let Some(file) = shard.get(&ino).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        let file = Arc::new(File::new(self.clone(), ino, load()?));
+        shard.insert(ino, Arc::downgrade(&file));
+        Ok(file)
+    }
+
+    /// A file was closed; forgets it, unless it was opened again meanwhile.
+    pub(in crate::file) fn closed(&self, ino: u64) {
+        self.counters.files_open.sub(1);
+        let mut shard = lock(self.shard(ino));
+        if shard.get(&ino).is_some_and(|file| file.strong_count() == 0) {
+            shard.remove(&ino);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere leaves the table consistent: each change of it is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

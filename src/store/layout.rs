@@ -1,0 +1,196 @@
+//! A store's own directory: making, opening, `volume.json`.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::format::descriptor::{self, DESCRIPTOR_LEN_MAX, Descriptor, DescriptorError};
+use crate::store::dir::StoreDir;
+
+const DESCRIPTOR_NAME: &str = "volume.json";
+const TREE_NAME: &str = "tree";
+const LINKS_NAME: &str = "links";
+pub(in crate::store) const LOCK_NAME: &str = "lock";
+
+/// Why there is no store to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing at the path.
+    #[error("{0}: no such directory; make a volume there with `cmkfs init {0}`")]
+    Missing(PathBuf),
+    /// Something else at the path.
+    #[error("{0}: not a cmkfs store, it has no volume.json; give the directory that init made")]
+    NotAStore(PathBuf),
+    /// `init` would have to mix with what is there.
+    #[error("{0}: not empty; init wants a new or an empty directory")]
+    NotEmpty(PathBuf),
+    /// `volume.json` can't be used.
+    #[error("{path}: {error}")]
+    Descriptor {
+        /// The store.
+        path: PathBuf,
+        /// Why.
+        error: DescriptorError,
+    },
+    /// The system said no.
+    #[error("{path}: {action}: {error}")]
+    Sys {
+        /// The store, or the file in it.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        error: Errno,
+    },
+}
+
+/// A store by its directory.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    root: OwnedFd,
+}
+
+const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+impl Store {
+    fn sys(path: &Path, action: &'static str) -> impl FnOnce(Errno) -> StoreError {
+        let path = path.to_owned();
+        move |error| StoreError::Sys { path, action, error }
+    }
+
+    /// Makes the directories of a store in a new or an empty directory; `volume.json` is still to
+    /// be written, and without it the directory is not a store.
+    ///
+    /// # Errors
+    /// A directory that is not empty, or the system's.
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        match rustix::fs::mkdir(path, Mode::RWXU) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                let mut entries = std::fs::read_dir(path).map_err(|error| {
+                    let error = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                    Self::sys(path, "can't list it")(error)
+                })?;
+                if entries.next().is_some() {
+                    return Err(StoreError::NotEmpty(path.to_owned()));
+                }
+            }
+            Err(error) => return Err(Self::sys(path, "can't make the directory")(error)),
+        }
+        let root = rustix::fs::open(path, DIR_FLAGS, Mode::empty())
+            .map_err(Self::sys(path, "can't open it"))?;
+        for name in [TREE_NAME, LINKS_NAME] {
+            rustix::fs::mkdirat(&root, name, Mode::RWXU)
+                .map_err(Self::sys(path, "can't make a directory in it"))?;
+        }
+        Ok(Self { path: path.to_owned(), root })
+    }
+
+    /// Opens a store.
+    ///
+    /// # Errors
+    /// Nothing there, no store there, or the system's.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let root = match rustix::fs::open(path, DIR_FLAGS, Mode::empty()) {
+            Ok(root) => root,
+            Err(Errno::NOENT) => return Err(StoreError::Missing(path.to_owned())),
+            Err(Errno::NOTDIR) => return Err(StoreError::NotAStore(path.to_owned())),
+            Err(error) => return Err(Self::sys(path, "can't open it")(error)),
+        };
+        match rustix::fs::statat(&root, DESCRIPTOR_NAME, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(Self { path: path.to_owned(), root }),
+            Err(Errno::NOENT) => Err(StoreError::NotAStore(path.to_owned())),
+            Err(error) => Err(Self::sys(path, "can't look into it")(error)),
+        }
+    }
+
+    /// The directory as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Path of `volume.json`.
+    pub fn descriptor_path(&self) -> PathBuf {
+        self.path.join(DESCRIPTOR_NAME)
+    }
+
+    /// Reads `volume.json`: a claim, until its `mac` is checked with the volume key.
+    ///
+    /// # Errors
+    /// Why it can't be used, or the system's.
+    pub fn read_descriptor(&self) -> Result<Descriptor, StoreError> {
+        let action = "can't read volume.json";
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&self.root, DESCRIPTOR_NAME, flags, Mode::empty())
+            .map_err(Self::sys(&self.path, action))?;
+        let mut bytes = Vec::new();
+        std::fs::File::from(file)
+            .take(DESCRIPTOR_LEN_MAX + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+            .map_err(Self::sys(&self.path, action))?;
+        let fail = |error| StoreError::Descriptor { path: self.path.clone(), error };
+        if bytes.len() as u64 > DESCRIPTOR_LEN_MAX {
+            let text = format!("longer than {DESCRIPTOR_LEN_MAX} bytes");
+            return Err(fail(DescriptorError::Value(text)));
+        }
+        descriptor::decode(&bytes).map_err(fail)
+    }
+
+    /// Replaces `volume.json` as a whole, durably: a crash leaves the old one or the new one.
+    ///
+    /// # Errors
+    /// The system's; the old file is untouched then.
+    pub fn write_descriptor(&self, descriptor: &Descriptor) -> Result<(), StoreError> {
+        let temporary = self.path.join("volume.json.new");
+        let write = || -> std::io::Result<()> {
+            let mut options = std::fs::OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.write_all(&descriptor.encode())?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, self.descriptor_path())?;
+            rustix::fs::fsync(&self.root)?;
+            Ok(())
+        };
+        write().map_err(|error| {
+            let error = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Self::sys(&self.descriptor_path(), "can't write it")(error)
+        })
+    }
+
+    fn child(&self, name: &str) -> Result<StoreDir, StoreError> {
+        rustix::fs::openat(&self.root, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())
+            .map(StoreDir::new)
+            .map_err(Self::sys(&self.path.join(name), "can't open it"))
+    }
+
+    /// The mirrored tree.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn tree(&self) -> Result<StoreDir, StoreError> {
+        self.child(TREE_NAME)
+    }
+
+    /// The directory of long link targets.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn links(&self) -> Result<StoreDir, StoreError> {
+        self.child(LINKS_NAME)
+    }
+
+    /// Makes the store's directories durable, for the end of `init`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        rustix::fs::fsync(&self.root).map_err(Self::sys(&self.path, "can't sync it"))
+    }
+}

@@ -1,0 +1,33 @@
+//! Sealed bytes at rest: where they lie, and how they get there. Nothing here has a key, and no
+//! function that writes takes anything but [`Sealed`], [`StoredName`] or a volume description.
+//!
+//! ```text
+//! STORE/volume.json   what the volume is, and its wrapped keys
+//! STORE/lock          held by the process that has the volume open; tells who it is
+//! STORE/tree/         the mirrored tree
+//! STORE/links/        targets of symbolic links too long for a lower link
+//! ```
+//!
+//! [`Sealed`]: crate::cipher::Sealed
+//! [`StoredName`]: crate::cipher::StoredName
+
+mod attribute;
+mod blob;
+mod dir;
+mod layout;
+mod link;
+mod lock;
+
+pub use blob::{Blob, DiskBlob};
+pub use dir::{Creator, LowerEntry, LowerStat, NodeKind, RenameMode, SetAttr, SetTime, StoreDir};
+pub use layout::{Store, StoreError};
+pub use link::{LinkContent, LinkText, parse_link};
+pub use lock::{Holder, LockError, LockMode, StoreLock};
+
+/// Notes that something was left behind which harms nobody: it costs space until it is written
+/// over or found by a check, and no operation should fail for it.
+pub fn leave(result: Result<(), rustix::io::Errno>, what: &str) {
+    if let Err(error) = result {
+        tracing::warn!(%error, what, "left behind in the store");
+    }
+}

@@ -1,0 +1,284 @@
+//! One file against a reference model: a vector of bytes. Random operations, every size around
+//! every boundary of the format, and the same after closing and opening.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and its lengths are small"
+)]
+
+#[path = "support/volume.rs"]
+mod volume;
+
+use std::sync::Arc;
+
+use cmkfs::file::{Access, Allocate, Dir, File, Seek, VolumeOptions};
+use proptest::prelude::*;
+use volume::{ME, Throwaway};
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write { at: u64, len: usize, fill: u8 },
+    Append { len: usize, fill: u8 },
+    Read { at: u64, len: usize },
+    SetLen(u64),
+    Punch { at: u64, len: u64 },
+    Zero { at: u64, len: u64, keep_size: bool },
+    Reserve { at: u64, len: u64, keep_size: bool },
+    Copy { from: u64, to: u64, len: u64 },
+    Commit,
+    Sync,
+    Reopen,
+}
+
+/// Offsets around every boundary, at blocks of 4 KiB: inline end, blocks, runs, levels.
+fn offset() -> impl Strategy<Value = u64> {
+    let edges = [0, 3956, 4096, 8192, 127 * 4096, 128 * 4096, 129 * 4096, 260 * 4096];
+    prop_oneof![
+        4 => (prop::sample::select(edges.to_vec()), 0_u64..9).prop_map(|(edge, near)| {
+            (edge + near).saturating_sub(4)
+        }),
+        3 => 0_u64..20_000,
+        2 => 0_u64..1_200_000,
+    ]
+}
+
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => 1_usize..5000, 2 => 1_usize..70_000, 1 => Just(4096), 1 => 500_000..600_000_usize]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let wide = || length().prop_map(|len| len as u64);
+    prop_oneof![
+        6 => (offset(), length(), any::<u8>()).prop_map(|(at, len, fill)| Op::Write { at, len, fill }),
+        2 => (length(), any::<u8>()).prop_map(|(len, fill)| Op::Append { len, fill }),
+        4 => (offset(), length()).prop_map(|(at, len)| Op::Read { at, len }),
+        3 => offset().prop_map(Op::SetLen),
+        2 => (offset(), wide()).prop_map(|(at, len)| Op::Punch { at, len }),
+        1 => (offset(), wide(), any::<bool>())
+            .prop_map(|(at, len, keep_size)| Op::Zero { at, len, keep_size }),
+        1 => (offset(), wide(), any::<bool>())
+            .prop_map(|(at, len, keep_size)| Op::Reserve { at, len, keep_size }),
+        1 => (offset(), offset(), wide()).prop_map(|(from, to, len)| Op::Copy { from, to, len }),
+        2 => Just(Op::Commit),
+        1 => Just(Op::Sync),
+        2 => Just(Op::Reopen),
+    ]
+}
+
+struct Subject {
+    throwaway: Throwaway,
+    cache_bytes: usize,
+    root: Dir,
+    file: Arc<File>,
+    model: Vec<u8>,
+}
+
+fn pattern(len: usize, fill: u8) -> Vec<u8> {
+    (0..len).map(|at| fill.wrapping_add(u8::try_from(at % 249).unwrap())).collect()
+}
+
+impl Subject {
+    fn new(cache_bytes: usize) -> Self {
+        let throwaway = Throwaway::new(4096);
+        let options = VolumeOptions { cache_bytes, ..VolumeOptions::default() };
+        let root = throwaway.open_with(&options).root().unwrap();
+        let (file, _) = root.create_file(b"file", ME, 0o644).unwrap();
+        Self { throwaway, cache_bytes, root, file, model: vec![] }
+    }
+
+    fn reopen(&mut self) {
+        self.file.commit().unwrap();
+        let options = VolumeOptions { cache_bytes: self.cache_bytes, ..VolumeOptions::default() };
+        self.root = self.throwaway.open_with(&options).root().unwrap();
+        assert_eq!(self.root.lookup(b"file").unwrap().size, self.model.len() as u64);
+        self.file = self.root.open_file(b"file", Access::Write).unwrap();
+    }
+
+    fn lengthen(&mut self, end: usize) {
+        if end > self.model.len() {
+            self.model.resize(end, 0);
+        }
+    }
+
+    fn write(&mut self, at: usize, data: &[u8]) {
+        self.lengthen(at + data.len());
+        self.model[at..at + data.len()].copy_from_slice(data);
+    }
+
+    fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::Write { at, len, fill } => {
+                let data = pattern(len, fill);
+                self.file.write(at, &data).unwrap();
+                self.write(at as usize, &data);
+            }
+            Op::Append { len, fill } => {
+                let data = pattern(len, fill);
+                let at = self.file.append(&data).unwrap();
+                assert_eq!(at, self.model.len() as u64);
+                self.write(at as usize, &data);
+            }
+            Op::Read { at, len } => self.check(at as usize, len),
+            Op::SetLen(length) => {
+                self.file.set_len(length).unwrap();
+                self.model.resize(length as usize, 0);
+            }
+            Op::Punch { at, len } => {
+                self.file.allocate(Allocate::PunchHole, at, len).unwrap();
+                self.zero(at, len);
+            }
+            Op::Zero { at, len, keep_size } => {
+                self.file.allocate(Allocate::ZeroRange { keep_size }, at, len).unwrap();
+                self.zero(at, len);
+                if !keep_size {
+                    self.lengthen((at + len) as usize);
+                }
+            }
+            Op::Reserve { at, len, keep_size } => {
+                self.file.allocate(Allocate::Reserve { keep_size }, at, len).unwrap();
+                if !keep_size {
+                    self.lengthen((at + len) as usize);
+                }
+            }
+            Op::Copy { from, to, len } => self.copy(from, to, len),
+            Op::Commit => self.file.commit().unwrap(),
+            Op::Sync => self.file.sync(true).unwrap(),
+            Op::Reopen => self.reopen(),
+        }
+        assert_eq!(self.file.len(), self.model.len() as u64, "{op:?}");
+    }
+
+    /// copy_file_range(2) refuses ranges of one file that overlap.
+    fn copy(&mut self, from: u64, to: u64, len: u64) {
+        if from.abs_diff(to) < len {
+            return;
+        }
+        let done = self.file.copy_range(from, &self.file, to, len).unwrap();
+        let there = (self.model.len() as u64).saturating_sub(from).min(len);
+        assert!(done >= there, "{done} of {there}");
+        if done == 0 {
+            return;
+        }
+        let end = (from + done) as usize;
+        // A copy past the old end may read what it has written, as the system call may.
+        self.lengthen((to + done) as usize);
+        let data = self.model[from as usize..end].to_vec();
+        self.write(to as usize, &data);
+    }
+
+    fn zero(&mut self, at: u64, len: u64) {
+        let end = ((at + len) as usize).min(self.model.len());
+        if (at as usize) < end {
+            self.model[at as usize..end].fill(0);
+        }
+    }
+
+    fn check(&self, at: usize, len: usize) {
+        let read = self.file.read(at as u64, len).unwrap();
+        let end = (at + len).min(self.model.len());
+        let wanted = self.model.get(at..end).unwrap_or_default();
+        assert_eq!(read.len(), wanted.len());
+        let differs = read.iter().zip(wanted).position(|(one, other)| one != other);
+        assert_eq!(differs, None, "read of {len} at {at} differs first there");
+    }
+
+    /// What SEEK_DATA skips must be zeros.
+    fn check_holes(&self) {
+        let mut at = 0;
+        while at < self.model.len() as u64 {
+            let data = self.file.seek(at, Seek::Data).unwrap_or(self.model.len() as u64);
+            assert!(data >= at);
+            assert!(self.model[at as usize..data as usize].iter().all(|byte| *byte == 0));
+            if data == self.model.len() as u64 {
+                break;
+            }
+            at = self.file.seek(data, Seek::Hole).unwrap();
+            assert!(at > data);
+        }
+    }
+}
+
+fn run(ops: &[Op], cache_bytes: usize) {
+    let mut subject = Subject::new(cache_bytes);
+    for op in ops {
+        subject.apply(op);
+    }
+    subject.check(0, subject.model.len());
+    subject.check_holes();
+    subject.reopen();
+    subject.check(0, subject.model.len());
+    subject.check_holes();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        max_shrink_iters: 2000, failure_persistence: None, ..Default::default()
+    })]
+
+    #[test]
+    fn a_file_is_a_vector_of_bytes(ops in prop::collection::vec(op(), 1..30)) {
+        run(&ops, 64 << 20);
+    }
+
+    #[test]
+    fn without_a_cache_it_is_the_same(ops in prop::collection::vec(op(), 1..30)) {
+        run(&ops, 0);
+    }
+}
+
+#[test]
+fn every_size_around_every_boundary() {
+    for block in [4096_u64, 16384, 65536] {
+        let throwaway = Throwaway::new(block);
+        let edges = [0, 3956, 4096, block, 2 * block, 128 * block, 129 * block];
+        let root = throwaway.open().root().unwrap();
+        let mut sizes: Vec<u64> =
+            edges.iter().flat_map(|edge| edge.saturating_sub(2)..=edge + 2).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        for size in &sizes {
+            let name = format!("f{size}");
+            let data = pattern(*size as usize, 5);
+            let (file, _) = root.create_file(name.as_bytes(), ME, 0o600).unwrap();
+            file.write(0, &data).unwrap();
+            file.commit().unwrap();
+        }
+        let root = throwaway.open().root().unwrap();
+        for size in &sizes {
+            let name = format!("f{size}");
+            assert_eq!(root.lookup(name.as_bytes()).unwrap().size, *size);
+            let file = root.open_file(name.as_bytes(), Access::Read).unwrap();
+            let read = file.read(0, *size as usize + 1).unwrap();
+            assert!(*read == pattern(*size as usize, 5), "{block} {size}");
+        }
+    }
+}
+
+#[test]
+fn ten_gibibytes_with_holes() {
+    let throwaway = Throwaway::new(16384);
+    let root = throwaway.open().root().unwrap();
+    let (file, _) = root.create_file(b"big", ME, 0o600).unwrap();
+    let end = 10_u64 << 30;
+    let dense = pattern(3 << 20, 9);
+    for at in [0, 2 << 30, (5 << 30) + 12345, end - (3 << 20)] {
+        file.write(at, &dense).unwrap();
+    }
+    file.commit().unwrap();
+    drop((file, root));
+    let root = throwaway.open().root().unwrap();
+    let stat = root.lookup(b"big").unwrap();
+    assert_eq!(stat.size, end);
+    assert!(stat.blocks * 512 < 16 << 20, "{} bytes are stored", stat.blocks * 512);
+    let file = root.open_file(b"big", Access::Write).unwrap();
+    for at in [0, 2 << 30, (5 << 30) + 12345, end - (3 << 20)] {
+        assert!(*file.read(at, 3 << 20).unwrap() == dense, "{at}");
+    }
+    assert!(file.read(7 << 30, 1 << 20).unwrap().iter().all(|byte| *byte == 0));
+    assert_eq!(file.seek(4 << 20, Seek::Data).unwrap(), 2 << 30);
+    file.set_len(100).unwrap();
+    file.commit().unwrap();
+    assert_eq!(*file.read(0, 1000).unwrap(), dense[..100]);
+    assert!(root.lookup(b"big").unwrap().blocks <= 8);
+}

@@ -1,0 +1,72 @@
+//! A throwaway volume, without a mount and without a key provider.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of this")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cmkfs::cipher::{Secret, VolumeKeys, VolumeKeysError};
+use cmkfs::file::{Creator, Volume, VolumeOptions};
+use cmkfs::format::descriptor::{FORMAT, VERSION};
+use cmkfs::format::{Descriptor, DirId, Epoch, Features, VolumeId};
+use cmkfs::store::Store;
+
+/// Whoever runs the test.
+pub const ME: Creator = Creator { uid: 0, gid: 0 };
+
+/// A volume that can be closed and opened again.
+pub struct Throwaway {
+    key: Secret,
+    pub dir: tempfile::TempDir,
+}
+
+impl Throwaway {
+    /// Makes a volume with blocks of `block_size` bytes.
+    pub fn new(block_size: u64) -> Self {
+        Self::in_dir(tempfile::tempdir().unwrap(), block_size)
+    }
+
+    pub fn in_dir(dir: tempfile::TempDir, block_size: u64) -> Self {
+        let key = Secret::random();
+        let store = Store::create(dir.path()).unwrap();
+        let mut descriptor = Descriptor {
+            format: FORMAT.into(),
+            version: VERSION,
+            volume_id: VolumeId([1; 16]),
+            created_unix_s: 0,
+            block_size,
+            root_id: DirId([2; 16]),
+            context: Default::default(),
+            slots: vec![],
+            epochs: vec![],
+            features: Features::default(),
+            mac: String::new(),
+        };
+        VolumeKeys::add_epoch(&key, &mut descriptor, Epoch::FIRST);
+        VolumeKeys::authenticate(&key, &mut descriptor);
+        store.write_descriptor(&descriptor).unwrap();
+        let keys = VolumeKeys::open(&key, &descriptor).unwrap();
+        Volume::format(&store, &keys, descriptor.root_id).unwrap();
+        Self { key, dir }
+    }
+
+    /// The keys that this descriptor gives under this volume's key.
+    pub fn keys(&self, descriptor: &Descriptor) -> Result<VolumeKeys, VolumeKeysError> {
+        VolumeKeys::open(&self.key, descriptor)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn open(&self) -> Arc<Volume> {
+        self.open_with(&VolumeOptions::default())
+    }
+
+    pub fn open_with(&self, options: &VolumeOptions) -> Arc<Volume> {
+        let store = Store::open(self.path()).unwrap();
+        let descriptor = store.read_descriptor().unwrap();
+        let keys = VolumeKeys::open(&self.key, &descriptor).unwrap();
+        Volume::open(&store, keys, &descriptor, options).unwrap()
+    }
+}
