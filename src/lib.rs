@@ -3,4 +3,6 @@
 pub mod cipher;
 pub mod file;
 pub mod format;
+pub mod keys;
 pub mod store;
+pub mod sys;

@@ -213,7 +213,7 @@ fn run(ops: &[Op], cache_bytes: usize) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 200, max_shrink_iters: 2000, failure_persistence: None, ..Default::default()
+        max_shrink_iters: 2000, failure_persistence: None, ..Default::default()
     })]
 
     #[test]

@@ -1,9 +1,11 @@
 //! A throwaway volume, without a mount and without a key provider.
 
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of this")]
+
 use std::path::Path;
 use std::sync::Arc;
 
-use cmkfs::cipher::{Secret, VolumeKeys};
+use cmkfs::cipher::{Secret, VolumeKeys, VolumeKeysError};
 use cmkfs::file::{Creator, Volume, VolumeOptions};
 use cmkfs::format::descriptor::{FORMAT, VERSION};
 use cmkfs::format::{Descriptor, DirId, Epoch, Features, VolumeId};
@@ -46,6 +48,11 @@ impl Throwaway {
         let keys = VolumeKeys::open(&key, &descriptor).unwrap();
         Volume::format(&store, &keys, descriptor.root_id).unwrap();
         Self { key, dir }
+    }
+
+    /// The keys that this descriptor gives under this volume's key.
+    pub fn keys(&self, descriptor: &Descriptor) -> Result<VolumeKeys, VolumeKeysError> {
+        VolumeKeys::open(&self.key, descriptor)
     }
 
     pub fn path(&self) -> &Path {

@@ -1,0 +1,126 @@
+//! Why there is no volume key. Each message says what was found, what was wanted, what to do.
+
+use std::path::PathBuf;
+
+use crate::keys::kms_error::KmsError;
+
+/// Why there is no volume key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Not a key source.
+    #[error(
+        "key source {found:?}: {reason}; wanted local, local:FILE, kms:ID (a key id, key ARN, \
+         alias/NAME or alias ARN), file:FILE (32 bytes of your own) or transient"
+    )]
+    Source {
+        /// What was typed.
+        found: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// User pairs of the encryption context that no volume may have.
+    #[error("encryption context: {0}")]
+    Context(String),
+    /// A key file that is missing or unfit.
+    #[error("key file {}: {found}; {remedy}", path.display())]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+        /// What was wanted and how to get there.
+        remedy: String,
+    },
+    /// No place for the default key file.
+    #[error(
+        "no place for the local key: neither XDG_DATA_HOME nor HOME is an absolute path; set \
+         HOME, or name the file as local:FILE"
+    )]
+    NoHome,
+    /// A volume without slots.
+    #[error(
+        "the volume has no key slot: its key was transient, lived in the memory of the process \
+         that made the volume, and is gone; make a new volume"
+    )]
+    Gone,
+    /// The named source has no slot.
+    #[error(
+        "key source {wanted}: the volume has no slot for it, only for {found}; name one of them"
+    )]
+    NoSlot {
+        /// What was asked for.
+        wanted: String,
+        /// Providers and keys of the slots that are there.
+        found: String,
+    },
+    /// A slot of a later release.
+    #[error(
+        "key slot {slot} has provider {provider:?}, which this release does not know: use a \
+             later one"
+    )]
+    Provider {
+        /// The slot's number.
+        slot: u32,
+        /// Its provider.
+        provider: String,
+    },
+    /// A slot whose bytes no release wrote.
+    #[error("key slot {slot} in volume.json is damaged: {found}; restore the file from a snapshot")]
+    Slot {
+        /// The slot's number.
+        slot: u32,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// The key file is fit, but another one wrapped the volume key, or the slot was edited.
+    #[error(
+        "the key in {key} does not open key slot {slot}: another key wrapped this volume's, or \
+         volume.json was edited; name the right file by --key file:FILE"
+    )]
+    WrongKey {
+        /// The slot's number.
+        slot: u32,
+        /// Path of the key file.
+        key: String,
+    },
+    /// KMS refused or was not reached.
+    #[error(transparent)]
+    Kms(Box<KmsError>),
+}
+
+impl KeyError {
+    /// The command's exit code, one a cause.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Context(_) => 2,
+            Self::Provider { .. } => 13,
+            Self::Slot { .. } => 14,
+            Self::Source { .. } | Self::KeyFile { .. } | Self::NoHome | Self::NoSlot { .. } => 20,
+            Self::Gone | Self::WrongKey { .. } => 21,
+            Self::Kms(error) => error.failure.exit_code(),
+        }
+    }
+
+    /// How much it tells about why a volume with several slots does not open: what a key's owner
+    /// decided comes before what is out of reach, and that before what is not there.
+    pub(super) fn weight(&self) -> u8 {
+        match self {
+            Self::Kms(error) => error.failure.weight(),
+            Self::WrongKey { .. } => 5,
+            Self::Slot { .. } => 4,
+            Self::KeyFile { .. } => 2,
+            Self::Provider { .. } => 1,
+            Self::Source { .. }
+            | Self::Context(_)
+            | Self::NoHome
+            | Self::Gone
+            | Self::NoSlot { .. } => 0,
+        }
+    }
+}
+
+impl From<KmsError> for KeyError {
+    fn from(error: KmsError) -> Self {
+        Self::Kms(Box::new(error))
+    }
+}

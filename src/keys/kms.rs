@@ -1,0 +1,251 @@
+//! The two KMS calls: `GenerateDataKey` when a volume is made, `Decrypt` when one is opened.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use aws_config::BehaviorVersion;
+use aws_sdk_kms::Client;
+use aws_sdk_kms::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_kms::config::retry::RetryConfig;
+use aws_sdk_kms::config::timeout::TimeoutConfig;
+use aws_sdk_kms::config::{ConfigBag, Intercept, ProvideCredentials, Region, RuntimeComponents};
+use aws_sdk_kms::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::primitives::Blob;
+use aws_sdk_kms::types::DataKeySpec;
+
+use crate::cipher::Secret;
+use crate::keys::context::Context;
+use crate::keys::error::KeyError;
+use crate::keys::kms_error::{KmsError, KmsFailure, causes, classify};
+use crate::keys::policy::{self, Scope};
+use crate::keys::source::Arn;
+use crate::sys::scrubbing;
+
+const GENERATE_DATA_KEY: &str = "kms:GenerateDataKey";
+const DECRYPT: &str = "kms:Decrypt";
+
+/// How long a call may take. Answers come within milliseconds; the rest is for retries.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// To a connection.
+    connect: Duration,
+    /// One attempt.
+    attempt: Duration,
+    /// All attempts and the pauses between them.
+    operation: Duration,
+    /// Finding region and credentials, which may ask a metadata service.
+    credentials: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    connect: Duration::from_secs(3),
+    attempt: Duration::from_secs(5),
+    operation: Duration::from_secs(15),
+    credentials: Duration::from_secs(10),
+};
+/// The SDK's own number: the first, and two retries of what may pass.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// A new volume key, as KMS made it.
+pub(super) struct DataKey {
+    /// The key.
+    pub(super) secret: Secret,
+    /// The same, wrapped by KMS; opaque.
+    pub(super) wrapped: Vec<u8>,
+    /// ARN of the KMS key, also where an alias was named: an alias may move.
+    pub(super) arn: String,
+}
+
+/// One `GenerateDataKey` under the KMS key `id`.
+pub(super) fn generate_data_key(id: &str, context: &Context<'_>) -> Result<DataKey, KeyError> {
+    Call::new(GENERATE_DATA_KEY, id, context, LIMITS).run(async |call, client| {
+        let request = client
+            .generate_data_key()
+            .key_id(id)
+            .key_spec(DataKeySpec::Aes256)
+            .set_encryption_context(Some(context.all().into_iter().collect()));
+        let mut answer = request.send().await.map_err(|error| call.failed(&error))?;
+        let secret = call.secret(answer.plaintext.take())?;
+        let wrapped = answer.ciphertext_blob.take().map(Blob::into_inner);
+        let wrapped = wrapped.ok_or_else(|| call.odd("an answer without a ciphertext"))?;
+        let arn = answer.key_id.take().filter(|arn| Arn::parse(arn).is_some());
+        let arn = arn.ok_or_else(|| call.odd("an answer without the ARN of the key"))?;
+        Ok(DataKey { secret, wrapped, arn })
+    })
+}
+
+/// One `Decrypt` that names the KMS key `id`. Returns the volume key and the KMS key's ARN.
+pub(super) fn decrypt(
+    id: &str,
+    wrapped: Vec<u8>,
+    context: &Context<'_>,
+) -> Result<(Secret, String), KeyError> {
+    Call::new(DECRYPT, id, context, LIMITS).run(async |call, client| {
+        let request = client
+            .decrypt()
+            .key_id(id)
+            .ciphertext_blob(Blob::new(wrapped))
+            .set_encryption_context(Some(context.all().into_iter().collect()));
+        let mut answer = request.send().await.map_err(|error| call.failed(&error))?;
+        let secret = call.secret(answer.plaintext.take())?;
+        let arn = answer.key_id.take().unwrap_or_default();
+        let named = Arn::parse(id).is_some_and(|arn| arn.resource.starts_with("key/"));
+        if named && arn != id {
+            let found = format!("KMS answered with another key, {arn}");
+            return Err(call.error(KmsFailure::IncorrectKey, found));
+        }
+        Ok((secret, arn))
+    })
+}
+
+/// What every call has in common.
+struct Call<'a> {
+    action: &'static str,
+    key: &'a str,
+    context: &'a Context<'a>,
+    limits: Limits,
+    /// Where the request went, known once it goes.
+    endpoint: Arc<OnceLock<String>>,
+}
+
+impl<'a> Call<'a> {
+    fn new(action: &'static str, key: &'a str, context: &'a Context<'a>, limits: Limits) -> Self {
+        Self { action, key, context, limits, endpoint: Arc::default() }
+    }
+
+    /// Connects, does `work`, logs that it was done. In a thread and a runtime of its own, so that
+    /// callers may themselves be inside a runtime; without a log, since the SDK prints plaintext
+    /// answers at `trace` if the environment has `LOG_SENSITIVE_BODIES=true`; and on memory that is
+    /// zeroed when freed, since an answer goes through buffers of rustls, hyper and the SDK that
+    /// nobody else zeroes.
+    fn run<T: Send>(
+        &self,
+        work: impl AsyncFnOnce(&Self, Client) -> Result<T, KmsError> + Send,
+    ) -> Result<T, KeyError> {
+        let start = Instant::now();
+        let speak = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|e| self.odd(&format!("no runtime: {e}")))?;
+            let result = runtime.block_on(async { work(self, self.client().await?).await });
+            // Ends the connections, but not a name look-up: one that hangs must not outlast the
+            // limits.
+            runtime.shutdown_background();
+            result
+        };
+        let silent = || {
+            let silence = tracing::subscriber::NoSubscriber::default();
+            scrubbing(|| tracing::subscriber::with_default(silence, speak))
+        };
+        let result = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("kms".to_owned());
+            let running = thread
+                .spawn_scoped(scope, silent)
+                .map_err(|e| self.odd(&format!("no thread: {e}")))?;
+            running.join().unwrap_or_else(|_| Err(self.odd("the AWS SDK panicked")))
+        });
+        let endpoint = self.endpoint.get().map_or("none", String::as_str);
+        let (elapsed_ms, passed) = (start.elapsed().as_millis(), result.is_ok());
+        tracing::info!(action = self.action, key = self.key, endpoint, elapsed_ms, passed, "KMS");
+        Ok(result?)
+    }
+
+    /// A client from the environment, as the SDK reads it: endpoint, profile, proxy, credentials.
+    /// The region is that of the key's ARN, if it is named by one. Credentials are looked for here,
+    /// apart from the call, so that it is clear which of the two failed.
+    async fn client(&self) -> Result<Client, KmsError> {
+        let find = async {
+            let mut loader = aws_config::defaults(BehaviorVersion::latest());
+            if let Some(arn) = Arn::parse(self.key) {
+                loader = loader.region(Region::new(arn.region.to_owned()));
+            }
+            let shared = loader.load().await;
+            if shared.region().is_none() {
+                return Err(self.error(KmsFailure::NoRegion, "no region is set".to_owned()));
+            }
+            let provider = shared.credentials_provider();
+            let provider = provider.ok_or_else(|| self.odd("the SDK has no credentials chain"))?;
+            let credentials = provider.provide_credentials().await;
+            let none = |e| self.error(KmsFailure::NoCredentials, causes(&e));
+            Ok((shared, credentials.map_err(none)?))
+        };
+        let Ok(found) = tokio::time::timeout(self.limits.credentials, find).await else {
+            let found = format!("nothing found in {:?}", self.limits.credentials);
+            return Err(self.error(KmsFailure::NoCredentials, found));
+        };
+        let (shared, credentials) = found?;
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(self.limits.connect)
+            .operation_attempt_timeout(self.limits.attempt)
+            .operation_timeout(self.limits.operation)
+            .build();
+        let config = aws_sdk_kms::config::Builder::from(&shared)
+            .credentials_provider(credentials)
+            .timeout_config(timeouts)
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX))
+            .interceptor(NoteEndpoint(Arc::clone(&self.endpoint)))
+            .build();
+        Ok(Client::from_conf(config))
+    }
+
+    /// Moves the plaintext out of an answer and zeroes what it was in; see [`Self::run`] for the
+    /// buffers that it came through.
+    fn secret(&self, plaintext: Option<Blob>) -> Result<Secret, KmsError> {
+        let mut bytes = plaintext.map(Blob::into_inner).unwrap_or_default();
+        let length = bytes.len();
+        Secret::take(&mut bytes)
+            .ok_or_else(|| self.odd(&format!("a key of {length} bytes, wanted 32")))
+    }
+
+    fn failed<E>(&self, error: &SdkError<E>) -> KmsError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let (failure, found) = classify(error);
+        self.error(failure, found)
+    }
+
+    fn odd(&self, found: &str) -> KmsError {
+        self.error(KmsFailure::Other, found.to_owned())
+    }
+
+    fn error(&self, failure: KmsFailure, found: String) -> KmsError {
+        let statement = (failure == KmsFailure::Denied).then(|| {
+            let making = self.action == GENERATE_DATA_KEY;
+            let (actions, scope) = if making {
+                (&[GENERATE_DATA_KEY, DECRYPT][..], Scope::AnyVolume)
+            } else {
+                (&[DECRYPT][..], Scope::ThisVolume)
+            };
+            policy::statement(actions, &found, &self.context.all(), scope)
+        });
+        KmsError {
+            failure,
+            action: self.action,
+            key: self.key.to_owned(),
+            endpoint: self.endpoint.get().cloned(),
+            found,
+            statement,
+        }
+    }
+}
+
+/// Notes where a request goes: the SDK takes the address from several variables and files, and its
+/// errors do not name it.
+#[derive(Debug)]
+struct NoteEndpoint(Arc<OnceLock<String>>);
+
+impl Intercept for NoteEndpoint {
+    fn name(&self) -> &'static str {
+        "NoteEndpoint"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.get_or_init(|| context.request().uri().to_owned());
+        Ok(())
+    }
+}

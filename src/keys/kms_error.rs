@@ -1,0 +1,239 @@
+//! What KMS, or the way there, said: sorted into causes that call for different actions.
+
+use std::error::Error;
+use std::fmt;
+
+use aws_sdk_kms::config::http::HttpResponse;
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
+
+use crate::keys::policy;
+
+/// Why a KMS call gave no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KmsFailure {
+    /// A policy does not allow the call.
+    Denied,
+    /// The key is disabled, pending deletion, or of a kind that can't do this.
+    Unusable,
+    /// The ciphertext or the encryption context is not what KMS made.
+    Mismatch,
+    /// No such key.
+    NotFound,
+    /// Another key than the one that wrapped.
+    IncorrectKey,
+    /// No answer in time, or no connection.
+    Unreachable,
+    /// No credentials found.
+    NoCredentials,
+    /// No region set.
+    NoRegion,
+    /// KMS does not accept the credentials.
+    BadCredentials,
+    /// Too many requests, also after the retries.
+    Throttled,
+    /// Anything else.
+    Other,
+}
+
+impl KmsFailure {
+    /// The command's exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Denied => 22,
+            Self::Unusable => 23,
+            Self::Mismatch => 24,
+            Self::NotFound | Self::IncorrectKey => 25,
+            Self::Unreachable => 26,
+            Self::NoCredentials | Self::NoRegion | Self::BadCredentials => 27,
+            Self::Throttled => 28,
+            Self::Other => 29,
+        }
+    }
+
+    /// See `KeyError::weight`.
+    pub(super) fn weight(self) -> u8 {
+        match self {
+            Self::Denied | Self::Unusable | Self::Mismatch => 7,
+            Self::NotFound | Self::IncorrectKey => 6,
+            Self::Unreachable | Self::Throttled | Self::Other => 4,
+            Self::NoCredentials | Self::NoRegion | Self::BadCredentials => 3,
+        }
+    }
+
+    /// From the code of an error answer.
+    fn of_code(code: &str) -> Self {
+        match code {
+            "AccessDeniedException" | "AccessDenied" => Self::Denied,
+            "DisabledException"
+            | "KMSInvalidStateException"
+            | "KeyUnavailableException"
+            | "InvalidKeyUsageException" => Self::Unusable,
+            "InvalidCiphertextException" => Self::Mismatch,
+            "NotFoundException" | "InvalidArnException" => Self::NotFound,
+            "IncorrectKeyException" => Self::IncorrectKey,
+            "ThrottlingException"
+            | "Throttling"
+            | "ThrottledException"
+            | "LimitExceededException"
+            | "RequestLimitExceeded"
+            | "TooManyRequestsException" => Self::Throttled,
+            "UnrecognizedClientException"
+            | "InvalidClientTokenId"
+            | "ExpiredTokenException"
+            | "ExpiredToken"
+            | "RequestExpired"
+            | "InvalidSignatureException"
+            | "SignatureDoesNotMatch"
+            | "IncompleteSignature"
+            | "IncompleteSignatureException"
+            | "MissingAuthenticationToken"
+            | "MissingAuthenticationTokenException" => Self::BadCredentials,
+            _ => Self::Other,
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Denied => "wanted a policy that allows it",
+            Self::Unusable => {
+                "wanted an enabled symmetric key of usage ENCRYPT_DECRYPT: enable it or cancel \
+                 its deletion (aws kms enable-key, cancel-key-deletion), or name another by --key"
+            }
+            Self::Mismatch => {
+                "wanted the wrapped key and the encryption context as they were at init: \
+                 volume.json was edited or belongs to another volume; restore it from a snapshot"
+            }
+            Self::NotFound => {
+                "wanted a key of this account and region: check the id (an alias is written \
+                 alias/NAME), the region in its ARN or AWS_REGION, and the endpoint"
+            }
+            Self::IncorrectKey => {
+                "wanted the key that wrapped this volume's: leave --key out, or name that key"
+            }
+            Self::Unreachable => {
+                "wanted an answer within 15 s: check the network, the VPC endpoint for KMS, a \
+                 proxy, and AWS_ENDPOINT_URL_KMS or AWS_ENDPOINT_URL if set; a SageMaker job \
+                 with network isolation reaches no KMS"
+            }
+            Self::NoCredentials => {
+                "wanted AWS credentials: run with a role, or set AWS_PROFILE, or \
+                 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            }
+            Self::NoRegion => "wanted a region: set AWS_REGION, or name the key by its ARN",
+            Self::BadCredentials => {
+                "wanted valid AWS credentials: renew them, and check the clock of this machine"
+            }
+            Self::Throttled => {
+                "wanted capacity: try again later, or raise the account's KMS request quota"
+            }
+            Self::Other => "try again; if it stays, look up the code in the KMS API reference",
+        }
+    }
+}
+
+/// A KMS call that gave no key.
+#[derive(Debug)]
+pub struct KmsError {
+    /// The cause.
+    pub failure: KmsFailure,
+    /// The call, as policies name it: `kms:Decrypt`.
+    pub action: &'static str,
+    /// The key as it was named to KMS.
+    pub key: String,
+    /// The address that was called; none if it did not come so far.
+    pub endpoint: Option<String>,
+    /// What was said, without secrets.
+    pub found: String,
+    /// For [`KmsFailure::Denied`], the statement that the key policy lacks, as JSON.
+    pub statement: Option<String>,
+}
+
+impl Error for KmsError {}
+
+impl fmt::Display for KmsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with {}", self.action, self.key)?;
+        if let Some(endpoint) = &self.endpoint {
+            write!(f, " at {endpoint}")?;
+        }
+        write!(f, ": {}; {}", self.found, self.failure.remedy())?;
+        if let Some(statement) = &self.statement {
+            write!(f, ". {}", policy::advice(&self.found, statement))?;
+        }
+        Ok(())
+    }
+}
+
+/// Cause and text of a failed call. The text is built from codes and messages only: an answer's
+/// body is never in it, since a body that could not be read may hold a key.
+pub(super) fn classify<E>(error: &SdkError<E, HttpResponse>) -> (KmsFailure, String)
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    match error {
+        SdkError::ServiceError(answer) => {
+            let status = answer.raw().status().as_u16();
+            let Some(code) = answer.err().code() else {
+                return (KmsFailure::Other, format!("HTTP status {status} without an error code"));
+            };
+            let message = answer.err().message().unwrap_or("no message");
+            (KmsFailure::of_code(code), format!("{code}: {message}"))
+        }
+        SdkError::ResponseError(answer) => {
+            let status = answer.raw().status().as_u16();
+            (KmsFailure::Other, format!("an answer of HTTP status {status} that is not of KMS"))
+        }
+        SdkError::TimeoutError(_) => (KmsFailure::Unreachable, "no answer in time".to_owned()),
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => {
+            (KmsFailure::Unreachable, "no connection or answer in time".to_owned())
+        }
+        SdkError::DispatchFailure(failure) => {
+            let text = failure.as_connector_error().map_or_else(String::new, |e| causes(e));
+            let user = failure.is_user();
+            (if user { KmsFailure::Other } else { KmsFailure::Unreachable }, text)
+        }
+        other => (KmsFailure::Other, causes(other)),
+    }
+}
+
+/// An error and what caused it, outermost first.
+pub(super) fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text += ": ";
+            text += &said;
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_has_its_code_and_says_what_to_do() {
+        for (code, failure, exit_code) in [
+            ("AccessDeniedException", KmsFailure::Denied, 22),
+            ("DisabledException", KmsFailure::Unusable, 23),
+            ("KMSInvalidStateException", KmsFailure::Unusable, 23),
+            ("InvalidKeyUsageException", KmsFailure::Unusable, 23),
+            ("InvalidCiphertextException", KmsFailure::Mismatch, 24),
+            ("NotFoundException", KmsFailure::NotFound, 25),
+            ("IncorrectKeyException", KmsFailure::IncorrectKey, 25),
+            ("ExpiredTokenException", KmsFailure::BadCredentials, 27),
+            ("ThrottlingException", KmsFailure::Throttled, 28),
+            ("KMSInternalException", KmsFailure::Other, 29),
+        ] {
+            assert_eq!(KmsFailure::of_code(code), failure);
+            assert_eq!(failure.exit_code(), exit_code);
+            assert!(!failure.remedy().is_empty());
+        }
+        assert_eq!(KmsFailure::Unreachable.exit_code(), 26);
+        assert_eq!(KmsFailure::NoRegion.exit_code(), 27);
+    }
+}

@@ -1,0 +1,80 @@
+//! Where a volume's key comes from. A volume key is 32 random bytes; each [`Slot`] of `volume.json`
+//! holds it wrapped by one provider, and any one slot opens the volume.
+//!
+//! | source        | `provider` | `key` of the slot  | wraps the volume key by                       |
+//! |---------------|------------|--------------------|-----------------------------------------------|
+//! | `local[:F]`   | `local`    | path of the file   | AES-256-GCM-SIV under the file's 32 bytes     |
+//! | `file:F`      | `file`     | path of the file   | the same; the file is the customer's own      |
+//! | `kms:ID`      | `kms`      | ARN of the KMS key | KMS, which makes it: `GenerateDataKey`        |
+//! | `transient`   | no slot    |                    | not at all: gone with the process             |
+//!
+//! Every wrapping is bound to the same encryption context, [`Context`]. Making a volume and opening
+//! one cost one KMS call each. A slot is a claim by whoever wrote the store: a key that came out of
+//! one is proved only by the `mac` of `volume.json`.
+//!
+//! Errors name no secret, and neither does the log: whatever the AWS SDK would log during a call is
+//! dropped, since it can be told to print answers in full.
+
+mod context;
+mod error;
+mod file;
+mod kms;
+mod kms_error;
+mod local;
+mod open;
+mod policy;
+mod source;
+
+pub use context::{CONTEXT_BYTES_MAX, CONTEXT_PAIRS_MAX, Context, VOLUME_ID, check_user_pairs};
+pub use error::KeyError;
+pub use kms_error::{KmsError, KmsFailure};
+pub use open::{Opened, open};
+pub use source::KeySource;
+
+use data_encoding::BASE64;
+
+use crate::cipher::{Secret, wrap_secret};
+use crate::format::Slot;
+
+/// Number of the slot that [`create`] returns.
+const FIRST_SLOT: u32 = 1;
+
+/// A new random volume key and the slot that wraps it; no slot for a transient key.
+///
+/// `local` makes its key file if it is not there; nothing else is changed anywhere. `kms` makes one
+/// `GenerateDataKey` call and blocks for at most 25 s.
+///
+/// # Errors
+/// User pairs that [`check_user_pairs`] refuses, a key file that is missing or unfit, or what KMS
+/// or the way there says.
+pub fn create(
+    source: &KeySource,
+    context: &Context<'_>,
+) -> Result<(Secret, Option<Slot>), KeyError> {
+    check_user_pairs(context.pairs)?;
+    let (provider, path, kek) = match source {
+        KeySource::Transient => return Ok((Secret::random(), None)),
+        KeySource::Kms(id) => {
+            source::check_kms_id(id)?;
+            let made = kms::generate_data_key(id, context)?;
+            let wrapped = BASE64.encode(&made.wrapped);
+            let slot =
+                Slot { id: FIRST_SLOT, provider: source::KMS.to_owned(), key: made.arn, wrapped };
+            return Ok((made.secret, Some(slot)));
+        }
+        KeySource::Local(path) => {
+            let path = local::path(path.as_deref())?;
+            let kek = local::read_or_make(&path)?;
+            (source::LOCAL, path, kek)
+        }
+        KeySource::File(path) => {
+            let path = file::absolute(path)?;
+            let kek = file::read(&path)?;
+            (source::FILE, path, kek)
+        }
+    };
+    let key = file::text(&path)?;
+    let secret = Secret::random();
+    let wrapped = BASE64.encode(&wrap_secret(&kek, &context.canonical(), &secret));
+    Ok((secret, Some(Slot { id: FIRST_SLOT, provider: provider.to_owned(), key, wrapped })))
+}

@@ -1,0 +1,137 @@
+//! The statement that a key policy lacks, ready to be pasted.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::keys::context::VOLUME_ID;
+
+/// For whom KMS has not named the caller.
+const UNKNOWN_PRINCIPAL: &str = "ARN of the role that runs cmkfs";
+
+/// Which volumes a statement is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Volumes not made yet: their ids are not known, so the statement asks for some volume id.
+    AnyVolume,
+    /// The volume of the context.
+    ThisVolume,
+}
+
+/// An `Allow` for `actions`, narrowed to the encryption context. `found` is what KMS said: it names
+/// the caller.
+pub(super) fn statement(
+    actions: &[&str],
+    found: &str,
+    context: &BTreeMap<String, String>,
+    scope: Scope,
+) -> String {
+    let named = |name: &str| scope == Scope::ThisVolume || name != VOLUME_ID;
+    let equals: Map<String, Value> = context
+        .iter()
+        .filter(|(name, _)| named(name))
+        .map(|(name, value)| (format!("kms:EncryptionContext:{name}"), json!(value)))
+        .collect();
+    let mut condition = Map::new();
+    if !equals.is_empty() {
+        condition.insert("StringEquals".to_owned(), Value::Object(equals));
+    }
+    if scope == Scope::AnyVolume {
+        let keys = json!({ "kms:EncryptionContextKeys": VOLUME_ID });
+        condition.insert("ForAnyValue:StringEquals".to_owned(), keys);
+    }
+    let principal = principal(found);
+    let statement = json!({
+        "Sid": "cmkfs",
+        "Effect": "Allow",
+        "Principal": { "AWS": principal.as_deref().unwrap_or(UNKNOWN_PRINCIPAL) },
+        "Action": actions,
+        "Resource": "*",
+        "Condition": condition,
+    });
+    serde_json::to_string_pretty(&statement).expect("plain data has a JSON form")
+}
+
+/// What to do with the statement.
+pub(super) fn advice(found: &str, statement: &str) -> String {
+    let mut text = format!("Add this statement to the key's policy:\n{statement}");
+    if found.contains("explicit deny") {
+        text += "\nA policy denies it explicitly, which no allow overrides: change that one too.";
+    }
+    if statement.contains(":role/") {
+        text += "\nIf the role has a path, write it: role/service-role/NAME.";
+    }
+    text += "\nIf the policy already allows the key by kms:ViaService only, it refuses cmkfs, \
+             which calls KMS itself.";
+    text
+}
+
+/// Who was denied: `User: ARN is not authorized to perform ...`. A session of a role is turned into
+/// the role, since a policy that names a session ends with it.
+fn principal(found: &str) -> Option<String> {
+    let (_, rest) = found.split_once("User: ")?;
+    let (arn, _) = rest.split_once(" is not authorized")?;
+    let parts: Vec<&str> = arn.split(':').collect();
+    let ["arn", partition, "sts", "", account, resource] = parts[..] else {
+        return Some(arn.to_owned());
+    };
+    match resource.split('/').collect::<Vec<_>>()[..] {
+        ["assumed-role", role, _] => Some(format!("arn:{partition}:iam::{account}:role/{role}")),
+        _ => Some(arn.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context() -> BTreeMap<String, String> {
+        [("team", "vision"), (VOLUME_ID, "0101")].map(|(k, v)| (k.into(), v.into())).into()
+    }
+
+    #[test]
+    fn the_statement_names_role_actions_and_context() {
+        let found = "AccessDeniedException: User: arn:aws:sts::123456789012:assumed-role/Train/s1 \
+                     is not authorized to perform: kms:Decrypt on resource: x because no \
+                     identity-based policy allows the kms:Decrypt action";
+        let text = statement(&["kms:Decrypt"], found, &context(), Scope::ThisVolume);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let wanted = json!({
+            "Sid": "cmkfs", "Effect": "Allow", "Resource": "*", "Action": ["kms:Decrypt"],
+            "Principal": { "AWS": "arn:aws:iam::123456789012:role/Train" },
+            "Condition": { "StringEquals": {
+                "kms:EncryptionContext:cmkfs:volume-id": "0101",
+                "kms:EncryptionContext:team": "vision",
+            } },
+        });
+        assert_eq!(value, wanted);
+        assert!(advice(found, &text).contains("role/service-role/"));
+        assert!(!advice(found, &text).contains("explicitly"));
+    }
+
+    /// The id of a volume that could not be made is never used again.
+    #[test]
+    fn a_statement_for_init_does_not_demand_one_volume() {
+        let actions = ["kms:GenerateDataKey", "kms:Decrypt"];
+        let found = "with an explicit deny";
+        let text = statement(&actions, found, &context(), Scope::AnyVolume);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let wanted = json!({
+            "StringEquals": { "kms:EncryptionContext:team": "vision" },
+            "ForAnyValue:StringEquals": { "kms:EncryptionContextKeys": VOLUME_ID },
+        });
+        assert_eq!(value["Condition"], wanted);
+        assert_eq!(value["Principal"]["AWS"], UNKNOWN_PRINCIPAL);
+        assert!(advice(found, &text).contains("explicitly"));
+    }
+
+    #[test]
+    fn callers_are_found_in_what_kms_says() {
+        let of = |arn: &str| principal(&format!("User: {arn} is not authorized to perform: x"));
+        let user = "arn:aws:iam::123456789012:user/ml/ana";
+        assert_eq!(of(user).as_deref(), Some(user));
+        let federated = "arn:aws:sts::123456789012:federated-user/ana";
+        assert_eq!(of(federated).as_deref(), Some(federated));
+        assert_eq!(principal("no message"), None);
+    }
+}

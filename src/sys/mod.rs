@@ -1,0 +1,8 @@
+//! What is asked of the operating system for the whole process, and the only folder where `unsafe`
+//! may stand.
+
+mod protect;
+mod scrub;
+
+pub use protect::{Protection, protect_process};
+pub use scrub::scrubbing;

@@ -1,0 +1,568 @@
+//! Volume keys under a real KMS server over HTTP, each case in a process of its own with the
+//! environment that a user would set. What the emulator does not do as AWS does, the proxy answers.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use cmkfs::format::{Slot, VolumeId};
+use cmkfs::keys::{self, Context, KeySource};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use support::moto::{Moto, REGION};
+use support::proxy::{Fault, Proxy};
+
+const VOLUME: &str = "000102030405060708090a0b0c0d0e0f";
+/// Names the file with a [`Step`] for the child; its [`Outcome`] goes beside it.
+const STEP: &str = "CMKFS_TEST_STEP";
+/// The child's line on standard output once its outcome is there.
+const READY: &str = "outcome written\n";
+
+/// What a child process is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Step {
+    volume: String,
+    pairs: BTreeMap<String, String>,
+    /// For `create` the source, for `open` the one to use instead of the recorded one.
+    source: Option<String>,
+    /// `None` to create.
+    slots: Option<Vec<Slot>>,
+}
+
+/// What came of it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Outcome {
+    /// Derived from the volume key: equal for equal keys.
+    mark: String,
+    slot: Option<Slot>,
+    key_id: String,
+    exit_code: u8,
+    error: String,
+    /// Everything that was logged, at `trace`.
+    log: String,
+}
+
+impl Outcome {
+    #[track_caller]
+    fn passed(&self) -> &Self {
+        assert_eq!((self.exit_code, self.error.as_str()), (0, ""), "{}", self.log);
+        self
+    }
+
+    /// Panics unless it failed so; each of `wanted` is in the message.
+    #[track_caller]
+    fn failed(&self, exit_code: u8, wanted: &[&str]) {
+        assert_eq!(self.exit_code, exit_code, "{}", self.error);
+        for part in wanted {
+            assert!(self.error.contains(part), "wanted {part:?} in: {}", self.error);
+        }
+        assert!(self.mark.is_empty());
+    }
+}
+
+/// An emulator, a proxy before it, a key, and the environment of the children.
+struct Lab {
+    moto: Arc<Moto>,
+    proxy: Proxy,
+    arn: String,
+    env: BTreeMap<&'static str, String>,
+    pairs: BTreeMap<String, String>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let moto = Moto::shared();
+        let proxy = Proxy::start(moto.address());
+        let arn = moto.new_key();
+        let env = BTreeMap::from([
+            ("AWS_ENDPOINT_URL_KMS", proxy.url()),
+            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+            ("AWS_REGION", REGION.to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+        ]);
+        let pairs = BTreeMap::from([("team".to_owned(), "vision".to_owned())]);
+        Self { moto, proxy, arn, env, pairs }
+    }
+
+    fn create(&self, source: &str) -> Outcome {
+        self.run(&Step {
+            volume: VOLUME.to_owned(),
+            pairs: self.pairs.clone(),
+            source: Some(source.to_owned()),
+            slots: None,
+        })
+    }
+
+    /// A volume under the lab's key.
+    fn made(&self) -> Outcome {
+        let made = self.create(&format!("kms:{}", self.arn));
+        made.passed();
+        made
+    }
+
+    fn open(&self, slot: &Slot) -> Outcome {
+        self.run(&self.opening(slot))
+    }
+
+    fn opening(&self, slot: &Slot) -> Step {
+        Step {
+            volume: VOLUME.to_owned(),
+            pairs: self.pairs.clone(),
+            source: None,
+            slots: Some(vec![slot.clone()]),
+        }
+    }
+
+    fn run(&self, step: &Step) -> Outcome {
+        self.run_and_look(step, |_| ())
+    }
+
+    /// Runs the step in a child with the lab's environment and nothing else that the SDK reads;
+    /// calls `look` with the child's process id while the child still holds the key.
+    fn run_and_look(&self, step: &Step, look: impl FnOnce(u32)) -> Outcome {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("step");
+        fs::write(&path, serde_json::to_vec(step).expect("JSON")).expect("written");
+        let mut child = Command::new(env::current_exe().expect("this program"))
+            .args(["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+            .env_clear()
+            .envs(&self.env)
+            .env("HOME", dir.path())
+            .env(STEP, &path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        if lines.by_ref().map_while(Result::ok).any(|line| line.contains(READY.trim_end())) {
+            look(child.id());
+        }
+        drop(child.stdin.take());
+        lines.for_each(drop);
+        let status = child.wait().expect("own child");
+        assert!(status.success(), "{status}: its error output is above");
+        let outcome = fs::read(outcome_path(&path)).expect("left by the child");
+        serde_json::from_slice(&outcome).expect("an outcome")
+    }
+}
+
+fn outcome_path(step: &Path) -> std::path::PathBuf {
+    step.with_extension("outcome")
+}
+
+/// Where a child's log goes.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic while held").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+#[ignore = "the other tests run it, as a child process"]
+fn child() {
+    let path = env::var_os(STEP).expect("started by another test");
+    let step: Step = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+
+    let volume_id: VolumeId = step.volume.parse().unwrap();
+    let context = Context { volume_id, pairs: &step.pairs };
+    let source: Option<KeySource> = step.source.map(|source| source.parse().unwrap());
+    let result = match &step.slots {
+        None => keys::create(source.as_ref().unwrap(), &context)
+            .map(|(key, slot)| (key, slot, String::new())),
+        Some(slots) => keys::open(slots, source.as_ref(), &context)
+            .map(|opened| (opened.key, None, opened.key_id)),
+    };
+    let mut kept = None;
+    let mut outcome = match result {
+        Ok((key, slot, key_id)) => {
+            let mark = data_encoding::HEXLOWER.encode(key.derive("mark").expose());
+            kept = Some(key);
+            Outcome { mark, slot, key_id, ..Outcome::default() }
+        }
+        Err(error) => {
+            Outcome { exit_code: error.exit_code(), error: error.to_string(), ..Outcome::default() }
+        }
+    };
+    outcome.log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    fs::write(outcome_path(Path::new(&path)), serde_json::to_vec(&outcome).unwrap()).unwrap();
+    io::stdout().write_all(READY.as_bytes()).unwrap();
+    // The parent may look at this process now, until it closes the pipe.
+    io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    drop(kept);
+}
+
+#[test]
+fn a_volume_is_made_with_one_call_and_opened_with_one() {
+    let lab = Lab::new();
+    let made = lab.made();
+    let slot = made.slot.clone().unwrap();
+    assert_eq!((slot.id, slot.provider.as_str(), &slot.key), (1, "kms", &lab.arn));
+    let context = json!({ "cmkfs:volume-id": VOLUME, "team": "vision" });
+    let [call] = &lab.proxy.calls()[..] else { panic!("one call: {:?}", lab.proxy.calls()) };
+    assert_eq!(call.operation, "GenerateDataKey");
+    let wanted = json!({
+        "KeyId": lab.arn, "KeySpec": "AES_256", "EncryptionContext": context,
+    });
+    assert_eq!(call.input, wanted);
+    assert_eq!(call.output["CiphertextBlob"], slot.wrapped.as_str());
+
+    let opened = lab.open(&slot);
+    assert_eq!(opened.passed().mark, made.mark);
+    assert_eq!(opened.key_id, lab.arn);
+    let [_, call] = &lab.proxy.calls()[..] else { panic!("two calls: {:?}", lab.proxy.calls()) };
+    assert_eq!(call.operation, "Decrypt");
+    let wanted = json!({
+        "KeyId": lab.arn, "CiphertextBlob": slot.wrapped, "EncryptionContext": context,
+    });
+    assert_eq!(call.input, wanted);
+}
+
+/// Aliases move; the slot must go on naming the key.
+#[test]
+fn id_alias_and_alias_arn_are_recorded_as_the_keys_arn() {
+    let mut lab = Lab::new();
+    let id = lab.arn.rsplit('/').next().unwrap().to_owned();
+    let alias = format!("alias/cmkfs-{id}");
+    lab.moto.kms("CreateAlias", &json!({ "AliasName": alias, "TargetKeyId": id }));
+    let account = lab.arn.rsplit_once(':').unwrap().0.to_owned();
+    for named in [id, alias.clone(), format!("{account}:{alias}")] {
+        let made = lab.create(&format!("kms:{named}"));
+        assert_eq!(made.passed().slot.as_ref().unwrap().key, lab.arn, "{named}");
+    }
+    // The region is in the ARN: a mount needs none in its environment.
+    let slot = lab.made().slot.unwrap();
+    lab.env.remove("AWS_REGION");
+    lab.open(&slot).passed();
+    let mut step = lab.opening(&slot);
+    step.source = Some(format!("kms:{account}:{alias}"));
+    lab.run(&step).passed();
+}
+
+#[test]
+fn both_endpoint_variables_of_the_sdk_are_honoured() {
+    let mut lab = Lab::new();
+    let url = lab.env.remove("AWS_ENDPOINT_URL_KMS").unwrap();
+    lab.env.insert("AWS_ENDPOINT_URL", url);
+    lab.made();
+    assert_eq!(lab.proxy.count("GenerateDataKey"), 1);
+}
+
+#[test]
+fn another_context_is_refused_by_kms() {
+    let lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    let mut other_volume = lab.opening(&slot);
+    other_volume.volume = "ff".repeat(16);
+    let mut other_pairs = lab.opening(&slot);
+    other_pairs.pairs = BTreeMap::from([("team".to_owned(), "audio".to_owned())]);
+    let mut no_pairs = lab.opening(&slot);
+    no_pairs.pairs.clear();
+    for step in [other_volume, other_pairs, no_pairs] {
+        let wanted = ["InvalidCiphertextException", "encryption context", "restore", &lab.arn];
+        lab.run(&step).failed(24, &wanted);
+    }
+    assert_eq!(lab.proxy.count("Decrypt"), 3, "one call each, no retry");
+}
+
+#[test]
+fn an_edited_ciphertext_is_refused_by_kms() {
+    let lab = Lab::new();
+    let mut slot = lab.made().slot.unwrap();
+    let mut bytes = data_encoding::BASE64.decode(slot.wrapped.as_bytes()).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    slot.wrapped = data_encoding::BASE64.encode(&bytes);
+    lab.open(&slot).failed(24, &["InvalidCiphertextException"]);
+}
+
+#[test]
+fn another_key_than_the_one_that_wrapped_is_named() {
+    let lab = Lab::new();
+    let mut slot = lab.made().slot.unwrap();
+    slot.key = lab.moto.new_key();
+    // The emulator says AccessDenied to this; AWS says:
+    let said = "The key ID in the request does not identify a CMK that can perform this operation.";
+    lab.proxy.fault("Decrypt", Fault::error("IncorrectKeyException", said));
+    lab.open(&slot).failed(25, &["IncorrectKeyException", &slot.key, "--key"]);
+    assert_eq!(lab.proxy.calls()[1].input["KeyId"], slot.key.as_str());
+    let unknown = "1234abcd-12ab-34cd-56ef-1234567890ab";
+    let missing = lab.create(&format!("kms:{unknown}"));
+    missing.failed(25, &["NotFoundException", unknown, "alias/NAME"]);
+}
+
+/// Some emulators answer with a key of their own choice.
+#[test]
+fn an_answer_by_another_key_is_not_taken() {
+    let lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    let body = json!({
+        "Plaintext": data_encoding::BASE64.encode(&[7; 32]),
+        "KeyId": lab.moto.new_key(),
+    });
+    lab.proxy.fault("Decrypt", Fault::Answer { status: 200, body: body.to_string() });
+    lab.open(&slot).failed(25, &["another key"]);
+}
+
+#[test]
+fn a_disabled_key_and_one_pending_deletion_are_told_apart() {
+    let lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    for (code, said) in [
+        ("DisabledException", format!("{} is disabled.", lab.arn)),
+        ("KMSInvalidStateException", format!("{} is pending deletion.", lab.arn)),
+    ] {
+        let before = lab.proxy.calls().len();
+        lab.proxy.fault("Decrypt", Fault::error(code, &said));
+        lab.proxy.fault("GenerateDataKey", Fault::error(code, &said));
+        for outcome in [lab.open(&slot), lab.create(&format!("kms:{}", lab.arn))] {
+            outcome.failed(23, &[code, &said, "enable-key", &lab.proxy.url()]);
+        }
+        assert_eq!(lab.proxy.calls().len() - before, 2, "one call each, no retry");
+    }
+}
+
+#[test]
+fn a_denied_call_prints_the_statement_that_the_policy_lacks() {
+    let lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    let session = "arn:aws:sts::123456789012:assumed-role/Train/job-1";
+    let denied = |operation: &str| {
+        let said = format!(
+            "User: {session} is not authorized to perform: kms:{operation} on resource: {} because \
+             no resource-based policy allows the kms:{operation} action",
+            lab.arn
+        );
+        // AWS writes `Message` in this answer.
+        let body = json!({ "__type": "AccessDeniedException", "Message": said });
+        lab.proxy.fault(operation, Fault::Answer { status: 400, body: body.to_string() });
+    };
+    denied("Decrypt");
+    let opened = lab.open(&slot);
+    opened.failed(22, &["AccessDeniedException", session, &lab.proxy.url(), "kms:ViaService"]);
+    let statement = statement(&opened.error);
+    assert_eq!(statement["Principal"]["AWS"], "arn:aws:iam::123456789012:role/Train");
+    assert_eq!(statement["Action"], json!(["kms:Decrypt"]));
+    let equals = json!({
+        "kms:EncryptionContext:cmkfs:volume-id": VOLUME,
+        "kms:EncryptionContext:team": "vision",
+    });
+    assert_eq!(statement["Condition"]["StringEquals"], equals);
+
+    denied("GenerateDataKey");
+    let created = lab.create(&format!("kms:{}", lab.arn));
+    created.failed(22, &["kms:GenerateDataKey"]);
+    assert_eq!(self::statement(&created.error)["Action"].as_array().unwrap().len(), 2);
+}
+
+fn statement(error: &str) -> Value {
+    let (start, end) = (error.find('{').expect("JSON"), error.rfind('}').expect("JSON"));
+    serde_json::from_str(&error[start..=end]).expect("JSON")
+}
+
+#[test]
+fn nobody_listening_is_unreachable_and_named() {
+    let mut lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{free}");
+    lab.env.insert("AWS_ENDPOINT_URL_KMS", url.clone());
+    for outcome in [lab.open(&slot), lab.create(&format!("kms:{}", lab.arn))] {
+        outcome.failed(26, &[&url, "refused", "AWS_ENDPOINT_URL_KMS", "network isolation"]);
+    }
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_unreachable() {
+    let mut lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    lab.env.insert("AWS_ENDPOINT_URL_KMS", "http://kms.invalid".to_owned());
+    lab.open(&slot).failed(26, &["http://kms.invalid"]);
+}
+
+#[test]
+fn no_answer_is_given_up_within_the_limit() {
+    let lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    lab.proxy.fault("Decrypt", Fault::Hang);
+    let start = Instant::now();
+    lab.open(&slot).failed(26, &["in time", &lab.proxy.url()]);
+    let elapsed = start.elapsed();
+    assert!(elapsed < Duration::from_secs(20), "{elapsed:?}");
+    assert!(lab.proxy.count("Decrypt") <= 3);
+}
+
+#[test]
+fn one_reset_is_retried_and_steady_ones_are_unreachable() {
+    let lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    lab.proxy.fault_times("Decrypt", Fault::Reset, 1);
+    lab.open(&slot).passed();
+    assert_eq!(lab.proxy.count("Decrypt"), 2);
+    lab.proxy.fault("Decrypt", Fault::Reset);
+    lab.open(&slot).failed(26, &[&lab.proxy.url()]);
+    assert_eq!(lab.proxy.count("Decrypt"), 2 + 3);
+}
+
+#[test]
+fn throttling_is_retried_and_then_told() {
+    let lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    let fault = || Fault::error("ThrottlingException", "Rate exceeded");
+    lab.proxy.fault_times("Decrypt", fault(), 2);
+    lab.open(&slot).passed();
+    assert_eq!(lab.proxy.count("Decrypt"), 3);
+    lab.proxy.fault("Decrypt", fault());
+    lab.open(&slot).failed(28, &["ThrottlingException", "Rate exceeded", "quota"]);
+    assert_eq!(lab.proxy.count("Decrypt"), 3 + 3);
+}
+
+#[test]
+fn missing_and_refused_credentials_are_told_apart_from_a_missing_region() {
+    let mut lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    let expired = "The security token included in the request is expired";
+    lab.proxy.fault("Decrypt", Fault::error("ExpiredTokenException", expired));
+    lab.open(&slot).failed(27, &[expired, "renew"]);
+
+    lab.env.remove("AWS_REGION");
+    let id = lab.arn.rsplit('/').next().unwrap().to_owned();
+    lab.create(&format!("kms:{id}")).failed(27, &["no region", "AWS_REGION"]);
+
+    lab.env.remove("AWS_SECRET_ACCESS_KEY");
+    let before = lab.proxy.calls().len();
+    lab.open(&slot).failed(27, &["AWS_ACCESS_KEY_ID", "role"]);
+    assert_eq!(lab.proxy.calls().len(), before, "no call without credentials");
+}
+
+#[test]
+fn other_failures_and_answers_that_are_none_are_told() {
+    let lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    let internal =
+        Fault::Error { status: 500, code: "KMSInternalException", message: "internal".to_owned() };
+    lab.proxy.fault("Decrypt", internal);
+    lab.open(&slot).failed(29, &["KMSInternalException", "try again"]);
+    let page = Fault::Answer { status: 403, body: "<html>".to_owned() };
+    lab.proxy.fault("Decrypt", page);
+    lab.open(&slot).failed(29, &["HTTP status 403"]);
+    let key = data_encoding::BASE64.encode(b"a key of 33 bytes, one too many..");
+    for body in [
+        json!({ "KeyId": lab.arn }).to_string(),
+        json!({ "KeyId": lab.arn, "Plaintext": key }).to_string(),
+        format!(r#"{{ "KeyId": "{}", "Plaintext": "{key}" "#, lab.arn),
+    ] {
+        lab.proxy.fault("Decrypt", Fault::Answer { status: 200, body });
+        let outcome = lab.open(&slot);
+        outcome.failed(29, &["kms:Decrypt"]);
+        assert!(!outcome.error.contains(&key), "{}", outcome.error);
+    }
+}
+
+/// The SDK prints plaintext answers if it is told to; a job's environment must not be able to.
+#[test]
+fn no_log_holds_a_key_even_if_the_sdk_is_told_to_print_it() {
+    let mut lab = Lab::new();
+    lab.env.insert("LOG_SENSITIVE_BODIES", "true".to_owned());
+    lab.env.insert("RUST_LOG", "trace".to_owned());
+    let made = lab.made();
+    let opened = lab.open(made.slot.as_ref().unwrap());
+    for (outcome, call) in [made, opened].iter().zip(lab.proxy.calls()) {
+        let log = &outcome.passed().log;
+        let text = call.output["Plaintext"].as_str().unwrap();
+        let bytes = data_encoding::BASE64.decode(text.as_bytes()).unwrap();
+        let listed = format!("{:?}", &bytes[..8]);
+        for form in [text, &data_encoding::HEXLOWER.encode(&bytes), listed.trim_matches(['[', ']'])]
+        {
+            assert!(!log.contains(form), "{log}");
+        }
+        assert!(log.contains(&format!("kms:{}", call.operation)), "the call itself is: {log}");
+        assert!(!log.contains("aws_smithy"), "{log}");
+    }
+}
+
+/// An answer comes through buffers of TLS, HTTP and JSON code that is not ours.
+#[test]
+fn the_key_is_in_memory_once_and_its_text_nowhere() {
+    let lab = Lab::new();
+    let create = Step {
+        volume: VOLUME.to_owned(),
+        pairs: lab.pairs.clone(),
+        source: Some(format!("kms:{}", lab.arn)),
+        slots: None,
+    };
+    let look = |pid| {
+        let calls = lab.proxy.calls();
+        let text = calls.last().unwrap().output["Plaintext"].as_str().unwrap();
+        let key = data_encoding::BASE64.decode(text.as_bytes()).unwrap();
+        assert_eq!(times_in_memory(pid, &key), 1);
+        for half in [&text[..22], &text[22..]] {
+            assert_eq!(times_in_memory(pid, half.as_bytes()), 0);
+        }
+    };
+    let made = lab.run_and_look(&create, look);
+    lab.run_and_look(&lab.opening(made.passed().slot.as_ref().unwrap()), look).passed();
+}
+
+/// How often `wanted` stands in the writable memory of a child process.
+fn times_in_memory(pid: u32, wanted: &[u8]) -> usize {
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("a child's memory");
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a child's map");
+    let mut times = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (start, end) = line.split_once(' ').expect("columns").0.split_once('-').expect("range");
+        let [start, end] = [start, end].map(|at| u64::from_str_radix(at, 16).expect("hexadecimal"));
+        let mut bytes = vec![0; usize::try_from(end - start).expect("64 bits")];
+        if memory.read_exact_at(&mut bytes, start).is_ok() {
+            times += bytes.windows(wanted.len()).filter(|window| *window == wanted).count();
+        }
+    }
+    times
+}
+
+/// One slot under a key file and one under KMS: KMS is not asked as long as the file is there.
+#[test]
+fn kms_is_asked_only_if_no_key_file_opens() {
+    let lab = Lab::new();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    let local = lab.create(&format!("local:{}", file.display()));
+    let local = Slot { id: 2, ..local.passed().slot.clone().unwrap() };
+    let made = lab.made();
+    let mut step = lab.opening(made.slot.as_ref().unwrap());
+    step.slots.as_mut().unwrap().push(local);
+    lab.run(&step).passed();
+    assert_eq!(lab.proxy.count("Decrypt"), 0);
+    fs::remove_file(&file).unwrap();
+    let opened = lab.run(&step);
+    assert_eq!(opened.passed().mark, made.mark);
+    assert!(opened.log.is_empty() || !opened.log.contains("panicked"));
+    // Both fail: what KMS says tells more than a missing file.
+    lab.proxy.fault("Decrypt", Fault::error("DisabledException", "off"));
+    let failed = lab.run(&step);
+    failed.failed(23, &["off"]);
+    assert!(failed.log.contains("No such file"), "{}", failed.log);
+}

@@ -1,0 +1,126 @@
+//! The KMS emulator, `moto_server` of PyPI's moto: a real server over HTTP. It checks ciphertexts
+//! and encryption contexts, but no key state, no policy and no signature.
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::http::Message;
+
+/// Region of keys that the helpers make.
+pub(crate) const REGION: &str = "eu-west-1";
+/// Where `tests/all.sh` installs it.
+const INSTALLED: &str = "target/test-tools/moto/bin/moto_server";
+
+/// A running server, killed on drop.
+#[derive(Debug)]
+pub(crate) struct Moto {
+    child: Child,
+    address: String,
+}
+
+impl Moto {
+    /// The server that this test program's tests share; it ends with the last of them.
+    pub(crate) fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Moto>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        shared.upgrade().unwrap_or_else(|| {
+            let started = Arc::new(Self::start());
+            *shared = Arc::downgrade(&started);
+            started
+        })
+    }
+
+    /// Starts one on a port that the system chooses; returns when it serves.
+    pub(crate) fn start() -> Self {
+        let program = program();
+        let mut child = Command::new(&program)
+            .args(["-H", "127.0.0.1", "-p", "0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut said = String::new();
+        let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
+            said += &format!("{line}\n");
+            line.split_once("http://").map(|(_, address)| address.trim().to_owned())
+        });
+        let Some(address) = address else {
+            child.kill().expect("own child");
+            child.wait().expect("own child");
+            panic!("{} ended before it served:\n{said}", program.display());
+        };
+        // It logs every request, and would stop at a full pipe.
+        thread::spawn(move || lines.for_each(drop));
+        Self { child, address }
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// As `AWS_ENDPOINT_URL` takes it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// One KMS call; panics unless it succeeds.
+    pub(crate) fn kms(&self, operation: &str, input: &Value) -> Value {
+        let credential = format!("Credential=test/20260101/{REGION}/kms/aws4_request");
+        let headers = [
+            ("host", self.address.as_str()),
+            ("x-amz-target", &format!("TrentService.{operation}")),
+            ("content-type", "application/x-amz-json-1.1"),
+            ("authorization", &format!("AWS4-HMAC-SHA256 {credential}, Signature=none")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let request = Message {
+            first: "POST / HTTP/1.1".to_owned(),
+            headers: headers.into(),
+            body: input.to_string().into_bytes(),
+        };
+        let answer = request.exchange(&self.address).expect("the emulator answers");
+        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(answer.first.contains(" 200 "), "{operation}: {} {body}", answer.first);
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{operation}: {body}: {error}"))
+    }
+
+    /// A new symmetric key; returns its ARN.
+    pub(crate) fn new_key(&self) -> String {
+        let made = self.kms("CreateKey", &json!({}));
+        made["KeyMetadata"]["Arn"].as_str().expect("an ARN").to_owned()
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        for ended in [self.child.kill(), self.child.wait().map(drop)] {
+            if let Err(error) = ended {
+                eprintln!("moto_server, process {}: {error}", self.child.id());
+            }
+        }
+    }
+}
+
+fn program() -> PathBuf {
+    if let Some(named) = env::var_os("CMKFS_MOTO") {
+        return named.into();
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).map(|dir| dir.join("moto_server"));
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join(INSTALLED);
+    on_path.chain([installed]).find(|program| program.is_file()).unwrap_or_else(|| {
+        panic!(
+            "no moto_server, the KMS emulator of these tests: not in CMKFS_MOTO, on PATH or in \
+             {INSTALLED}; run tests/all.sh, which installs it"
+        )
+    })
+}

@@ -1,0 +1,202 @@
+//! A proxy in front of an AWS emulator: counts calls, keeps what was said, and answers by itself
+//! where the emulator is not faithful or a network would fail.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::http::Message;
+
+/// What happens to a call instead of being passed on.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// An error answer as the AWS JSON protocol has it.
+    Error {
+        /// HTTP status: 400 for most, 500 for internal ones.
+        status: u16,
+        /// The error's code: `DisabledException`.
+        code: &'static str,
+        /// What a person reads.
+        message: String,
+    },
+    /// Any other answer.
+    Answer {
+        /// HTTP status.
+        status: u16,
+        /// The whole body.
+        body: String,
+    },
+    /// No answer while the proxy lives.
+    Hang,
+    /// The connection is reset after the request was read.
+    Reset,
+}
+
+impl Fault {
+    /// An error of status 400.
+    pub(crate) fn error(code: &'static str, message: &str) -> Self {
+        Self::Error { status: 400, code, message: message.to_owned() }
+    }
+}
+
+/// One call that came in.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// `Decrypt`.
+    pub(crate) operation: String,
+    /// The request's body.
+    pub(crate) input: Value,
+    /// The answer's body; null if none was sent.
+    pub(crate) output: Value,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By operation: the fault and how many more calls get it.
+    faults: HashMap<String, (Fault, usize)>,
+    calls: Vec<Call>,
+    ending: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// A running proxy; ends on drop.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    address: String,
+    shared: Arc<Shared>,
+    listening: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Passes on to `upstream`, `HOST:PORT`.
+    pub(crate) fn start(upstream: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let shared = Arc::new(Shared::default());
+        let (inner, upstream) = (Arc::clone(&shared), upstream.to_owned());
+        let listening = thread::spawn(move || listen(&listener, &inner, &upstream));
+        Self { address, shared, listening: Some(listening) }
+    }
+
+    /// As `AWS_ENDPOINT_URL` takes it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// From now on, calls of `operation` meet `fault`.
+    pub(crate) fn fault(&self, operation: &str, fault: Fault) {
+        self.fault_times(operation, fault, usize::MAX);
+    }
+
+    /// The next `times` calls of `operation` meet `fault`.
+    pub(crate) fn fault_times(&self, operation: &str, fault: Fault, times: usize) {
+        self.shared.lock().faults.insert(operation.to_owned(), (fault, times));
+    }
+
+    /// Every call so far, in the order in which they came in.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.shared.lock().calls.clone()
+    }
+
+    /// How often `operation` was called.
+    pub(crate) fn count(&self, operation: &str) -> usize {
+        self.shared.lock().calls.iter().filter(|call| call.operation == operation).count()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.lock().ending = true;
+        self.shared.ended.notify_all();
+        // Wakes the listener, which then sees the mark.
+        match TcpStream::connect(&self.address) {
+            Ok(_) => {
+                let ended = self.listening.take().expect("dropped once").join();
+                assert!(ended.is_ok() || thread::panicking(), "the proxy's listener panicked");
+            }
+            Err(error) => eprintln!("proxy {}: {error}", self.address),
+        }
+    }
+}
+
+fn listen(listener: &TcpListener, shared: &Arc<Shared>, upstream: &str) {
+    for stream in listener.incoming() {
+        if shared.lock().ending {
+            return;
+        }
+        let (shared, upstream) = (Arc::clone(shared), upstream.to_owned());
+        thread::spawn(move || {
+            let served = stream.and_then(|stream| serve(&stream, &shared, &upstream));
+            if let Err(error) = served {
+                eprintln!("proxy: {error}");
+            }
+        });
+    }
+}
+
+fn serve(stream: &TcpStream, shared: &Shared, upstream: &str) -> io::Result<()> {
+    let Some(request) = Message::read(stream)? else { return Ok(()) };
+    let operation = request.operation();
+    let input = serde_json::from_slice(&request.body).unwrap_or_default();
+    let (fault, index) = {
+        let mut state = shared.lock();
+        let call = Call { operation: operation.clone(), input, output: Value::Null };
+        state.calls.push(call);
+        (take_fault(&mut state, &operation), state.calls.len() - 1)
+    };
+    let answer = match fault {
+        None => request.exchange(upstream)?,
+        Some(Fault::Error { status, code, message }) => {
+            answer(status, json!({ "__type": code, "message": message }).to_string())
+        }
+        Some(Fault::Answer { status, body }) => answer(status, body),
+        Some(Fault::Reset) => {
+            // Closing with a linger of zero sends a reset instead of an orderly end.
+            rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
+            return Ok(());
+        }
+        Some(Fault::Hang) => {
+            let state = shared.lock();
+            drop(shared.ended.wait_while(state, |state| !state.ending));
+            return Ok(());
+        }
+    };
+    shared.lock().calls[index].output = serde_json::from_slice(&answer.body).unwrap_or_default();
+    answer.write(stream)?;
+    stream.shutdown(Shutdown::Write)
+}
+
+fn take_fault(state: &mut State, operation: &str) -> Option<Fault> {
+    let (fault, left) = state.faults.get_mut(operation)?;
+    let fault = fault.clone();
+    *left -= 1;
+    if *left == 0 {
+        state.faults.remove(operation);
+    }
+    Some(fault)
+}
+
+fn answer(status: u16, body: String) -> Message {
+    let content_type = ("content-type".to_owned(), "application/x-amz-json-1.1".to_owned());
+    Message {
+        first: format!("HTTP/1.1 {status} From the proxy"),
+        headers: vec![content_type],
+        body: body.into_bytes(),
+    }
+}
