@@ -3,6 +3,8 @@
 pub mod cipher;
 pub mod file;
 pub mod format;
+pub mod fs;
+pub mod fuse;
 pub mod keys;
 pub mod store;
 pub mod sys;

@@ -1,0 +1,178 @@
+//! Attributes, size, extended attributes, space.
+
+use crate::file::{Access, Dir, FileError, Kind, SetAttr, Stat, StatFs, XattrMode};
+use crate::fs::content::{OpenFile, without_privileges};
+use crate::fs::core::Fs;
+use crate::fs::error::FsError;
+use crate::fs::ids::{Attr, InodeId, Privileges};
+
+const ACL: &[u8] = b"system.posix_acl_";
+
+/// What setattr changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Size of a file.
+    pub size: Option<u64>,
+    /// Mode, owner, times.
+    pub set: SetAttr,
+    /// What a new size means for set-id bits.
+    pub privileges: Privileges,
+}
+
+impl Change {
+    /// Mode, owner or times.
+    pub fn of(set: SetAttr) -> Self {
+        Self { size: None, set, privileges: Privileges::Keep }
+    }
+
+    /// The size.
+    pub fn size(size: u64) -> Self {
+        Self { size: Some(size), ..Self::of(SetAttr::default()) }
+    }
+}
+
+impl Fs {
+    /// The attributes of an inode, also of one whose last name is gone.
+    ///
+    /// # Errors
+    /// `NotFound`, `Stale`, and the store's.
+    pub fn getattr(&self, id: InodeId) -> Result<Attr, FsError> {
+        Ok(self.attr(self.stat(id)?))
+    }
+
+    /// Changes size, mode, owner or times; what comes before a failure is done.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `IsDir` and `Invalid` for the size of what is no file, and the store's.
+    pub fn setattr(&self, id: InodeId, change: &Change) -> Result<Attr, FsError> {
+        self.must_be_writable()?;
+        if let Some(size) = change.size {
+            self.set_size(id, size, change.privileges)?;
+        }
+        let stat = match change.set {
+            set if set == SetAttr::default() => self.stat(id)?,
+            set => self.set_attr(id, &set)?,
+        };
+        Ok(self.attr(stat))
+    }
+
+    fn set_size(&self, id: InodeId, size: u64, privileges: Privileges) -> Result<(), FsError> {
+        match self.inodes.kind(id) {
+            Some(Kind::File) => {}
+            Some(Kind::Dir) => return Err(FsError::IsDir),
+            None if id == InodeId::ROOT => return Err(FsError::IsDir),
+            _ => return Err(FsError::Invalid),
+        }
+        // It may be open for reading only.
+        let writable = |open: &OpenFile| {
+            open.apply(privileges)?;
+            if !open.allows(Access::Write) {
+                self.by_name(id, |dir, name| Ok(drop(dir.open_file(name, Access::Write)?)))?;
+            }
+            Ok(open.file.set_len(size)?)
+        };
+        if let Some(done) = self.with_open(id, writable) {
+            return done;
+        }
+        if privileges == Privileges::Drop
+            && let Some(mode) = without_privileges(self.stat(id)?.mode)
+        {
+            self.set_attr(id, &SetAttr { mode: Some(mode), ..SetAttr::default() })?;
+        }
+        self.by_name(id, |dir, name| Ok(dir.truncate(name, size)?))
+    }
+
+    fn set_attr(&self, id: InodeId, set: &SetAttr) -> Result<Stat, FsError> {
+        if id == InodeId::ROOT {
+            return Ok(self.root.set_attr_self(set)?);
+        }
+        let opened = self.with_open(id, |open| {
+            let stat = open.file.set_attr(set)?;
+            open.mode_changed();
+            Ok(stat)
+        });
+        if let Some(done) = opened {
+            return done;
+        }
+        if let Some(held) = self.inodes.held(id) {
+            return Ok(held.set_attr(set)?);
+        }
+        self.by_name(id, |dir, name| self.same(id, dir.set_attr(name, set)?))
+    }
+
+    /// Does something with the extended attributes of an inode: of the directory itself, or of a
+    /// name in a directory.
+    fn attributes<T>(
+        &self,
+        id: InodeId,
+        work: impl Fn(&Dir, Option<&[u8]>) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        let open = if id == InodeId::ROOT { Some(self.root.clone()) } else { self.dirs.get(id) };
+        match open {
+            Some(dir) => work(&dir, None),
+            None => self.by_name(id, |dir, name| work(dir, Some(name))),
+        }
+    }
+
+    /// Value of an extended attribute. A store whose disk has no access control lists has none
+    /// on any file; an inode whose last name is gone shows no attributes.
+    ///
+    /// # Errors
+    /// `ENODATA`, damage, `EOPNOTSUPP`, and the store's.
+    pub fn getxattr(&self, id: InodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        let got = self.attributes(id, |dir, object| Ok(dir.get_xattr(object, name)?));
+        got.map_err(|error| match error {
+            FsError::NotFound => FileError::NoAttribute.into(),
+            error if name.starts_with(ACL) && error.errno() == libc::EOPNOTSUPP => {
+                FileError::NoAttribute.into()
+            }
+            error => error,
+        })
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `EEXIST` and `ENODATA` by `mode`, too large, and the store's.
+    pub fn setxattr(
+        &self,
+        id: InodeId,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<(), FsError> {
+        self.must_be_writable()?;
+        self.attributes(id, |dir, object| Ok(dir.set_xattr(object, name, value, mode)?))?;
+        // An access control list changes the mode.
+        self.with_open(id, |open| Ok(open.mode_changed())).unwrap_or(Ok(()))
+    }
+
+    /// Names of all extended attributes, each with a zero byte after it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn listxattr(&self, id: InodeId) -> Result<Vec<u8>, FsError> {
+        let names = match self.attributes(id, |dir, object| Ok(dir.list_xattr(object)?)) {
+            Err(FsError::NotFound) => vec![],
+            names => names?,
+        };
+        Ok(names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect())
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `ENODATA`, and the store's.
+    pub fn removexattr(&self, id: InodeId, name: &[u8]) -> Result<(), FsError> {
+        self.must_be_writable()?;
+        self.attributes(id, |dir, object| Ok(dir.remove_xattr(object, name)?))
+    }
+
+    /// Space of the store's disk.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn statfs(&self) -> Result<StatFs, FsError> {
+        Ok(self.volume.statfs()?)
+    }
+}

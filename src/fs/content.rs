@@ -1,0 +1,302 @@
+//! Files by handle: open, read, write, sync, close.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::file::{Access, Allocate, File, Seek, SetAttr, Slice};
+use crate::fs::core::Fs;
+use crate::fs::error::FsError;
+use crate::fs::handles::Handle;
+use crate::fs::ids::{HandleId, InodeId, OpenFlags, Privileges, Sync};
+
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+const GROUP_EXECUTES: u32 = 0o010;
+
+/// The open file of an inode, shared by all its handles.
+#[derive(Debug)]
+pub(in crate::fs) struct OpenFile {
+    pub(in crate::fs) file: Arc<File>,
+    writable: AtomicBool,
+    /// Whether the mode may have set-id bits. Saves a look at the attributes before each write.
+    maybe_set_id: AtomicBool,
+}
+
+impl OpenFile {
+    fn new(file: Arc<File>, access: Access) -> Arc<Self> {
+        let writable = AtomicBool::new(access == Access::Write);
+        Arc::new(Self { file, writable, maybe_set_id: AtomicBool::new(true) })
+    }
+
+    /// With a file that was opened meanwhile: one file has one open file, and is written through
+    /// all handles once it is through one.
+    fn merged(there: Option<Arc<Self>>, file: Arc<File>, access: Access) -> Arc<Self> {
+        match there.filter(|there| Arc::ptr_eq(&there.file, &file)) {
+            Some(there) => {
+                there.writable.fetch_or(access == Access::Write, Ordering::Relaxed);
+                there
+            }
+            None => Self::new(file, access),
+        }
+    }
+
+    /// With a file that was just made.
+    pub(in crate::fs) fn fresh(there: Option<Arc<Self>>, file: Arc<File>) -> Arc<Self> {
+        Self::merged(there, file, Access::Write)
+    }
+
+    pub(in crate::fs) fn allows(&self, access: Access) -> bool {
+        access == Access::Read || self.writable.load(Ordering::Relaxed)
+    }
+
+    /// The mode was changed.
+    pub(in crate::fs) fn mode_changed(&self) {
+        self.maybe_set_id.store(true, Ordering::Relaxed);
+    }
+
+    /// Clears what set-id bits a change of the content takes away, as write(2) and chown(2) have
+    /// it: the group's only where the group executes, as elsewhere it means something else.
+    pub(in crate::fs) fn apply(&self, privileges: Privileges) -> Result<(), FsError> {
+        if privileges == Privileges::Keep || !self.maybe_set_id.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if let Some(mode) = without_privileges(self.file.stat()?.mode) {
+            self.file.set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })?;
+        }
+        self.maybe_set_id.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// The mode without the set-id bits that a change of the content takes away; `None` if it has
+/// none.
+pub(in crate::fs) fn without_privileges(mode: u32) -> Option<u32> {
+    let group = if mode & GROUP_EXECUTES == 0 { 0 } else { SET_GID };
+    let left = mode & !(SET_UID | group);
+    (left != mode).then_some(left)
+}
+
+/// An open file of one opener.
+#[derive(Debug)]
+pub(in crate::fs) struct FileHandle {
+    inode: InodeId,
+    open: Arc<OpenFile>,
+    sync: Sync,
+}
+
+impl FileHandle {
+    fn file(&self) -> &File {
+        &self.open.file
+    }
+
+    /// Waits for what its opener asked each write to wait for.
+    fn settle(&self) -> Result<(), FsError> {
+        match self.sync {
+            Sync::No => Ok(()),
+            Sync::Data => Ok(self.file().sync(true)?),
+            Sync::All => Ok(self.file().sync(false)?),
+        }
+    }
+}
+
+impl Fs {
+    /// Opens a file. `flags.exclusive` means nothing here.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `NotFound` if it has no name left, `Stale` if what was known of it was wrong
+    /// and has to be asked again, and the store's.
+    pub fn open(&self, id: InodeId, flags: OpenFlags) -> Result<HandleId, FsError> {
+        let access = flags.access;
+        if access == Access::Write || flags.truncate {
+            self.must_be_writable()?;
+        }
+        let open = match self.inodes.share_open(id, |open| open.allows(access)) {
+            Some(open) => open,
+            None => {
+                let file =
+                    self.by_name(id, |dir, name| self.same_file(id, dir.open_file(name, access)?))?;
+                self.inodes.add_handle(id, |there| OpenFile::merged(there, file, access))
+            }
+        };
+        let handle = self.insert_file(id, open.clone(), flags.sync);
+        if flags.truncate
+            && let Err(error) = open.file.set_len(0)
+        {
+            self.release(handle)?;
+            return Err(error.into());
+        }
+        Ok(handle)
+    }
+
+    pub(in crate::fs) fn insert_file(
+        &self,
+        inode: InodeId,
+        open: Arc<OpenFile>,
+        sync: Sync,
+    ) -> HandleId {
+        self.handles.insert(Handle::File(FileHandle { inode, open, sync }))
+    }
+
+    /// Does something with the file of a handle.
+    fn with_file<T>(
+        &self,
+        handle: HandleId,
+        work: impl FnOnce(&FileHandle) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        match &*self.handles.get(handle)? {
+            Handle::File(file) => work(file),
+            Handle::Dir(_) => Err(FsError::IsDir),
+        }
+    }
+
+    /// The same, where the file is to be changed.
+    fn change_file<T>(
+        &self,
+        handle: HandleId,
+        privileges: Privileges,
+        work: impl FnOnce(&FileHandle) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        self.with_file(handle, |file| {
+            if !file.open.allows(Access::Write) {
+                return Err(FsError::BadHandle);
+            }
+            file.open.apply(privileges)?;
+            let done = work(file)?;
+            file.settle()?;
+            Ok(done)
+        })
+    }
+
+    /// Does something with the file of an inode, if it is open, and keeps it open meanwhile.
+    pub(in crate::fs) fn with_open<T>(
+        &self,
+        id: InodeId,
+        work: impl FnOnce(&OpenFile) -> Result<T, FsError>,
+    ) -> Option<Result<T, FsError>> {
+        let open = self.inodes.share_open(id, |_| true)?;
+        let done = work(&open);
+        let closed = self.close(id, &open);
+        Some(done.and_then(|done| closed.map(|()| done)))
+    }
+
+    /// One handle less: what it left uncommitted is committed, as nobody may come after it.
+    fn close(&self, id: InodeId, open: &OpenFile) -> Result<(), FsError> {
+        let committed = if open.file.is_dirty() { open.file.commit() } else { Ok(()) };
+        self.inodes.drop_handle(id);
+        Ok(committed?)
+    }
+
+    /// Up to `len` bytes from `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// `BadHandle`, damage, and the store's.
+    pub fn read(&self, handle: HandleId, offset: u64, len: usize) -> Result<Slice, FsError> {
+        self.with_file(handle, |file| Ok(file.file().read(offset, len)?))
+    }
+
+    /// Writes all of `data` at `offset`, also through a handle opened to append: the kernel gives
+    /// the offset there too, under its lock of the inode, and sends parts of one large write in
+    /// any order.
+    ///
+    /// # Errors
+    /// `BadHandle`, file too large, no space, damage of what is written over in part.
+    pub fn write(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        data: &[u8],
+        privileges: Privileges,
+    ) -> Result<(), FsError> {
+        self.change_file(handle, privileges, |file| Ok(file.file().write(offset, data)?))
+    }
+
+    /// Writes all of `data` at the end, wherever that is by then; gives the offset.
+    ///
+    /// # Errors
+    /// As [`Fs::write`].
+    pub fn append(&self, handle: HandleId, data: &[u8]) -> Result<u64, FsError> {
+        self.change_file(handle, Privileges::Keep, |file| Ok(file.file().append(data)?))
+    }
+
+    /// Reserves space, or makes a range zeros.
+    ///
+    /// # Errors
+    /// `Invalid` for no bytes, file too large, no space.
+    pub fn fallocate(
+        &self,
+        handle: HandleId,
+        mode: Allocate,
+        offset: u64,
+        len: u64,
+        privileges: Privileges,
+    ) -> Result<(), FsError> {
+        if len == 0 {
+            return Err(FsError::Invalid);
+        }
+        self.change_file(handle, privileges, |file| Ok(file.file().allocate(mode, offset, len)?))
+    }
+
+    /// Offset of the next data or hole from `offset` on.
+    ///
+    /// # Errors
+    /// `ENXIO` from the end of the file on.
+    pub fn lseek(&self, handle: HandleId, offset: u64, seek: Seek) -> Result<u64, FsError> {
+        self.with_file(handle, |file| Ok(file.file().seek(offset, seek)?))
+    }
+
+    /// Copies `len` bytes from one open file to another or the same; gives how many, fewer at
+    /// the end of the source.
+    ///
+    /// # Errors
+    /// `BadHandle`, `Invalid` if the ranges overlap in one file, and those of read and write.
+    pub fn copy_file_range(
+        &self,
+        source: (HandleId, u64),
+        target: (HandleId, u64),
+        len: u64,
+        privileges: Privileges,
+    ) -> Result<u64, FsError> {
+        self.with_file(source.0, |from| {
+            self.change_file(target.0, privileges, |to| {
+                let apart = source.1.abs_diff(target.1) >= len;
+                if from.inode == to.inode && !apart {
+                    return Err(FsError::Invalid);
+                }
+                Ok(from.file().copy_range(source.1, to.file(), target.1, len)?)
+            })
+        })
+    }
+
+    /// What close(2) waits for and gets the error of: everything written is with the store.
+    ///
+    /// # Errors
+    /// `BadHandle`, and what a commit gives.
+    pub fn flush(&self, handle: HandleId) -> Result<(), FsError> {
+        self.with_file(handle, |file| match file.file().is_dirty() {
+            true => Ok(file.file().commit()?),
+            false => Ok(()),
+        })
+    }
+
+    /// Returns when everything written survives a power cut; with [`Sync::Data`] attributes that
+    /// are not needed to read it back may not.
+    ///
+    /// # Errors
+    /// `BadHandle`, and what a commit or the disk gives.
+    pub fn fsync(&self, handle: HandleId, sync: Sync) -> Result<(), FsError> {
+        self.with_file(handle, |file| Ok(file.file().sync(sync == Sync::Data)?))
+    }
+
+    /// Closes a handle; nobody hears of an error any more, so it is logged.
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn release(&self, handle: HandleId) -> Result<(), FsError> {
+        if let Handle::File(file) = &*self.handles.remove(handle)?
+            && let Err(error) = self.close(file.inode, &file.open)
+        {
+            tracing::error!(inode = file.inode.0, %error, "changes were lost on close");
+        }
+        Ok(())
+    }
+}

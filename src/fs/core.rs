@@ -1,0 +1,232 @@
+//! The file system, and how it finds the object behind a number.
+
+use std::sync::Arc;
+
+use crate::file::{Dir, File, Kind, Stat, Volume};
+use crate::format::name::NAME_MAX;
+use crate::fs::dirs::OpenDirs;
+use crate::fs::error::FsError;
+use crate::fs::guard::NameGuards;
+use crate::fs::handles::Handles;
+use crate::fs::ids::{Attr, InodeId};
+use crate::fs::table::{Place, Table};
+
+/// How often an operation looks for its object again because somebody moved it meanwhile. A
+/// rename takes longer than to look, so that a second time is rare and a third one rarer.
+const ATTEMPTS: usize = 32;
+
+/// Directories below one another before a path counts as a circle, which only a walk that
+/// renames overtake can see.
+const DEPTH_MAX: usize = 1 << 16;
+
+/// A volume as a POSIX file system. All operations may be called from any thread.
+///
+/// Every [`Attr`] that an operation gives for a name (lookup, create, link and their like) counts
+/// as handing the inode out once, to be taken back by [`Fs::forget`].
+#[derive(Debug)]
+pub struct Fs {
+    pub(in crate::fs) volume: Arc<Volume>,
+    pub(in crate::fs) root: Dir,
+    pub(in crate::fs) inodes: Table,
+    pub(in crate::fs) dirs: OpenDirs,
+    pub(in crate::fs) guards: NameGuards,
+    pub(in crate::fs) handles: Handles,
+}
+
+impl Fs {
+    /// The file system of an open volume, with `root` as its root.
+    pub fn new(volume: Arc<Volume>, root: Dir) -> Arc<Self> {
+        Arc::new(Self {
+            volume,
+            root,
+            inodes: Table::new(),
+            dirs: OpenDirs::new(),
+            guards: NameGuards::new(),
+            handles: Handles::default(),
+        })
+    }
+
+    /// The volume behind it.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    /// How many inodes are known outside, the root not counted.
+    pub fn inode_count(&self) -> usize {
+        self.inodes.count()
+    }
+
+    /// How many files and directory streams are open.
+    pub fn handle_count(&self) -> usize {
+        self.handles.count()
+    }
+
+    /// Commits every file and lets go of all that is open and known, when nobody will ask again.
+    ///
+    /// # Errors
+    /// The first that a commit gave; all were tried.
+    pub fn finish(&self) -> Result<(), FsError> {
+        let committed = self.volume.commit_all();
+        self.handles.drain();
+        self.inodes.clear();
+        self.dirs.clear();
+        Ok(committed?)
+    }
+
+    /// Number of the inode with this lower number. The root's and 1 change places, so that the
+    /// root is 1 and no two inodes share a number.
+    pub(in crate::fs) fn id(&self, lower: u64) -> InodeId {
+        match lower {
+            lower if lower == self.root.ino() => InodeId::ROOT,
+            1 => InodeId(self.root.ino()),
+            lower => InodeId(lower),
+        }
+    }
+
+    pub(in crate::fs) fn lower(&self, id: InodeId) -> u64 {
+        self.id(id.0).0
+    }
+
+    /// # Errors
+    /// `ReadOnly`.
+    pub(in crate::fs) fn must_be_writable(&self) -> Result<(), FsError> {
+        if self.volume.read_only() { Err(FsError::ReadOnly) } else { Ok(()) }
+    }
+
+    /// The attributes of an inode that is known already.
+    pub(in crate::fs) fn attr(&self, stat: Stat) -> Attr {
+        let ino = self.id(stat.ino);
+        let settled = !self.inodes.open(ino).is_some_and(|open| open.file.is_dirty());
+        Attr { ino, generation: self.inodes.generation(ino), stat, settled }
+    }
+
+    /// The attributes of an inode that is handed out under a name.
+    pub(in crate::fs) fn hand_out(&self, parent: InodeId, name: &[u8], stat: Stat) -> Attr {
+        let ino = self.id(stat.ino);
+        if ino == InodeId::ROOT {
+            return Attr { ino, generation: 0, stat, settled: true };
+        }
+        let (generation, open) = self.inodes.know(ino, stat.kind, parent, name);
+        Attr { ino, generation, stat, settled: !open.is_some_and(|open| open.file.is_dirty()) }
+    }
+
+    /// The directory of that number, open.
+    ///
+    /// # Errors
+    /// `NotFound` if it was removed, `NotDir`, `Stale`, and the store's.
+    pub(in crate::fs) fn dir(&self, id: InodeId) -> Result<Dir, FsError> {
+        if id == InodeId::ROOT {
+            return Ok(self.root.clone());
+        }
+        if let Some(dir) = self.dirs.get(id) {
+            return Ok(dir);
+        }
+        for _ in 0..ATTEMPTS {
+            if let Some(dir) = self.reopen(id)? {
+                return Ok(dir);
+            }
+        }
+        Err(FsError::Stale)
+    }
+
+    /// Opens a directory, by the names of those above it that are not open. `None` if one of them
+    /// was moved meanwhile.
+    fn reopen(&self, id: InodeId) -> Result<Option<Dir>, FsError> {
+        let mut way: Vec<(InodeId, Place)> = Vec::new();
+        let mut next = id;
+        let mut dir = loop {
+            let open = if next == InodeId::ROOT { Some(self.root.clone()) } else { None };
+            if let Some(dir) = open.or_else(|| self.dirs.get(next)) {
+                break dir;
+            }
+            if way.len() == DEPTH_MAX {
+                return Ok(None);
+            }
+            let place = self.inodes.place(next).ok_or(FsError::NotFound)?;
+            if self.inodes.kind(next).is_some_and(|kind| kind != Kind::Dir) {
+                return Err(FsError::NotDir);
+            }
+            let above = place.parent;
+            way.push((next, place));
+            next = above;
+        };
+        for (id, place) in way.into_iter().rev() {
+            let moved = || !self.inodes.has_place(id, &place);
+            dir = match dir.open_dir(&place.name) {
+                Ok(dir) if dir.ino() == self.lower(id) => dir,
+                Err(_) | Ok(_) if moved() => return Ok(None),
+                Ok(_) => return Err(FsError::Stale),
+                Err(error) => return Err(error.into()),
+            };
+            self.dirs.insert(id, dir.clone());
+        }
+        Ok(Some(dir))
+    }
+
+    /// Does something with an inode by a name it has, which stays its name meanwhile.
+    ///
+    /// # Errors
+    /// `NotFound` if it has none, `Stale`, and those of `work`.
+    pub(in crate::fs) fn by_name<T>(
+        &self,
+        id: InodeId,
+        work: impl Fn(&Dir, &[u8]) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        for _ in 0..ATTEMPTS {
+            let place = self.inodes.place(id).ok_or(FsError::NotFound)?;
+            // Before the guard: opening it may need other names to be followed.
+            let dir = self.dir(place.parent)?;
+            let _names = self.guards.follow(place.parent);
+            if self.inodes.has_place(id, &place) {
+                return work(&dir, &place.name);
+            }
+        }
+        Err(FsError::Stale)
+    }
+
+    /// The attributes as the lower filesystem and the open file give them.
+    pub(in crate::fs) fn stat(&self, id: InodeId) -> Result<Stat, FsError> {
+        if id == InodeId::ROOT {
+            return Ok(self.root.stat()?);
+        }
+        if let Some(open) = self.inodes.open(id) {
+            return Ok(open.file.stat()?);
+        }
+        if let Some(held) = self.inodes.held(id) {
+            return Ok(held.stat()?);
+        }
+        if let Some(dir) = self.dirs.get(id) {
+            return Ok(dir.stat()?);
+        }
+        self.by_name(id, |dir, name| self.same(id, dir.lookup(name)?))
+    }
+
+    /// # Errors
+    /// `Stale` if these are another inode's: the store was changed from elsewhere.
+    pub(in crate::fs) fn same(&self, id: InodeId, stat: Stat) -> Result<Stat, FsError> {
+        if stat.ino == self.lower(id) { Ok(stat) } else { Err(FsError::Stale) }
+    }
+
+    /// # Errors
+    /// `Stale` if this is another inode's: the store was changed from elsewhere.
+    pub(in crate::fs) fn same_file(
+        &self,
+        id: InodeId,
+        file: Arc<File>,
+    ) -> Result<Arc<File>, FsError> {
+        if file.ino() == self.lower(id) { Ok(file) } else { Err(FsError::Stale) }
+    }
+}
+
+/// A name that may be made or looked for.
+///
+/// # Errors
+/// `NameTooLong` over 255 bytes; `Invalid` for none, `.`, `..`, and with a `/` or zero byte in it.
+pub(in crate::fs) fn checked(name: &[u8]) -> Result<&[u8], FsError> {
+    match name {
+        b"" | b"." | b".." => Err(FsError::Invalid),
+        name if name.len() > NAME_MAX => Err(FsError::NameTooLong),
+        name if name.contains(&b'/') || name.contains(&0) => Err(FsError::Invalid),
+        name => Ok(name),
+    }
+}

@@ -1,0 +1,25 @@
+//! The kernel's side: the only place that knows the FUSE protocol, through the crate `fuser`.
+//!
+//! | module    | holds                                                           |
+//! |-----------|-----------------------------------------------------------------|
+//! | `adapter` | one short method for each kernel request                        |
+//! | `convert` | between the kernel's types and ours                             |
+//! | `error`   | why a mount failed, and its exit code                           |
+//! | `helper`  | mounting without being root, through fusermount3                |
+//! | `mount`   | mounting, waiting, unmounting                                   |
+//! | `point`   | what is at a mountpoint                                         |
+//! | `request` | what the methods of the adapter have in common                  |
+//! | `umask`   | file mode creation masks of the callers                         |
+
+mod adapter;
+mod convert;
+mod error;
+mod helper;
+mod mount;
+mod point;
+mod request;
+mod umask;
+
+pub use error::MountError;
+pub use mount::{MountOptions, Mounted, Unmounter, mount};
+pub use point::{MountInfo, mount_at};

@@ -1,0 +1,344 @@
+//! Mounting a volume, waiting for its end, unmounting it.
+
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use fuser::{Config, Session, SessionACL};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::fs::Fs;
+use crate::fuse::adapter::Adapter;
+use crate::fuse::error::MountError;
+use crate::fuse::helper::{self, HelperError};
+use crate::fuse::point::{self, mount_at};
+use crate::fuse::umask;
+
+const DEVICE: &str = "/dev/fuse";
+/// Type of the mounted file system, as `mount` and `findmnt` show it: `fuse.` and this.
+const SUBTYPE: &str = "cmkfs";
+/// Threads that serve a mount, at most: each has room for a request of 1 MiB.
+const THREADS_MAX: usize = 32;
+/// Readahead of the mount, KiB, instead of the kernel's 128: a request of 1 MiB is opened by all
+/// cores at once, eight of 128 KiB by one core each at best.
+const READ_AHEAD_KIB: &str = "1024";
+
+/// How a volume is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a mount option of its own")]
+pub struct MountOptions {
+    /// Nothing can be changed through the mount.
+    pub read_only: bool,
+    /// Users other than the one who mounts may use it; needs root or `user_allow_other`.
+    pub allow_other: bool,
+    /// The kernel checks owner, mode and access control lists.
+    pub default_permissions: bool,
+    /// The mountpoint may have entries, or a file system mounted on it that is not FUSE.
+    pub allow_nonempty: bool,
+    /// Threads that serve the mount; 0 for one a core, and at least two.
+    pub threads: usize,
+    /// What is shown as mounted: the store.
+    pub fs_name: String,
+}
+
+impl MountOptions {
+    /// For everyone if root mounts, else for the user who does; permissions are checked.
+    pub fn new(fs_name: impl Into<String>) -> Self {
+        Self {
+            read_only: false,
+            allow_other: rustix::process::geteuid().is_root(),
+            default_permissions: true,
+            allow_nonempty: false,
+            threads: 0,
+            fs_name: fs_name.into(),
+        }
+    }
+
+    fn thread_count(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let wanted = if self.threads == 0 { cores().max(2) } else { self.threads };
+        wanted.min(THREADS_MAX)
+    }
+
+    fn acl(&self) -> SessionACL {
+        if self.allow_other { SessionACL::All } else { SessionACL::Owner }
+    }
+
+    /// The options that the kernel and the helper both know.
+    fn common(&self) -> String {
+        let mut text = String::new();
+        for (set, option) in
+            [(self.default_permissions, ",default_permissions"), (self.allow_other, ",allow_other")]
+        {
+            text += if set { option } else { "" };
+        }
+        text
+    }
+}
+
+/// A volume that is mounted and served. Dropped, it is taken out of the tree at once, and ends
+/// when the last file in it is closed.
+#[derive(Debug)]
+pub struct Mounted {
+    unmounter: Unmounter,
+    session: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// Unmounts a volume, from any thread.
+#[derive(Clone, Debug)]
+pub struct Unmounter {
+    path: PathBuf,
+    device: u64,
+}
+
+/// Mounts a file system and serves it on threads of its own; returns when the mount answers.
+///
+/// Set-user-id programs and devices of the volume mean nothing on the mount: modes are not
+/// authenticated, so whoever can write to the store could make one.
+///
+/// # Errors
+/// A [`MountError`]; nothing is mounted then.
+pub fn mount(
+    fs: Arc<Fs>,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> Result<Mounted, MountError> {
+    let path = point::checked(mountpoint, options.allow_nonempty)?;
+    let failed = |what| {
+        let path = path.clone();
+        move |error: io::Error| MountError::System { path, what, error }
+    };
+    let before = std::fs::metadata(&path).map_err(failed("looking at it"))?.dev();
+    let fd = attach(&path, options)?;
+    let undo = || drop(detach(&path));
+    let session = serve(fs, fd, options).map_err(|error| {
+        undo();
+        failed("greeting the kernel")(error)
+    })?;
+    // It is our own mount if it answers, with another device than before.
+    let device = match std::fs::metadata(&path) {
+        Ok(now) if now.dev() != before => now.dev(),
+        Ok(_) => {
+            undo();
+            let error = io::Error::other("what answers there is not the mount");
+            return Err(failed("asking the mount")(error));
+        }
+        Err(error) => {
+            undo();
+            return Err(failed("asking the mount")(error));
+        }
+    };
+    read_further_ahead(device);
+    Ok(Mounted { unmounter: Unmounter { path, device }, session: Some(session) })
+}
+
+/// Starts the threads that serve a mount; returns once the kernel and we know each other.
+fn serve(
+    fs: Arc<Fs>,
+    fd: OwnedFd,
+    options: &MountOptions,
+) -> io::Result<JoinHandle<io::Result<()>>> {
+    let adapter = Adapter::new(fs, options.default_permissions);
+    let mut config = Config::default();
+    config.acl = options.acl();
+    config.n_threads = Some(options.thread_count());
+    // A descriptor a thread is faster, but each has to open the device, which only root may do
+    // on some systems; the helper opened the one that we have.
+    config.clone_fd = OpenOptions::new().read(true).write(true).open(DEVICE).is_ok();
+    let acl = config.acl;
+    let (greeted, greeting) = mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name("cmkfs-session".into()).spawn(move || {
+        umask::prepare();
+        match Session::from_fd(adapter, fd, acl, config) {
+            Ok(session) => {
+                drop(greeted);
+                session.run()
+            }
+            Err(error) => {
+                greeted.send(error).map_err(|_| io::Error::other("nobody waits"))?;
+                Ok(())
+            }
+        }
+    })?;
+    match greeting.recv() {
+        Ok(error) => Err(error),
+        // The sender is gone without an error.
+        Err(mpsc::RecvError) => Ok(thread),
+    }
+}
+
+/// Mounts; gives the descriptor to serve the mount by.
+fn attach(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    if !Path::new(DEVICE).exists() {
+        return Err(MountError::NoDevice);
+    }
+    match attach_directly(path, options) {
+        Err(MountError::NotPermitted(direct)) => attach_by_helper(path, options, &direct),
+        attached => attached,
+    }
+}
+
+fn attach_directly(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    let not_permitted = |what: &str| MountError::NotPermitted(what.to_owned());
+    let failed = |what| move |error| MountError::System { path: path.into(), what, error };
+    let opened = OpenOptions::new().read(true).write(true).open(DEVICE);
+    let device = opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => not_permitted("/dev/fuse may not be opened"),
+        Some(libc::ENODEV | libc::ENXIO) => MountError::NoDevice,
+        _ => failed("opening /dev/fuse")(error),
+    })?;
+    let (fd, common) = (device.as_raw_fd(), options.common());
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    let text = format!("fd={fd},rootmode=40000,user_id={user},group_id={group}{common}");
+    let text = CString::new(text).expect("digits and names of options");
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    if options.read_only {
+        flags |= MountFlags::RDONLY;
+    }
+    let kind = format!("fuse.{SUBTYPE}");
+    match rustix::mount::mount(&*options.fs_name, path, kind, flags, &*text) {
+        Ok(()) => Ok(device.into()),
+        Err(Errno::PERM | Errno::ACCESS) => Err(not_permitted("this process lacks CAP_SYS_ADMIN")),
+        Err(Errno::NODEV) => Err(MountError::NoDevice),
+        Err(error) => Err(failed("mount(2)")(error.into())),
+    }
+}
+
+fn attach_by_helper(
+    path: &Path,
+    options: &MountOptions,
+    direct: &str,
+) -> Result<OwnedFd, MountError> {
+    let mode = if options.read_only { "ro" } else { "rw" };
+    let (name, common) = (helper::escaped(&options.fs_name), options.common());
+    let text = format!("{mode},nosuid,nodev,fsname={name},subtype={SUBTYPE}{common}");
+    helper::mount(path, &text).map_err(|error| match error {
+        HelperError::Absent => MountError::NotPermitted(format!(
+            "{direct}, and fusermount3 is not installed: mount as root, give the container \
+             CAP_SYS_ADMIN, or install the package fuse3"
+        )),
+        HelperError::Refused(said) if said.contains("user_allow_other") => {
+            MountError::NotPermitted(
+                "other users may use a mount only if root mounts it or /etc/fuse.conf has the \
+                 line user_allow_other: add it, or mount without allow_other"
+                    .into(),
+            )
+        }
+        HelperError::Refused(said) => {
+            MountError::NotPermitted(format!("{direct}, and fusermount3 says: {said}"))
+        }
+        HelperError::System(error) => {
+            MountError::System { path: path.into(), what: "running fusermount3", error }
+        }
+    })
+}
+
+/// Best effort: where it is not allowed, reading is slower.
+fn read_further_ahead(device: u64) {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&file, READ_AHEAD_KIB) {
+        tracing::debug!(file, %error, "readahead stays as it is");
+    }
+}
+
+/// Takes what is mounted out of the tree, even if it is in use.
+fn detach(path: &Path) -> io::Result<()> {
+    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    by_helper_if_needed(rustix::mount::unmount(path, flags), path, true)
+}
+
+fn by_helper_if_needed(unmounted: Result<(), Errno>, path: &Path, lazily: bool) -> io::Result<()> {
+    match unmounted {
+        Err(Errno::PERM) => helper::unmount(path, lazily).map_err(|error| match error {
+            HelperError::Absent => Errno::PERM.into(),
+            HelperError::Refused(said) if said.contains("busy") => Errno::BUSY.into(),
+            HelperError::Refused(said) => io::Error::other(said),
+            HelperError::System(error) => error,
+        }),
+        unmounted => Ok(unmounted?),
+    }
+}
+
+impl Unmounter {
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it still is, with nothing mounted over it.
+    ///
+    /// # Errors
+    /// The system's, where `/proc` can't be read.
+    pub fn is_mounted(&self) -> io::Result<bool> {
+        let ours = (rustix::fs::major(self.device), rustix::fs::minor(self.device));
+        Ok(mount_at(&self.path)?.is_some_and(|mount| mount.device == ours))
+    }
+
+    /// Unmounts; nothing to do if it is not mounted any more.
+    ///
+    /// # Errors
+    /// `EBUSY` while files in it are open; others of the system's.
+    pub fn unmount(&self) -> io::Result<()> {
+        if !self.is_mounted()? {
+            return Ok(());
+        }
+        let unmounted = rustix::mount::unmount(&self.path, UnmountFlags::NOFOLLOW);
+        by_helper_if_needed(unmounted, &self.path, false)
+    }
+
+    /// Takes it out of the tree also while files in it are open; those stay usable, and the
+    /// session ends when the last of them is closed.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn detach(&self) -> io::Result<()> {
+        if self.is_mounted()? { detach(&self.path) } else { Ok(()) }
+    }
+}
+
+impl Mounted {
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.unmounter.path()
+    }
+
+    /// To unmount it from another thread while this one waits.
+    pub fn unmounter(&self) -> Unmounter {
+        self.unmounter.clone()
+    }
+
+    /// See [`Unmounter::unmount`].
+    ///
+    /// # Errors
+    /// `EBUSY` while files in it are open; others of the system's.
+    pub fn unmount(&self) -> io::Result<()> {
+        self.unmounter.unmount()
+    }
+
+    /// Returns when it was unmounted, from anywhere, and everything is committed.
+    ///
+    /// # Errors
+    /// The session's, if it ended otherwise.
+    pub fn wait(mut self) -> io::Result<()> {
+        let session = self.session.take().expect("taken here only");
+        session.join().map_err(|_| io::Error::other("the thread of the session panicked"))?
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.session.is_some()
+            && let Err(error) = self.unmounter.detach()
+        {
+            tracing::warn!(%error, "can't unmount");
+        }
+    }
+}

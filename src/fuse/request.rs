@@ -1,0 +1,116 @@
+//! What the methods of the adapter have in common: how a request is guarded, what the kernel is
+//! asked for, how an answer becomes a reply.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use fuser::{
+    Errno, FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyAttr, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyXattr, Request,
+};
+
+use crate::fs::{Access, Attr, Creator, FsError, HandleId, Privileges, Sync};
+use crate::fuse::convert::{TTL, errno, file_attr, generation, ttl};
+
+/// Bytes of the largest request. Linux gives at most 256 pages unless told otherwise.
+const REQUEST_LEN_MAX: u32 = 1 << 20;
+/// Requests that readahead and direct I/O may have under way.
+const BACKGROUND_MAX: u16 = 64;
+
+/// Asks the kernel for what it can do and we want; `checks` if it checks permissions.
+pub(in crate::fuse) fn settle(config: &mut KernelConfig, checks: bool) {
+    // HANDLE_KILLPRIV_V2: clearing set-id bits is ours, for which the kernel does without
+    // asking for security.capability before each write. ATOMIC_O_TRUNC is not asked for, so
+    // a truncating open is an open and a change of the size. AUTO_INVAL_DATA is not either:
+    // a new mtime does not mean new data from elsewhere.
+    let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
+        | InitFlags::FUSE_DO_READDIRPLUS
+        | InitFlags::FUSE_READDIRPLUS_AUTO
+        | InitFlags::FUSE_ASYNC_DIO
+        | InitFlags::FUSE_CACHE_SYMLINKS
+        | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+    if checks {
+        // Access control lists count only where the kernel checks; with a default list the
+        // umask does not, which the lower filesystem decides.
+        wanted |= InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
+    }
+    let offered = config.capabilities() & wanted;
+    config.add_capabilities(offered).expect("only what the kernel offers");
+    config.set_max_write(REQUEST_LEN_MAX).expect("below the limit of fuser");
+    config.set_max_background(BACKGROUND_MAX).expect("not zero");
+}
+
+/// A panic is a bug, but must not end the thread that serves the mount: the request gets `EIO`,
+/// because its reply is dropped unanswered, and the log says which operation it was.
+pub(in crate::fuse) fn guarded(operation: &'static str, work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        tracing::error!(operation, "a request ended in a panic and got EIO: please report it");
+    }
+}
+
+pub(in crate::fuse) fn handle(handle: FileHandle) -> HandleId {
+    HandleId(handle.0)
+}
+
+pub(in crate::fuse) fn creator(request: &Request) -> Creator {
+    Creator { uid: request.uid(), gid: request.gid() }
+}
+
+/// Whether the caller loses set-id bits by changing content; root has the capability not to.
+pub(in crate::fuse) fn privileges(request: &Request) -> Privileges {
+    if request.uid() == 0 { Privileges::Keep } else { Privileges::Drop }
+}
+
+pub(in crate::fuse) fn sync(data_only: bool) -> Sync {
+    if data_only { Sync::Data } else { Sync::All }
+}
+
+/// Nobody changes a file behind the kernel's back, so its pages stay valid; and who only reads
+/// has nothing to flush.
+pub(in crate::fuse) fn fopen_flags(access: Access) -> FopenFlags {
+    match access {
+        Access::Read => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+        Access::Write => FopenFlags::FOPEN_KEEP_CACHE,
+    }
+}
+
+pub(in crate::fuse) fn give_entry(reply: ReplyEntry, done: Result<Attr, FsError>) {
+    match done {
+        Ok(attr) => reply.entry_with_ttls(&ttl(&attr), &TTL, &file_attr(&attr), generation(&attr)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(in crate::fuse) fn give_attr(reply: ReplyAttr, done: Result<Attr, FsError>) {
+    match done {
+        Ok(attr) => reply.attr(&ttl(&attr), &file_attr(&attr)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(in crate::fuse) fn give_nothing(reply: ReplyEmpty, done: Result<(), FsError>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(in crate::fuse) fn give_opened(
+    reply: ReplyOpen,
+    done: Result<HandleId, FsError>,
+    flags: FopenFlags,
+) {
+    match done {
+        Ok(opened) => reply.opened(FileHandle(opened.0), flags),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// Of a value, what xattr(7) calls ask: its size, or all of it if it fits.
+pub(in crate::fuse) fn give_value(reply: ReplyXattr, done: Result<Vec<u8>, FsError>, room: u32) {
+    match done.map(|value| (u32::try_from(value.len()).unwrap_or(u32::MAX), value)) {
+        Ok((len, _)) if room == 0 => reply.size(len),
+        Ok((len, _)) if len > room => reply.error(Errno::ERANGE),
+        Ok((_, value)) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}

@@ -1,0 +1,187 @@
+//! Directories by plaintext names: every length of a name, renames of all kinds, links, and what
+//! is left in the stored directory when everything is gone.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/volume.rs"]
+mod volume;
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use cmkfs::file::{Access, Dir, FileError, Kind, NodeKind, RenameMode, XattrMode};
+use rustix::io::Errno;
+use volume::{ME, Throwaway};
+
+fn names(dir: &Dir) -> BTreeSet<Vec<u8>> {
+    dir.entries().unwrap().into_iter().map(|entry| entry.name).collect()
+}
+
+fn stored_count(throwaway: &Throwaway) -> usize {
+    fs::read_dir(throwaway.path().join("tree")).unwrap().count()
+}
+
+fn put(dir: &Dir, name: &[u8], content: &[u8]) {
+    let (file, _) = dir.create_file(name, ME, 0o644).unwrap();
+    file.write(0, content).unwrap();
+    file.commit().unwrap();
+}
+
+fn get(dir: &Dir, name: &[u8]) -> Vec<u8> {
+    let file = dir.open_file(name, Access::Read).unwrap();
+    file.read(0, 1 << 20).unwrap().to_vec()
+}
+
+#[test]
+fn names_of_every_length_and_any_bytes() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    let mut wanted = BTreeSet::new();
+    for len in 1..=255 {
+        wanted.insert(vec![b'n'; len]);
+    }
+    for byte in (1..=255).filter(|byte| *byte != b'/') {
+        wanted.insert(vec![byte, b'x', byte]);
+    }
+    for name in &wanted {
+        put(&root, name, name);
+    }
+    let root = throwaway.open().root().unwrap();
+    assert_eq!(names(&root), wanted);
+    for name in &wanted {
+        assert_eq!(&get(&root, name), name);
+        root.unlink(name).unwrap();
+    }
+    // Nothing but the marker is left: no sidecar either.
+    assert_eq!(stored_count(&throwaway), 1);
+    assert_eq!(root.create_file(&[b'n'; 256], ME, 0o644).unwrap_err(), FileError::NameTooLong);
+}
+
+#[test]
+fn renames_of_every_kind() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    let long = |fill| vec![fill; 250];
+    for (one, two) in
+        [(b"a".to_vec(), b"b".to_vec()), (long(b'a'), long(b'b')), (long(b'c'), vec![b'd'])]
+    {
+        root.make_dir(b"dir", ME, 0o755).unwrap();
+        let dir = root.open_dir(b"dir").unwrap();
+        put(&root, &one, b"one");
+        put(&dir, &two, b"two");
+        let no = root.rename(&one, &dir, &two, RenameMode::NoReplace);
+        assert_eq!(no, Err(FileError::Sys(Errno::EXIST)));
+        root.rename(&one, &dir, &two, RenameMode::Exchange).unwrap();
+        assert_eq!((get(&root, &one), get(&dir, &two)), (b"two".to_vec(), b"one".to_vec()));
+        root.rename(&one, &dir, &two, RenameMode::Replace).unwrap();
+        assert_eq!(get(&dir, &two), b"two");
+        assert_eq!(root.lookup(&one), Err(FileError::Sys(Errno::NOENT)));
+        dir.rename(&two, &root, &one, RenameMode::NoReplace).unwrap();
+        assert_eq!(names(&dir), BTreeSet::new());
+        root.unlink(&one).unwrap();
+        root.remove_dir(b"dir").unwrap();
+        assert_eq!(stored_count(&throwaway), 1);
+    }
+}
+
+#[test]
+fn directories_replace_only_empty_ones() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    for name in [&b"full"[..], b"empty", b"source"] {
+        root.make_dir(name, ME, 0o755).unwrap();
+    }
+    put(&root.open_dir(b"full").unwrap(), b"file", b"x");
+    put(&root.open_dir(b"source").unwrap(), b"moved", b"y");
+    let over = |name| root.rename(b"source", &root, name, RenameMode::Replace);
+    assert_eq!(over(b"full"), Err(FileError::Sys(Errno::NOTEMPTY)));
+    assert_eq!(names(&root.open_dir(b"full").unwrap()).len(), 1);
+    over(b"empty").unwrap();
+    assert_eq!(get(&root.open_dir(b"empty").unwrap(), b"moved"), b"y");
+    assert_eq!(names(&root).len(), 2);
+    assert_eq!(root.remove_dir(b"full"), Err(FileError::Sys(Errno::NOTEMPTY)));
+    put(&root, b"file", b"z");
+    assert_eq!(root.remove_dir(b"file"), Err(FileError::Sys(Errno::NOTDIR)));
+    assert_eq!(root.unlink(b"empty"), Err(FileError::Sys(Errno::ISDIR)));
+}
+
+#[test]
+fn hard_links_share_one_open_file() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    put(&root, b"one", b"first");
+    assert_eq!(root.link(b"two", &root, b"one").unwrap().nlink, 2);
+    let one = root.open_file(b"one", Access::Write).unwrap();
+    let two = root.open_file(b"two", Access::Read).unwrap();
+    one.write(0, b"FIRST and more").unwrap();
+    assert_eq!(&*two.read(0, 100).unwrap(), b"FIRST and more");
+    assert_eq!(root.lookup(b"two").unwrap().size, 14);
+    root.unlink(b"one").unwrap();
+    one.commit().unwrap();
+    drop((one, two));
+    assert_eq!(get(&root, b"two"), b"FIRST and more");
+}
+
+#[test]
+fn links_of_every_length() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    let links = throwaway.path().join("links");
+    for len in [1, 100, 3038, 3039, 3040, 4095] {
+        let target = vec![b't'; len];
+        let stat = root.make_symlink(b"link", &target, ME).unwrap();
+        assert_eq!((stat.kind, stat.size), (Kind::Symlink, len as u64));
+        assert_eq!(root.read_link(b"link").unwrap(), target);
+        root.rename(b"link", &root, b"other", RenameMode::Replace).unwrap();
+        assert_eq!(root.read_link(b"other").unwrap(), target);
+        root.unlink(b"other").unwrap();
+        assert_eq!(fs::read_dir(&links).unwrap().count(), 0, "{len}");
+    }
+    let long = root.make_symlink(b"link", &[b't'; 4096], ME);
+    assert_eq!(long.unwrap_err(), FileError::NameTooLong);
+}
+
+#[test]
+fn special_files_are_what_they_are() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    let kinds = [(NodeKind::Fifo, Kind::Fifo), (NodeKind::Socket, Kind::Socket)];
+    for (node, kind) in kinds {
+        assert_eq!(root.make_node(b"node", node, ME, 0o640).unwrap().kind, kind);
+        assert_eq!(root.lookup(b"node").unwrap().mode, 0o640);
+        assert_eq!(root.open_file(b"node", Access::Read).unwrap_err(), open_error(kind));
+        root.unlink(b"node").unwrap();
+    }
+}
+
+/// A socket can't be opened at all; a FIFO can, and is no file.
+fn open_error(kind: Kind) -> FileError {
+    if kind == Kind::Socket { FileError::Sys(Errno::NXIO) } else { FileError::Invalid }
+}
+
+#[test]
+fn attributes_of_every_owner() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    root.make_dir(b"dir", ME, 0o755).unwrap();
+    put(&root, b"file", b"x");
+    let long = [b"user.".as_slice(), &[b'n'; 250]].concat();
+    for name in [None, Some(&b"dir"[..]), Some(b"file")] {
+        for attribute in [&b"user.a"[..], b"trusted.b", &long] {
+            let missing = root.set_xattr(name, attribute, b"v", XattrMode::Replace);
+            assert_eq!(missing, Err(FileError::NoAttribute));
+            root.set_xattr(name, attribute, b"v", XattrMode::Create).unwrap();
+            let twice = root.set_xattr(name, attribute, b"w", XattrMode::Create);
+            assert_eq!(twice, Err(FileError::Sys(Errno::EXIST)));
+            assert_eq!(root.get_xattr(name, attribute).unwrap(), b"v");
+            root.set_xattr(name, attribute, b"", XattrMode::Any).unwrap();
+            assert_eq!(root.get_xattr(name, attribute).unwrap(), b"");
+        }
+        assert_eq!(root.list_xattr(name).unwrap().len(), 3);
+        root.remove_xattr(name, b"user.a").unwrap();
+        assert_eq!(root.get_xattr(name, b"user.a"), Err(FileError::NoAttribute));
+        assert_eq!(root.list_xattr(name).unwrap().len(), 2);
+        let odd = root.set_xattr(name, b"system.odd", b"", XattrMode::Any);
+        assert_eq!(odd, Err(FileError::NotSupported));
+    }
+}
