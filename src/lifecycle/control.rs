@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Sender, SyncSender};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,8 @@ pub struct Asked {
     pub mountpoint: Option<PathBuf>,
     /// Takes the answer, once: after the commit that follows the unmount.
     pub answer: SyncSender<Result<(), VerbError>>,
+    /// Disconnected once the answer has gone out: the process must not end before.
+    pub written: Receiver<()>,
 }
 
 /// The listening socket; its file is removed when the session ends.
@@ -181,7 +183,13 @@ fn serve<E: From<super::session::Event>>(
                 Response::Done
             }
             Request::Thaw => Response::Done,
-            Request::Unmount { mountpoint } => unmount(mountpoint, shared, events),
+            Request::Unmount { mountpoint } => {
+                let (written, until_written) = mpsc::sync_channel(0);
+                let response = unmount(mountpoint, until_written, shared, events);
+                write_line(&mut writer, &response)?;
+                drop(written);
+                continue;
+            }
         };
         write_line(&mut writer, &response)?;
     }
@@ -218,11 +226,12 @@ fn frozen(
 
 fn unmount<E: From<super::session::Event>>(
     mountpoint: Option<PathBuf>,
+    written: Receiver<()>,
     shared: &Shared,
     events: &Sender<E>,
 ) -> Response {
     let (answer, answers) = mpsc::sync_channel(1);
-    let asked = Asked { mountpoint, answer };
+    let asked = Asked { mountpoint, answer, written };
     if events.send(super::session::Event::Asked(asked).into()).is_err() {
         return gone(shared);
     }

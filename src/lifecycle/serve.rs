@@ -2,7 +2,7 @@
 //! request over its socket, and on a plain umount(8).
 
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
 
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
@@ -14,7 +14,7 @@ use crate::lifecycle::process::raise_file_limit;
 use crate::lifecycle::report::Report;
 use crate::lifecycle::request::MountRequest;
 use crate::lifecycle::session::{Event, Session};
-use crate::limits::DETACH_WAIT;
+use crate::limits::{CONTROL_WAIT, DETACH_WAIT};
 
 #[derive(Debug)]
 enum Happened {
@@ -123,5 +123,8 @@ fn commit(session: &Session) {
 fn answer(request: &Asked, result: Result<(), VerbError>) {
     if request.answer.try_send(result).is_err() {
         tracing::warn!("nobody waits for the answer to an unmount");
+    }
+    if request.written.recv_timeout(CONTROL_WAIT) == Err(RecvTimeoutError::Timeout) {
+        tracing::warn!("the answer to an unmount does not go out");
     }
 }
