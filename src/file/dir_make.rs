@@ -17,6 +17,8 @@ use crate::store::{
 
 const SET_ID_BITS: u32 = 0o6000;
 const SET_GID: u32 = 0o2000;
+const OWNER_BITS: u32 = 0o700;
+const MODE_BITS: u32 = 0o7777;
 
 impl Dir {
     fn writable(&self) -> Result<(), FileError> {
@@ -24,7 +26,8 @@ impl Dir {
     }
 
     /// What makes a new object the creator's. The disk has given a set-group-id directory's group
-    /// already; a change of owner clears set-id bits, so the mode comes after it.
+    /// already, and `mode`, in which umask and access control list have their part; a change of
+    /// owner clears set-id bits, so the mode comes after it.
     fn ownership(&self, creator: Creator, mode: u32) -> Result<Option<SetAttr>, FileError> {
         if !self.volume().gives_away || (creator.uid == 0 && creator.gid == 0) {
             return Ok(None);
@@ -53,12 +56,12 @@ impl Dir {
         let volume = self.volume();
         let blob = self.lower().create_file(&stored, mode)?;
         let finish = || {
-            if let Some(ownership) = self.ownership(creator, mode)? {
+            let made = rustix::fs::fstat(&blob)?;
+            if let Some(ownership) = self.ownership(creator, made.st_mode & MODE_BITS)? {
                 ownership.apply_to(&blob)?;
             }
-            let ino = rustix::fs::fstat(&blob)?.st_ino;
-            let file =
-                volume.open_with(ino, || Ok(open::fresh(&volume.keys, blob, volume.block_size)))?;
+            let fresh = || Ok(open::fresh(&volume.keys, blob, volume.block_size));
+            let file = volume.open_with(made.st_ino, fresh)?;
             // The header now: a lower file without one would not open after a crash.
             file.commit()?;
             let stat = file.stat()?;
@@ -89,7 +92,8 @@ impl Dir {
         let stored = self.stored(name)?;
         self.lower().make_node(&stored, kind, mode)?;
         let finish = || {
-            if let Some(ownership) = self.ownership(creator, mode)? {
+            let made = self.lower().stat(stored.object())?.st_mode & MODE_BITS;
+            if let Some(ownership) = self.ownership(creator, made)? {
                 self.lower().set_attr(stored.object(), &ownership)?;
             }
             self.stat_stored(stored.object())
@@ -111,10 +115,11 @@ impl Dir {
             let mut id = DirId([0; 16]);
             getrandom::fill(&mut id.0).expect("the system gives random bytes");
             lower.write_marker(&self.volume().keys.new_marker(id))?;
-            // Making it may have lent its owner bits, or the disk may have given it a group.
-            let made = lower.stat_self()?.st_mode;
-            let mode = mode | made & SET_GID;
-            let mode = (made & 0o7777 != mode).then_some(mode);
+            // Making it may have lent its owner bits. The rest of the mode is as the disk made
+            // it: umask, access control list and group of the directory have their part in it.
+            let made = lower.stat_self()?.st_mode & MODE_BITS;
+            let lent = OWNER_BITS & !mode;
+            let mode = (made & lent != 0).then_some(made & !lent);
             let ownership = self.ownership(creator, 0)?.unwrap_or_default();
             SetAttr { mode, ..ownership }.apply_to(&lower)?;
             self.stat_stored(stored.object())
