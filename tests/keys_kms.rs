@@ -1,219 +1,25 @@
 //! Volume keys under a real KMS server over HTTP, each case in a process of its own with the
 //! environment that a user would set. What the emulator does not do as AWS does, the proxy answers.
 
+mod keys_lab;
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
-use std::{env, fs};
 
-use cmkfs::format::{Slot, VolumeId};
-use cmkfs::keys::{self, Context, KeySource};
-use serde::{Deserialize, Serialize};
+use cmkfs::format::Slot;
+use rustix::net;
 use serde_json::{Value, json};
 
-use support::moto::{Moto, REGION};
-use support::proxy::{Fault, Proxy};
-
-const VOLUME: &str = "000102030405060708090a0b0c0d0e0f";
-/// Names the file with a [`Step`] for the child; its [`Outcome`] goes beside it.
-const STEP: &str = "CMKFS_TEST_STEP";
-/// The child's line on standard output once its outcome is there.
-const READY: &str = "outcome written\n";
-
-/// What a child process is to do.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Step {
-    volume: String,
-    pairs: BTreeMap<String, String>,
-    /// For `create` the source, for `open` the one to use instead of the recorded one.
-    source: Option<String>,
-    /// `None` to create.
-    slots: Option<Vec<Slot>>,
-}
-
-/// What came of it.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Outcome {
-    /// Derived from the volume key: equal for equal keys.
-    mark: String,
-    slot: Option<Slot>,
-    key_id: String,
-    exit_code: u8,
-    error: String,
-    /// Everything that was logged, at `trace`.
-    log: String,
-}
-
-impl Outcome {
-    #[track_caller]
-    fn passed(&self) -> &Self {
-        assert_eq!((self.exit_code, self.error.as_str()), (0, ""), "{}", self.log);
-        self
-    }
-
-    /// Panics unless it failed so; each of `wanted` is in the message.
-    #[track_caller]
-    fn failed(&self, exit_code: u8, wanted: &[&str]) {
-        assert_eq!(self.exit_code, exit_code, "{}", self.error);
-        for part in wanted {
-            assert!(self.error.contains(part), "wanted {part:?} in: {}", self.error);
-        }
-        assert!(self.mark.is_empty());
-    }
-}
-
-/// An emulator, a proxy before it, a key, and the environment of the children.
-struct Lab {
-    moto: Arc<Moto>,
-    proxy: Proxy,
-    arn: String,
-    env: BTreeMap<&'static str, String>,
-    pairs: BTreeMap<String, String>,
-}
-
-impl Lab {
-    fn new() -> Self {
-        let moto = Moto::shared();
-        let proxy = Proxy::start(moto.address());
-        let arn = moto.new_key();
-        let env = BTreeMap::from([
-            ("AWS_ENDPOINT_URL_KMS", proxy.url()),
-            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
-            ("AWS_REGION", REGION.to_owned()),
-            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
-        ]);
-        let pairs = BTreeMap::from([("team".to_owned(), "vision".to_owned())]);
-        Self { moto, proxy, arn, env, pairs }
-    }
-
-    fn create(&self, source: &str) -> Outcome {
-        self.run(&Step {
-            volume: VOLUME.to_owned(),
-            pairs: self.pairs.clone(),
-            source: Some(source.to_owned()),
-            slots: None,
-        })
-    }
-
-    /// A volume under the lab's key.
-    fn made(&self) -> Outcome {
-        let made = self.create(&format!("kms:{}", self.arn));
-        made.passed();
-        made
-    }
-
-    fn open(&self, slot: &Slot) -> Outcome {
-        self.run(&self.opening(slot))
-    }
-
-    fn opening(&self, slot: &Slot) -> Step {
-        Step {
-            volume: VOLUME.to_owned(),
-            pairs: self.pairs.clone(),
-            source: None,
-            slots: Some(vec![slot.clone()]),
-        }
-    }
-
-    fn run(&self, step: &Step) -> Outcome {
-        self.run_and_look(step, |_| ())
-    }
-
-    /// Runs the step in a child with the lab's environment and nothing else that the SDK reads;
-    /// calls `look` with the child's process id while the child still holds the key.
-    fn run_and_look(&self, step: &Step, look: impl FnOnce(u32)) -> Outcome {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("step");
-        fs::write(&path, serde_json::to_vec(step).expect("JSON")).expect("written");
-        let mut child = Command::new(env::current_exe().expect("this program"))
-            .args(["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
-            .env_clear()
-            .envs(&self.env)
-            .env("HOME", dir.path())
-            .env(STEP, &path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("started");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        if lines.by_ref().map_while(Result::ok).any(|line| line.contains(READY.trim_end())) {
-            look(child.id());
-        }
-        drop(child.stdin.take());
-        lines.for_each(drop);
-        let status = child.wait().expect("own child");
-        assert!(status.success(), "{status}: its error output is above");
-        let outcome = fs::read(outcome_path(&path)).expect("left by the child");
-        serde_json::from_slice(&outcome).expect("an outcome")
-    }
-}
-
-fn outcome_path(step: &Path) -> std::path::PathBuf {
-    step.with_extension("outcome")
-}
-
-/// Where a child's log goes.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic while held").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use keys_lab::{Lab, Step, VOLUME, times_in_memory};
+use support::proxy::Fault;
 
 #[test]
 #[ignore = "the other tests run it, as a child process"]
 fn child() {
-    let path = env::var_os(STEP).expect("started by another test");
-    let step: Step = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
-
-    let volume_id: VolumeId = step.volume.parse().unwrap();
-    let context = Context { volume_id, pairs: &step.pairs };
-    let source: Option<KeySource> = step.source.map(|source| source.parse().unwrap());
-    let result = match &step.slots {
-        None => keys::create(source.as_ref().unwrap(), &context)
-            .map(|(key, slot)| (key, slot, String::new())),
-        Some(slots) => keys::open(slots, source.as_ref(), &context)
-            .map(|opened| (opened.key, None, opened.key_id)),
-    };
-    let mut kept = None;
-    let mut outcome = match result {
-        Ok((key, slot, key_id)) => {
-            let mark = data_encoding::HEXLOWER.encode(key.derive("mark").expose());
-            kept = Some(key);
-            Outcome { mark, slot, key_id, ..Outcome::default() }
-        }
-        Err(error) => {
-            Outcome { exit_code: error.exit_code(), error: error.to_string(), ..Outcome::default() }
-        }
-    };
-    outcome.log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    fs::write(outcome_path(Path::new(&path)), serde_json::to_vec(&outcome).unwrap()).unwrap();
-    io::stdout().write_all(READY.as_bytes()).unwrap();
-    // The parent may look at this process now, until it closes the pipe.
-    io::stdin().read_to_end(&mut Vec::new()).unwrap();
-    drop(kept);
+    keys_lab::child();
 }
 
 #[test]
@@ -332,8 +138,8 @@ fn a_disabled_key_and_one_pending_deletion_are_told_apart() {
     let lab = Lab::new();
     let slot = lab.made().slot.unwrap();
     for (code, said) in [
-        ("DisabledException", format!("{} is disabled.", lab.arn)),
-        ("KMSInvalidStateException", format!("{} is pending deletion.", lab.arn)),
+        ("DisabledException", format!("{} is disabled", lab.arn)),
+        ("KMSInvalidStateException", format!("{} is pending deletion", lab.arn)),
     ] {
         let before = lab.proxy.calls().len();
         lab.proxy.fault("Decrypt", Fault::error(code, &said));
@@ -387,8 +193,11 @@ fn statement(error: &str) -> Value {
 fn nobody_listening_is_unreachable_and_named() {
     let mut lab = Lab::new();
     let slot = lab.made().slot.unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("http://{free}");
+    // Bound, so that no other test gets the port, and not listening.
+    let kept = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None).unwrap();
+    net::bind(&kept, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = SocketAddr::try_from(net::getsockname(&kept).unwrap()).unwrap();
+    let url = format!("http://{address}");
     lab.env.insert("AWS_ENDPOINT_URL_KMS", url.clone());
     for outcome in [lab.open(&slot), lab.create(&format!("kms:{}", lab.arn))] {
         outcome.failed(26, &[&url, "refused", "AWS_ENDPOINT_URL_KMS", "network isolation"]);
@@ -525,22 +334,6 @@ fn the_key_is_in_memory_once_and_its_text_nowhere() {
     };
     let made = lab.run_and_look(&create, look);
     lab.run_and_look(&lab.opening(made.passed().slot.as_ref().unwrap()), look).passed();
-}
-
-/// How often `wanted` stands in the writable memory of a child process.
-fn times_in_memory(pid: u32, wanted: &[u8]) -> usize {
-    let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("a child's memory");
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a child's map");
-    let mut times = 0;
-    for line in maps.lines().filter(|line| line.contains(" rw")) {
-        let (start, end) = line.split_once(' ').expect("columns").0.split_once('-').expect("range");
-        let [start, end] = [start, end].map(|at| u64::from_str_radix(at, 16).expect("hexadecimal"));
-        let mut bytes = vec![0; usize::try_from(end - start).expect("64 bits")];
-        if memory.read_exact_at(&mut bytes, start).is_ok() {
-            times += bytes.windows(wanted.len()).filter(|window| *window == wanted).count();
-        }
-    }
-    times
 }
 
 /// One slot under a key file and one under KMS: KMS is not asked as long as the file is there.

@@ -236,7 +236,7 @@ fn a_thousand_names_are_listed_once_each_while_others_come_and_go() {
 fn an_open_file_is_used_after_its_name_is_gone() {
     let world = World::new();
     let path = world.path("f");
-    let mut file = OpenOptions::new().create(true).read(true).write(true).open(&path).unwrap();
+    let mut file = OpenOptions::new().create_new(true).read(true).write(true).open(&path).unwrap();
     file.write_all(&pattern(50_000)).unwrap();
     fs::remove_file(&path).unwrap();
     fs::write(&path, "another").unwrap();
@@ -265,7 +265,7 @@ fn an_open_file_is_used_after_its_name_is_gone() {
 fn ranges_attributes_and_copies_reach_the_volume() {
     let mut world = World::new();
     let path = world.path("f");
-    let file = OpenOptions::new().create(true).read(true).write(true).open(&path).unwrap();
+    let file = OpenOptions::new().create_new(true).read(true).write(true).open(&path).unwrap();
     file.write_all_at(&pattern(200_000), 0).unwrap();
     let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     rustix::fs::fallocate(&file, punch, 32768, 65536).unwrap();

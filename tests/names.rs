@@ -185,3 +185,17 @@ fn attributes_of_every_owner() {
         assert_eq!(odd, Err(FileError::NotSupported));
     }
 }
+
+#[test]
+fn a_directory_has_the_mode_that_was_asked_for_under_the_mask() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+    for mode in [0o777, 0o755, 0o000, 0o070, 0o1777, 0o500] {
+        let stat = root.make_dir(b"dir", ME, mode).unwrap();
+        assert_eq!(stat.mode, mode & !0o027, "{mode:o}");
+        root.open_dir(b"dir").unwrap();
+        root.remove_dir(b"dir").unwrap();
+    }
+    rustix::process::umask(before);
+}

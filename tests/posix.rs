@@ -11,7 +11,7 @@ mod volume;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cmkfs::file::VolumeOptions;
 use cmkfs::fs::{
@@ -441,24 +441,24 @@ fn an_inode_is_never_taken_for_another_while_names_change_hands() {
     let ids: Vec<InodeId> = (0..2)
         .map(|index| world.file(ROOT, &format!("f{index}"), &index.to_string()).ino)
         .collect();
-    let done = AtomicBool::new(false);
+    let working = AtomicUsize::new(ids.len());
     std::thread::scope(|scope| {
-        let (world, done, ids) = (&world, &done, &ids);
+        let (world, working) = (&world, &working);
         scope.spawn(move || {
-            for _ in 0..300 {
+            while working.load(Ordering::Acquire) > 0 {
                 assert_eq!(world.rename((ROOT, "f0"), (ROOT, "f1"), RenameMode::Exchange), 0);
             }
-            done.store(true, Ordering::Release);
         });
         for (index, id) in ids.iter().enumerate() {
             scope.spawn(move || {
-                while !done.load(Ordering::Acquire) {
+                for _ in 0..300 {
                     assert_eq!(world.content(*id), index.to_string());
                     let mode = 0o600 + index as u32;
                     let set = SetAttr { mode: Some(mode), ..SetAttr::default() };
                     let attr = world.fs.setattr(*id, &Change::of(set)).unwrap();
                     assert_eq!((attr.ino, attr.stat.mode), (*id, mode));
                 }
+                working.fetch_sub(1, Ordering::Release);
             });
         }
     });

@@ -5,7 +5,7 @@ use std::fs;
 use cmkfs::sys::protect_process;
 
 fn status_line(name: &str) -> String {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let status = fs::read_to_string("/proc/self/status").expect("own status");
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap_or_else(|| panic!("{name} in /proc/self/status")).trim().to_owned()
 }

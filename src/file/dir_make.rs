@@ -17,7 +17,7 @@ use crate::store::{
 
 const SET_ID_BITS: u32 = 0o6000;
 const SET_GID: u32 = 0o2000;
-const OWNER_BITS: u32 = 0o700;
+const OWNER_ALL: u32 = 0o700;
 const MODE_BITS: u32 = 0o7777;
 
 impl Dir {
@@ -114,12 +114,16 @@ impl Dir {
         let finish = || {
             let mut id = DirId([0; 16]);
             getrandom::fill(&mut id.0).expect("the system gives random bytes");
+            // The creator's mask, or a default access control list, has had its say; what its
+            // owner was lent so that the marker can be written goes again.
+            let made = lower.stat_self()?.st_mode & 0o7777;
+            let lent = SetAttr { mode: Some(made | OWNER_ALL), ..SetAttr::default() };
+            if made & OWNER_ALL != OWNER_ALL {
+                lent.apply_to(&lower)?;
+            }
             lower.write_marker(&self.volume().keys.new_marker(id))?;
-            // Making it may have lent its owner bits. The rest of the mode is as the disk made
-            // it: umask, access control list and group of the directory have their part in it.
-            let made = lower.stat_self()?.st_mode & MODE_BITS;
-            let lent = OWNER_BITS & !mode;
-            let mode = (made & lent != 0).then_some(made & !lent);
+            let wanted = made & !(OWNER_ALL & !mode);
+            let mode = (wanted != made | OWNER_ALL).then_some(wanted);
             let ownership = self.ownership(creator, 0)?.unwrap_or_default();
             SetAttr { mode, ..ownership }.apply_to(&lower)?;
             self.stat_stored(stored.object())

@@ -69,8 +69,8 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
 /// The system's, where `/proc` can't be read.
 pub fn mount_at(path: &Path) -> io::Result<Option<MountInfo>> {
     let text = std::fs::read("/proc/self/mountinfo")?;
-    let mounts = text.split(|byte| *byte == b'\n').filter_map(MountInfo::parse);
-    Ok(mounts.filter(|mount| mount.path == path).last())
+    let mut mounts = text.rsplit(|byte| *byte == b'\n').filter_map(MountInfo::parse);
+    Ok(mounts.find(|mount| mount.path == path))
 }
 
 /// The mountpoint as an absolute path, if a volume may be mounted there.

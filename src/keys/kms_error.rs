@@ -97,7 +97,8 @@ impl KmsFailure {
             Self::Denied => "wanted a policy that allows it",
             Self::Unusable => {
                 "wanted an enabled symmetric key of usage ENCRYPT_DECRYPT: enable it or cancel \
-                 its deletion (aws kms enable-key, cancel-key-deletion), or name another by --key"
+                 its deletion (aws kms enable-key, cancel-key-deletion); only a new volume can \
+                 take another key"
             }
             Self::Mismatch => {
                 "wanted the wrapped key and the encryption context as they were at init: \
@@ -117,7 +118,9 @@ impl KmsFailure {
             }
             Self::NoCredentials => {
                 "wanted AWS credentials: run with a role, or set AWS_PROFILE, or \
-                 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a profile of IAM Identity \
+                 Center or with credential_process: \
+                 eval \"$(aws configure export-credentials --format env)\""
             }
             Self::NoRegion => "wanted a region: set AWS_REGION, or name the key by its ARN",
             Self::BadCredentials => {
@@ -126,7 +129,7 @@ impl KmsFailure {
             Self::Throttled => {
                 "wanted capacity: try again later, or raise the account's KMS request quota"
             }
-            Self::Other => "try again; if it stays, look up the code in the KMS API reference",
+            Self::Other => "wanted a key; try again, and if it stays see the KMS API reference",
         }
     }
 }
@@ -164,6 +167,9 @@ impl fmt::Display for KmsError {
     }
 }
 
+/// What else may answer.
+const PROXY: &str = "check what answers at that address, KMS, a proxy or another server";
+
 /// Cause and text of a failed call. The text is built from codes and messages only: an answer's
 /// body is never in it, since a body that could not be read may hold a key.
 pub(super) fn classify<E>(error: &SdkError<E, HttpResponse>) -> (KmsFailure, String)
@@ -174,21 +180,27 @@ where
         SdkError::ServiceError(answer) => {
             let status = answer.raw().status().as_u16();
             let Some(code) = answer.err().code() else {
-                return (KmsFailure::Other, format!("HTTP status {status} without an error code"));
+                let found = format!("HTTP status {status} without an error code of KMS: {PROXY}");
+                return (KmsFailure::Other, found);
             };
-            let message = answer.err().message().unwrap_or("no message");
+            let message = answer.err().message().unwrap_or_default().trim_end_matches('.');
+            let message = if message.is_empty() { "no message" } else { message };
             (KmsFailure::of_code(code), format!("{code}: {message}"))
         }
         SdkError::ResponseError(answer) => {
             let status = answer.raw().status().as_u16();
-            (KmsFailure::Other, format!("an answer of HTTP status {status} that is not of KMS"))
+            (KmsFailure::Other, format!("HTTP status {status} and no answer of KMS: {PROXY}"))
         }
         SdkError::TimeoutError(_) => (KmsFailure::Unreachable, "no answer in time".to_owned()),
         SdkError::DispatchFailure(failure) if failure.is_timeout() => {
             (KmsFailure::Unreachable, "no connection or answer in time".to_owned())
         }
         SdkError::DispatchFailure(failure) => {
-            let text = failure.as_connector_error().map_or_else(String::new, |e| causes(e));
+            let mut text = failure.as_connector_error().map_or_else(String::new, |e| causes(e));
+            if text.contains("certificate") || text.contains("UnknownIssuer") {
+                text += " (trusted are the system's certificates, package ca-certificates, or \
+                         those in SSL_CERT_FILE; AWS_CA_BUNDLE is not read)";
+            }
             let user = failure.is_user();
             (if user { KmsFailure::Other } else { KmsFailure::Unreachable }, text)
         }

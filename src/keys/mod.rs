@@ -1,12 +1,12 @@
 //! Where a volume's key comes from. A volume key is 32 random bytes; each [`Slot`] of `volume.json`
 //! holds it wrapped by one provider, and any one slot opens the volume.
 //!
-//! | source        | `provider` | `key` of the slot  | wraps the volume key by                       |
-//! |---------------|------------|--------------------|-----------------------------------------------|
-//! | `local[:F]`   | `local`    | path of the file   | AES-256-GCM-SIV under the file's 32 bytes     |
-//! | `file:F`      | `file`     | path of the file   | the same; the file is the customer's own      |
-//! | `kms:ID`      | `kms`      | ARN of the KMS key | KMS, which makes it: `GenerateDataKey`        |
-//! | `transient`   | no slot    |                    | not at all: gone with the process             |
+//! | source      | `provider` | `key` of the slot  | wraps the volume key by                 |
+//! |-------------|------------|--------------------|-----------------------------------------|
+//! | `local[:F]` | `local`    | path of the file   | AES-256-GCM-SIV under the file's bytes  |
+//! | `file:F`    | `file`     | path of the file   | the same; the file is the customer's    |
+//! | `kms:ID`    | `kms`      | ARN of the KMS key | KMS, which makes it: `GenerateDataKey`  |
+//! | `transient` | no slot    |                    | nothing: it ends with the process       |
 //!
 //! Every wrapping is bound to the same encryption context, [`Context`]. Making a volume and opening
 //! one cost one KMS call each. A slot is a claim by whoever wrote the store: a key that came out of

@@ -139,6 +139,7 @@ impl Attempt<'_> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
     use super::*;
@@ -186,6 +187,28 @@ mod tests {
         assert_eq!(opened.key.expose(), made.secret.expose());
         assert_eq!((opened.slot, opened.provider.as_str()), (1, "local"));
         assert_eq!(opened.key_id, made.slot.key);
+    }
+
+    /// The worked bytes of FORMAT.md.
+    #[test]
+    fn the_slot_in_the_format_document_opens() {
+        let wrapped =
+            "sLGys7S1tre4ubq7+tsi4ZV5fj1/bbDH468sPgpL3wHXJd+k2ATsYn1vbZCWKINpBPjz87BeWZ9HNmUZ";
+        assert!(include_str!("../format/FORMAT.md").contains(wrapped));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, (0xe0..=0xff).collect::<Vec<u8>>()).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let slot = Slot {
+            id: 1,
+            provider: "file".to_owned(),
+            key: path.to_str().unwrap().to_owned(),
+            wrapped: wrapped.to_owned(),
+        };
+        let pairs = BTreeMap::from([("team".to_owned(), "vision".to_owned())]);
+        let volume_id = "404142434445464748494a4b4c4d4e4f".parse().unwrap();
+        let opened = open(&[slot], None, &Context { volume_id, pairs: &pairs }).unwrap();
+        assert_eq!(opened.key.expose().to_vec(), (0x00..0x20).collect::<Vec<u8>>());
     }
 
     #[test]

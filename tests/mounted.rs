@@ -1,0 +1,336 @@
+//! The real program on a real mount: sizes, concurrency, memory, signals, damage, a full disk.
+//! Needs `/dev/fuse` and root; fails without.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking, and its lengths are small"
+)]
+
+#[path = "support/mount.rs"]
+mod mount;
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::process::Command;
+
+use mount::{Mount, is_mounted};
+
+fn pattern(len: usize, fill: u8) -> Vec<u8> {
+    (0..len).map(|at| fill.wrapping_add((at % 251) as u8)).collect()
+}
+
+#[test]
+fn a_hundred_thousand_files_in_one_directory() {
+    let mount = Mount::new(&[]);
+    let count = 100_000;
+    for n in 0..count {
+        File::create(mount.at(format!("file-{n:06}"))).unwrap();
+    }
+    let list = || -> BTreeSet<String> {
+        let entries = fs::read_dir(mount.point()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert_eq!(list().len(), count);
+    mount.remount();
+    let listed = list();
+    assert_eq!(listed.len(), count);
+    assert!(listed.contains("file-000000") && listed.contains("file-099999"));
+    assert_eq!(fs::metadata(mount.at("file-050000")).unwrap().len(), 0);
+    for n in 0..count {
+        fs::remove_file(mount.at(format!("file-{n:06}"))).unwrap();
+    }
+    assert!(list().is_empty());
+    let left = fs::read_dir(mount.store().join("tree")).unwrap().count();
+    assert_eq!(left, 1, "the marker alone is left in the store");
+}
+
+#[test]
+fn names_of_255_bytes_and_of_any_bytes() {
+    let mount = Mount::new(&[]);
+    let names = [vec![b'x'; 255], vec![0xFF; 255], vec![b'y'; 161], b"\xFE\x01 \n".to_vec()];
+    for name in &names {
+        fs::write(mount.at(OsStr::from_bytes(name)), name).unwrap();
+    }
+    mount.remount();
+    for name in &names {
+        assert_eq!(&fs::read(mount.at(OsStr::from_bytes(name))).unwrap(), name);
+    }
+    let long = File::create(mount.at(OsStr::from_bytes(&[b'x'; 256]))).unwrap_err();
+    assert_eq!(long.raw_os_error(), Some(libc::ENAMETOOLONG));
+}
+
+#[test]
+fn a_sparse_file_of_ten_gibibytes() {
+    let mount = Mount::new(&[]);
+    let path = mount.at("big");
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+    let (dense, end) = (pattern(5 << 20, 3), 10_u64 << 30);
+    for at in [0, 4 << 30, end - dense.len() as u64] {
+        file.write_all_at(&dense, at).unwrap();
+    }
+    file.sync_all().unwrap();
+    drop(file);
+    mount.remount();
+    let meta = fs::metadata(&path).unwrap();
+    assert_eq!(meta.len(), end);
+    assert!(meta.blocks() * 512 < 24 << 20, "{} bytes are stored", meta.blocks() * 512);
+    let file = File::open(&path).unwrap();
+    let mut read = vec![0; dense.len()];
+    for at in [0, 4 << 30, end - dense.len() as u64] {
+        file.read_exact_at(&mut read, at).unwrap();
+        assert!(read == dense, "{at}");
+    }
+    file.read_exact_at(&mut read, 7 << 30).unwrap();
+    assert!(read.iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_dense_file_of_one_gibibyte_stays_within_the_memory_bound() {
+    let mount = Mount::new(&["--cache-size", "64M"]);
+    let chunk = pattern(1 << 20, 7);
+    let mut file = File::create(mount.at("stream")).unwrap();
+    for n in 0..1024_u32 {
+        file.write_all(&n.to_le_bytes()).unwrap();
+        file.write_all(&chunk[4..]).unwrap();
+    }
+    file.sync_all().unwrap();
+    drop(file);
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    let mut file = File::open(mount.at("stream")).unwrap();
+    let mut read = vec![0; 1 << 20];
+    for n in 0..1024_u32 {
+        file.read_exact(&mut read).unwrap();
+        assert!(read[..4] == n.to_le_bytes() && read[4..] == chunk[4..], "MiB {n}");
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", mount.daemon())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak_kib < 200 << 10, "the daemon had {peak_kib} KiB resident");
+}
+
+#[test]
+fn readers_and_writers_at_once_see_whole_records() {
+    let mount = Mount::new(&[]);
+    let (path, records, len) = (mount.at("shared"), 64_u64, 24_000_u64);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+    file.set_len(records * len).unwrap();
+    std::thread::scope(|scope| {
+        for writer in 0..4_u64 {
+            let file = &file;
+            scope.spawn(move || {
+                for round in 0..40_u8 {
+                    for record in (writer..records).step_by(4) {
+                        let data = vec![round.wrapping_add(record as u8); len as usize];
+                        file.write_all_at(&data, record * len).unwrap();
+                    }
+                }
+            });
+        }
+        for reader in 0..3_u64 {
+            let path = &path;
+            scope.spawn(move || {
+                let file = File::open(path).unwrap();
+                let mut byte = [0; 4096];
+                for n in 0..2000 {
+                    let record = (n * 7 + reader) % records;
+                    let at = record * len + (n * 4096) % (len - 4096);
+                    file.read_exact_at(&mut byte, at).unwrap();
+                    // A page of one record: bytes of it that some round wrote, or zeros before.
+                    let base = byte[0].wrapping_sub(record as u8);
+                    assert!(base < 40 || byte[0] == 0, "{record} {}", byte[0]);
+                }
+            });
+        }
+    });
+    mount.remount();
+    let bytes = fs::read(&path).unwrap();
+    for record in 0..records {
+        let part = &bytes[(record * len) as usize..((record + 1) * len) as usize];
+        assert!(part.iter().all(|byte| *byte == 39_u8.wrapping_add(record as u8)), "{record}");
+    }
+}
+
+#[test]
+fn appends_of_many_processes_lose_no_line() {
+    let mount = Mount::new(&[]);
+    mount.sh(r#"
+        for writer in 1 2 3 4 5 6 7 8; do
+            sh -c 'n=0; while [ $n -lt 200 ]; do echo "$2 $n" >> "$1/log"; n=$((n + 1)); done' \
+                sh "$1" "$writer" &
+        done
+        wait
+    "#);
+    let text = fs::read_to_string(mount.at("log")).unwrap();
+    let lines: BTreeSet<_> = text.lines().collect();
+    assert_eq!((text.lines().count(), lines.len()), (1600, 1600));
+}
+
+#[test]
+fn mapped_memory_shared_and_private() {
+    let mount = Mount::new(&[]);
+    fs::write(mount.at("mapped"), pattern(300_000, 1)).unwrap();
+    mount.python(
+        r#"
+import mmap, os, sys
+path = sys.argv[1] + "/mapped"
+with open(path, "r+b") as file:
+    shared = mmap.mmap(file.fileno(), 0)
+    private = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    private[100:107] = b"private"
+    shared[200_000:200_006] = b"shared"
+    assert os.pread(file.fileno(), 6, 200_000) == b"shared"
+    os.pwrite(file.fileno(), b"written", 250_000)
+    assert shared[250_000:250_007] == b"written"
+    shared.flush()
+    shared.close()
+    private.close()
+"#,
+    );
+    mount.remount();
+    let mut wanted = pattern(300_000, 1);
+    wanted[200_000..200_006].copy_from_slice(b"shared");
+    wanted[250_000..250_007].copy_from_slice(b"written");
+    assert!(fs::read(mount.at("mapped")).unwrap() == wanted);
+}
+
+#[test]
+fn sigterm_and_plain_umount_end_the_daemon_with_everything_stored() {
+    let mount = Mount::new(&[]);
+    for (round, script) in ["kill -TERM $(cat pid)", "umount mount"].iter().enumerate() {
+        let name = format!("file-{round}");
+        fs::write(mount.at(&name), pattern(100_000, 9)).unwrap();
+        let script = script.replace("$(cat pid)", &mount.daemon().to_string());
+        let script = script.replace(" mount", &format!(" {}", mount.point().display()));
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+        // At once: it has to wait for the daemon that is about to leave.
+        wait_until_gone(&mount);
+        mount.mount();
+        assert!(fs::read(mount.at(&name)).unwrap() == pattern(100_000, 9), "{script}");
+    }
+}
+
+/// SIGTERM is asynchronous: waits until the mountpoint is free, which the kernel tells by a
+/// change of the mount table.
+fn wait_until_gone(mount: &Mount) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let table = File::open("/proc/self/mountinfo").unwrap();
+    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+    for _ in 0..20 {
+        if !is_mounted(&mount.point()) {
+            return;
+        }
+        poll(&mut [PollFd::new(&table, PollFlags::PRI)], Some(&second)).unwrap();
+    }
+    panic!("still mounted after 20 seconds");
+}
+
+#[test]
+fn damage_is_an_input_output_error_and_the_mount_lives_on() {
+    let mount = Mount::new(&[]);
+    fs::write(mount.at("good"), pattern(50_000, 1)).unwrap();
+    fs::write(mount.at("bad"), pattern(50_000, 2)).unwrap();
+    let ino = fs::metadata(mount.at("bad")).unwrap().ino();
+    mount.umount();
+    let stored = fs::read_dir(mount.store().join("tree")).unwrap().map(|entry| entry.unwrap());
+    let stored = stored.into_iter().find(|entry| entry.metadata().unwrap().ino() == ino).unwrap();
+    let lower = OpenOptions::new().write(true).open(stored.path()).unwrap();
+    lower.write_all_at(b"x", 16384 + 20_000).unwrap();
+    mount.mount();
+    let bad = File::open(mount.at("bad")).unwrap();
+    let mut page = [0; 4096];
+    let error = bad.read_exact_at(&mut page, 20_480).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    bad.read_exact_at(&mut page, 40_960).unwrap();
+    assert_eq!(page[..], pattern(50_000, 2)[40_960..45_056]);
+    assert!(fs::read(mount.at("good")).unwrap() == pattern(50_000, 1));
+    assert_eq!(fs::metadata(mount.at("bad")).unwrap().len(), 50_000);
+    fs::rename(mount.at("bad"), mount.at("worse")).unwrap();
+    fs::remove_file(mount.at("worse")).unwrap();
+    assert!(mount.status().to_string().contains("damages"));
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_harms_nothing_older() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().to_owned();
+    let mut disk = Command::new("mount");
+    disk.args(["-t", "tmpfs", "-o", "size=24m", "none"]).arg(&path);
+    assert!(disk.status().unwrap().success());
+    {
+        let mount = Mount::in_dir(root, &[]);
+        fs::write(mount.at("older"), pattern(1 << 20, 1)).unwrap();
+        let mut file = File::create(mount.at("larger")).unwrap();
+        let chunk = pattern(1 << 20, 2);
+        let error = (0..64).find_map(|_| file.write_all(&chunk).err());
+        let error = error.or_else(|| file.sync_all().err()).unwrap();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+        drop(file);
+        assert!(fs::read(mount.at("older")).unwrap() == pattern(1 << 20, 1));
+        fs::remove_file(mount.at("larger")).unwrap();
+        fs::write(mount.at("newer"), pattern(1 << 20, 3)).unwrap();
+        mount.remount();
+        assert!(fs::read(mount.at("older")).unwrap() == pattern(1 << 20, 1));
+        assert!(fs::read(mount.at("newer")).unwrap() == pattern(1 << 20, 3));
+        mount.umount();
+        assert!(Command::new("umount").arg("-l").arg(&path).status().unwrap().success());
+    }
+}
+
+#[test]
+fn other_users_have_what_their_permissions_allow() {
+    let mount = Mount::new(&[]);
+    mount.sh(r#"
+        chmod 1777 "$1"
+        as() { setpriv --reuid "$1" --regid "$1" --clear-groups sh -euc "$3" sh "$2"; }
+        chmod 755 "$(dirname "$1")"
+        as 65534 "$1" 'umask 077; echo mine > "$1/private"; mkdir "$1/dir"'
+        test "$(stat -c %u:%a "$1/private")" = 65534:600
+        test "$(stat -c %u:%a "$1/dir")" = 65534:700
+        if as 1 "$1" 'cat "$1/private"' 2> /dev/null; then exit 9; fi
+        if as 1 "$1" 'rm -f "$1/private"' 2> /dev/null; then exit 10; fi
+        test "$(as 65534 "$1" 'cat "$1/private"')" = mine
+        chgrp 1 "$1/dir" && chmod 2770 "$1/dir"
+        as 1 "$1" 'echo ours > "$1/dir/shared"; mkdir "$1/dir/sub"'
+        test "$(stat -c %u:%g "$1/dir/shared")" = 1:1
+        test "$(stat -c %a "$1/dir/sub")" = 2755
+    "#);
+}
+
+#[test]
+fn an_ordinary_user_mounts_through_fusermount3() {
+    let root = tempfile::tempdir().unwrap();
+    let script = r#"
+        # /dev/fuse is for everybody on usual systems; here it is made so for this script alone.
+        mknod "$1/fuse" c 10 229 && chmod 666 "$1/fuse" && mount --bind "$1/fuse" /dev/fuse
+        mkdir "$1/user" && chown 65534:65534 "$1/user" && chmod 755 "$1"
+        cp "$2" "$1/cmkfs"
+        setpriv --reuid 65534 --regid 65534 --clear-groups sh -euc '
+            export HOME="$1/user" XDG_DATA_HOME="$1/user/data" XDG_RUNTIME_DIR="$1/user/run"
+            export XDG_STATE_HOME="$1/user/state"
+            cd "$1/user" && mkdir point
+            "$1/cmkfs" init store
+            "$1/cmkfs" mount store point
+            echo hello > point/file
+            chmod 444 point/file && test "$(cat point/file)" = hello
+            install -m 200 /dev/null point/write-only && echo x >> point/write-only
+            mkdir point/dir && mv point/file point/dir/moved && ln -s dir/moved point/link
+            "$1/cmkfs" umount point
+            "$1/cmkfs" mount store point
+            test "$(cat point/link)" = hello
+            "$1/cmkfs" umount point
+        ' sh "$1"
+    "#;
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-euc", script, "sh"])
+        .arg(root.path())
+        .arg(mount::CMKFS)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{} {text}", output.status);
+}
