@@ -29,6 +29,9 @@ fn a_mount_shows_what_it_is_and_ends_by_umount_of_anybody() {
     assert_eq!(shown.kind, "fuse.cmkfs");
     assert_eq!(shown.source, world.disk.path().to_str().unwrap());
     assert_eq!(fs::metadata(world.point.path()).unwrap().ino(), 1);
+    let (major, minor) = shown.device;
+    let read_ahead = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    assert_eq!(fs::read_to_string(read_ahead).unwrap().trim(), "1024");
     fs::write(world.path("f"), "x").unwrap();
     let status = Command::new("umount").arg(world.point.path()).status().unwrap();
     assert!(status.success());

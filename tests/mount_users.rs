@@ -20,6 +20,7 @@ use std::process::Command;
 use cmkfs::fs::Fs;
 use cmkfs::fuse::{MountOptions, mount, mount_at};
 use rustix::fs::XattrFlags;
+use rustix::mount::UnmountFlags;
 use served::{World, errno, options, pattern, serve};
 
 #[test]
@@ -171,6 +172,30 @@ fn mountpoints_that_are_taken_or_missing_are_refused() {
     let (full, text) = code(other.path());
     assert_eq!(full, 32);
     assert!(text.contains("file"), "{text}");
+}
+
+/// As after SIGKILL of the daemon: a forced unmount of what is in use cuts the connection only.
+#[test]
+fn a_mount_whose_daemon_is_gone_is_told_and_taken_away() {
+    let mut world = World::new();
+    let busy = File::create(world.path("f")).unwrap();
+    let forced = rustix::mount::unmount(world.point.path(), UnmountFlags::FORCE);
+    assert_eq!(forced, Err(rustix::io::Errno::BUSY));
+    let mounted = world.mounted.take().unwrap();
+    let unmounter = mounted.unmounter();
+    mounted.wait().unwrap();
+    assert_eq!(errno(fs::metadata(world.point.path())), libc::ENOTCONN);
+    let volume = world.disk.open();
+    let root = volume.root().unwrap();
+    let refused = mount(Fs::new(volume, root), world.point.path(), &options(&world.disk));
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.exit_code(), 31);
+    assert!(refused.to_string().contains("has died"), "{refused}");
+    unmounter.detach().unwrap();
+    drop(busy);
+    assert!(!unmounter.is_mounted().unwrap());
+    world.mount_again();
+    assert!(world.path("f").exists());
 }
 
 /// What an ordinary user does: `fusermount3` mounts, and nobody else gets in.

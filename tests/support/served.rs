@@ -58,6 +58,10 @@ impl World {
     /// Unmounted, and mounted again with other keys in memory and nothing cached.
     pub fn again(&mut self) {
         self.unmount();
+        self.mount_again();
+    }
+
+    pub fn mount_again(&mut self) {
         let (fs, mounted) = serve(&self.disk, self.point.path(), &options(&self.disk));
         (self.fs, self.mounted) = (fs, Some(mounted));
     }
