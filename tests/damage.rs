@@ -337,6 +337,41 @@ fn a_name_from_another_directory_is_not_shown() {
 }
 
 #[test]
+fn a_link_in_the_place_of_a_file_leads_nowhere() {
+    use std::os::unix::fs::PermissionsExt;
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    let (file, stat) = root.create_file(b"file", ME, 0o644).unwrap();
+    drop(file);
+    let host = throwaway.path().join("host");
+    fs::write(&host, b"of the host").unwrap();
+    fs::set_permissions(&host, fs::Permissions::from_mode(0o600)).unwrap();
+    let path = all_by_ino(&throwaway, stat.ino);
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&host, &path).unwrap();
+    let set = cmkfs::file::SetAttr { mode: Some(0o777), uid: Some(1), ..Default::default() };
+    assert!(root.set_attr(b"file", &set).is_err());
+    assert!(root.open_file(b"file", Access::Write).is_err());
+    assert!(root.truncate(b"file", 0).is_err());
+    let meta = fs::metadata(&host).unwrap();
+    assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read(&host).unwrap(), b"of the host");
+}
+
+#[test]
+fn a_directory_that_lost_its_marker_can_be_removed() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    root.make_dir(b"dir", ME, 0o755).unwrap();
+    let entries = fs::read_dir(throwaway.path().join("tree")).unwrap();
+    let dir = entries.map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
+    fs::remove_file(dir.join("dir.cmkfs")).unwrap();
+    assert!(matches!(root.open_dir(b"dir"), Err(FileError::Damaged(_))));
+    root.remove_dir(b"dir").unwrap();
+    assert!(root.entries().unwrap().is_empty());
+}
+
+#[test]
 fn a_damaged_file_can_be_looked_at_renamed_and_removed() {
     let throwaway = Throwaway::new(4096);
     let root = throwaway.open().root().unwrap();

@@ -1,6 +1,8 @@
 //! The worked bytes of FORMAT.md, against the code. They were made by another program, so they
 //! hold the text and the code to the same format.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use aes_gcm_siv::aead::AeadInOut;
 use aes_gcm_siv::{Aes256GcmSiv, KeyInit};
 use cmkfs::cipher::{

@@ -59,6 +59,11 @@ impl BlockCache {
         found
     }
 
+    /// Whether the block is here. Counts as no use of it.
+    pub(in crate::file) fn has(&self, key: Key) -> bool {
+        self.shard(key).blocks.contains(&key)
+    }
+
     /// Keeps a block, at the cost of those not used for longest.
     pub(in crate::file) fn put(&self, key: Key, plain: Plain, counters: &Counters) {
         let len = plain.len();

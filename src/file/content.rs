@@ -20,8 +20,8 @@ use crate::store::Blob;
 
 /// Dirty blocks of one file before they are stored ahead of the commit: 1 MiB at 16 KiB.
 const DIRTY_BLOCKS_MAX: usize = 64;
-/// Blocks of one file known to be cached before "all of them" is assumed.
-const CACHED_KNOWN_MAX: usize = 1024;
+/// Blocks of one file that may be cached before those that are not any more are looked for.
+const CACHED_SWEEP_MIN: usize = 1024;
 
 /// One open stored file, however many handles it has.
 #[derive(Debug)]
@@ -33,7 +33,14 @@ pub struct File {
     state: RwLock<State>,
     latched: AtomicBool,
     /// Blocks that may be in the cache, to be forgotten when the file is closed.
-    cached: Mutex<BTreeSet<u64>>,
+    cached: Mutex<Cached>,
+}
+
+#[derive(Debug)]
+struct Cached {
+    blocks: BTreeSet<u64>,
+    /// At this many, those that were evicted are struck off.
+    sweep_at: usize,
 }
 
 /// Bytes that were read. Zeroed on drop.
@@ -63,7 +70,8 @@ impl File {
         let number = volume.next_file_number();
         volume.counters.files_open.add(1);
         let state = RwLock::new(state);
-        let cached = Mutex::default();
+        let cached = Cached { blocks: BTreeSet::new(), sweep_at: CACHED_SWEEP_MIN };
+        let cached = Mutex::new(cached);
         Self { volume, ino, number, state, latched: AtomicBool::new(false), cached }
     }
 
@@ -121,13 +129,11 @@ impl File {
 
     pub(in crate::file) fn note_cached(&self, block: u64) {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if cached.len() >= CACHED_KNOWN_MAX {
-            // The oldest of them have most likely been evicted; one lookup each tells.
-            for block in std::mem::take(&mut *cached) {
-                self.volume.cache.remove(self.key(block), &self.volume.counters);
-            }
+        cached.blocks.insert(block);
+        if cached.blocks.len() >= cached.sweep_at {
+            cached.blocks.retain(|block| self.volume.cache.has(self.key(*block)));
+            cached.sweep_at = (2 * cached.blocks.len()).max(CACHED_SWEEP_MIN);
         }
-        cached.insert(block);
     }
 
     /// Reads up to `len` bytes at `offset`; fewer only at the end of the file.
@@ -166,7 +172,7 @@ impl File {
         let size = state.prefix.block_size.len();
         let keep = |at: usize| {
             let block = first + at as u64;
-            if !state.blocks.contains_key(&block) {
+            if !state.blocks.contains_key(&block) && !self.volume.cache.has(self.key(block)) {
                 let end = ((at + 1) * size).min(plain.len());
                 self.keep_block(block, Plain::copy_of(&plain[at * size..end]));
             }
@@ -499,7 +505,7 @@ impl File {
 
     fn forget_all(&self) {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        for block in std::mem::take(&mut *cached) {
+        for block in std::mem::take(&mut cached.blocks) {
             self.forget_block(block);
         }
     }

@@ -7,7 +7,7 @@
 //! | 10 |     2 | `reserved` | zeros; refused otherwise                                  |
 //! | 12 |     4 | `epoch`    | whose keys seal the names in this directory               |
 //! | 16 |    16 | `dir_id`   | [`DirId`]                                                 |
-//! | 32 |    16 | `tag`      | of an empty plaintext with bytes 0 to 31 associated       |
+//! | 32 |    16 | `tag`      | HMAC-SHA256 of volume id and bytes 0 to 31, cut to 16     |
 
 use crate::format::bytes::take;
 use crate::format::ids::{DirId, Epoch};

@@ -34,7 +34,7 @@ pub struct BlockSize {
 
 impl BlockSize {
     /// 16 KiB: a random read of 4 KiB opens little that it does not need, and sealing costs
-    /// within a tenth of what it costs at 64 KiB.
+    /// within an eighth of what it costs at 64 KiB.
     pub const DEFAULT: Self = Self { log2: 14 };
 
     /// From the exponent that a header stores; `None` outside 12 to 16.

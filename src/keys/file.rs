@@ -21,8 +21,8 @@ const MAKE: &str = "wanted 32 random bytes: (umask 077; head -c 32 /dev/urandom 
 /// The key in the file.
 ///
 /// # Errors
-/// [`KeyError::KeyFile`]: not there, not a regular file or a pipe, open to group or others, a link
-/// of another user's, not 32 bytes, all zeros.
+/// [`KeyError::KeyFile`]: not there, not a regular file or a pipe, open to group or others, a file
+/// or link of another user's, not 32 bytes, all zeros.
 pub(super) fn read(path: &Path) -> Result<Secret, KeyError> {
     let refuse = |found: &str, remedy: &str| Err(refused(path, found, remedy));
     let failed = |error: io::Error| {
@@ -48,6 +48,10 @@ pub(super) fn read(path: &Path) -> Result<Secret, KeyError> {
     if mode & OTHERS != 0 {
         let found = format!("mode {mode:04o} lets group or others in");
         return refuse(&found, &format!("wanted 0600: chmod 600 {}", path.display()));
+    }
+    if !is_ours(metadata.uid()) {
+        let found = format!("a file of user {}", metadata.uid());
+        return refuse(&found, "wanted a file of this user or root: a store may name any file");
     }
     let mut bytes = Zeroizing::new([0; KEY_LEN + 1]);
     let length = read_up_to(&mut file, &mut bytes[..]).map_err(failed)?;

@@ -24,12 +24,17 @@ enum Target<'a> {
 }
 
 impl StoreDir {
+    /// A path to an object through this directory's descriptor, where there can be one.
+    pub(in crate::store) fn path_of(&self, object: &[u8]) -> Option<PathBuf> {
+        let object = std::ffi::OsStr::from_bytes(object);
+        let path = || PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(object);
+        BY_PATH.then(path)
+    }
+
     fn attribute_target(&self, object: Option<&[u8]>) -> Result<Target<'_>, Errno> {
         let Some(object) = object else { return Ok(Target::Lent(self.0.as_fd())) };
-        if *BY_PATH {
-            let directory = format!("/proc/self/fd/{}", self.0.as_raw_fd());
-            let object = std::ffi::OsStr::from_bytes(object);
-            return Ok(Target::Path(PathBuf::from(directory).join(object)));
+        if let Some(path) = self.path_of(object) {
+            return Ok(Target::Path(path));
         }
         let flags = OFlags::RDONLY | FILE_FLAGS;
         rustix::fs::openat(&*self.0, object, flags, Mode::empty()).map(Target::Own)

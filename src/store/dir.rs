@@ -1,6 +1,6 @@
 //! One stored directory: objects by their sealed names, and the few files that are ours.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, Timespec, Timestamps};
@@ -175,9 +175,9 @@ impl StoreDir {
     /// mode 0200, because changing a part of a block means reading it.
     pub fn open_file_lending(&self, object: &[u8]) -> Result<DiskBlob, Errno> {
         let mode = Mode::from_raw_mode(self.stat(object)?.st_mode & 0o7777);
-        rustix::fs::chmodat(&*self.0, object, mode | Mode::RUSR | Mode::WUSR, AtFlags::empty())?;
+        self.set_mode(object, mode | Mode::RUSR | Mode::WUSR)?;
         let opened = self.open_file(object, true);
-        rustix::fs::chmodat(&*self.0, object, mode, AtFlags::empty())?;
+        self.set_mode(object, mode)?;
         opened
     }
 
@@ -286,7 +286,12 @@ impl StoreDir {
         if !others.is_empty() {
             return Err(Errno::NOTEMPTY);
         }
-        let marker = dir.read_marker()?;
+        // Without one it is what a crash left of a directory that was being made.
+        let marker = match dir.read_marker() {
+            Ok(marker) => Some(marker),
+            Err(Errno::NOENT) => None,
+            Err(error) => return Err(error),
+        };
         match rustix::fs::unlinkat(&*dir.0, MARKER_NAME, AtFlags::empty()) {
             Err(Errno::ACCESS) => {
                 let all = Mode::RWXU;
@@ -297,7 +302,9 @@ impl StoreDir {
             Err(error) => return Err(error),
         }
         if let Err(error) = rustix::fs::unlinkat(&*self.0, name.object(), AtFlags::REMOVEDIR) {
-            dir.put_back_marker(&marker);
+            if let Some(marker) = marker {
+                dir.put_back_marker(&marker);
+            }
             return Err(error);
         }
         self.remove_sidecar(name);
@@ -410,14 +417,27 @@ impl StoreDir {
         Ok(entries)
     }
 
+    /// chmod(2) follows symbolic links, and somebody may have put one in the place of an object:
+    /// it must not lead out of the store.
+    fn set_mode(&self, object: &[u8], mode: Mode) -> Result<(), Errno> {
+        let fd = self.hold(object)?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == FileType::Symlink {
+            return Err(Errno::OPNOTSUPP);
+        }
+        match self.path_of(object) {
+            // The descriptor's own path: the kernel follows it to what is open, and no further.
+            Some(_) => rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), mode),
+            None => rustix::fs::chmodat(&*self.0, object, mode, AtFlags::empty()),
+        }
+    }
+
     /// Changes attributes of an object; a symbolic link itself, not what it points to.
     pub fn set_attr(&self, object: &[u8], set: &SetAttr) -> Result<(), Errno> {
         if let Some((uid, gid)) = set.owner() {
             rustix::fs::chownat(&*self.0, object, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         }
         if let Some(mode) = set.mode {
-            let mode = Mode::from_raw_mode(mode);
-            rustix::fs::chmodat(&*self.0, object, mode, AtFlags::empty())?;
+            self.set_mode(object, Mode::from_raw_mode(mode))?;
         }
         if set.sets_times() {
             let times = set.timestamps();

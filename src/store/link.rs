@@ -34,7 +34,7 @@ impl LinkText {
 /// Reads a lower link's text; `None` if it is none of ours. Never panics.
 pub fn parse_link(text: &[u8]) -> Option<LinkContent> {
     if let Some(name) = text.strip_prefix(REFERENCE.as_bytes()) {
-        let valid = name.len() == 32 && name.iter().all(u8::is_ascii_hexdigit);
+        let valid = name.len() == 32 && HEXLOWER.decode(name).is_ok();
         let name = valid.then(|| String::from_utf8_lossy(name).into_owned())?;
         return Some(LinkContent::Reference(name));
     }
