@@ -1,3 +1,7 @@
 //! The `cmkfs` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cmkfs::cli::main()
+}

@@ -35,4 +35,4 @@ pub use error::{Damage, FileError};
 pub use figures::Figures;
 pub use ranges::{Allocate, Seek};
 pub use stat::{Kind, Stat, Time};
-pub use volume::{StatFs, Volume, VolumeOptions};
+pub use volume::{Changing, Frozen, StatFs, Volume, VolumeOptions};

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 
 use crate::cipher::{CipherPool, VolumeKeys};
 use crate::file::cache::BlockCache;
@@ -77,6 +79,19 @@ pub struct Volume {
     pub(in crate::file) gives_away: bool,
     open: Vec<Mutex<HashMap<u64, Weak<File>>>>,
     next_file: AtomicU64,
+    changes: RwLock<()>,
+}
+
+/// While this lives, nobody is changing the volume, and whoever begins to waits.
+#[derive(Debug)]
+pub struct Frozen<'a> {
+    _guard: RwLockWriteGuard<'a, ()>,
+}
+
+/// While this lives, a change is going on.
+#[derive(Debug)]
+pub struct Changing<'a> {
+    _guard: RwLockReadGuard<'a, ()>,
 }
 
 impl Volume {
@@ -108,7 +123,20 @@ impl Volume {
             gives_away: rustix::process::geteuid().is_root(),
             open: (0..OPEN_SHARDS).map(|_| Mutex::default()).collect(),
             next_file: AtomicU64::new(1),
+            changes: RwLock::new(()),
         }))
+    }
+
+    /// To be taken by every operation that changes something, before any other lock and not
+    /// twice: waits while the volume is frozen.
+    pub fn change(&self) -> Changing<'_> {
+        Changing { _guard: self.changes.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// Waits for the changes that are going on, and holds up those that come. With a
+    /// [`Volume::commit_all`] after it, nothing in the store changes.
+    pub fn freeze(&self) -> Frozen<'_> {
+        Frozen { _guard: self.changes.write().unwrap_or_else(PoisonError::into_inner) }
     }
 
     /// Makes the root directory of a new volume what it is: writes its marker.

@@ -11,6 +11,7 @@
 //! | `name`       | how a sealed name becomes a file name                              |
 //! | `envelope`   | epoch, nonce, tag and ciphertext of a small sealed value           |
 //! | `descriptor` | `volume.json`                                                      |
+//! | `utc`        | dates                                                              |
 
 pub mod bytes;
 pub mod descriptor;
@@ -21,6 +22,7 @@ pub mod header;
 pub mod ids;
 pub mod name;
 pub mod node;
+pub mod utc;
 
 pub use descriptor::{Descriptor, DescriptorError, EpochKey, Features, Slot};
 pub use geometry::{BlockSize, Geometry};

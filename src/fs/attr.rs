@@ -45,7 +45,7 @@ impl Fs {
     /// # Errors
     /// `ReadOnly`, `IsDir` and `Invalid` for the size of what is no file, and the store's.
     pub fn setattr(&self, id: InodeId, change: &Change) -> Result<Attr, FsError> {
-        self.must_be_writable()?;
+        let _changing = self.must_be_writable()?;
         if let Some(size) = change.size {
             self.set_size(id, size, change.privileges)?;
         }
@@ -141,7 +141,7 @@ impl Fs {
         value: &[u8],
         mode: XattrMode,
     ) -> Result<(), FsError> {
-        self.must_be_writable()?;
+        let _changing = self.must_be_writable()?;
         self.attributes(id, |dir, object| Ok(dir.set_xattr(object, name, value, mode)?))?;
         // An access control list changes the mode.
         if let Some(open) = self.inodes.open(id) {
@@ -167,7 +167,7 @@ impl Fs {
     /// # Errors
     /// `ReadOnly`, `ENODATA`, and the store's.
     pub fn removexattr(&self, id: InodeId, name: &[u8]) -> Result<(), FsError> {
-        self.must_be_writable()?;
+        let _changing = self.must_be_writable()?;
         self.attributes(id, |dir, object| Ok(dir.remove_xattr(object, name)?))
     }
 

@@ -106,10 +106,18 @@ impl Fs {
     /// `ReadOnly`, `NotFound` if it has no name left, `Stale` if what was known of it was wrong
     /// and has to be asked again, and the store's.
     pub fn open(&self, id: InodeId, flags: OpenFlags) -> Result<HandleId, FsError> {
+        let changes = flags.access == Access::Write || flags.truncate;
+        let _changing = changes.then(|| self.must_be_writable()).transpose()?;
+        self.open_now(id, flags)
+    }
+
+    /// [`Fs::open`], for those who have seen to it that the volume is writable.
+    pub(in crate::fs) fn open_now(
+        &self,
+        id: InodeId,
+        flags: OpenFlags,
+    ) -> Result<HandleId, FsError> {
         let access = flags.access;
-        if access == Access::Write || flags.truncate {
-            self.must_be_writable()?;
-        }
         let open = match self.inodes.share_open(id, |open| open.allows(access)) {
             Some(open) => open,
             None => {
@@ -156,6 +164,7 @@ impl Fs {
         privileges: Privileges,
         work: impl FnOnce(&FileHandle) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
+        let _changing = self.volume.change();
         self.with_file(handle, |file| {
             if !file.open.allows(Access::Write) {
                 return Err(FsError::BadHandle);

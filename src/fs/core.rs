@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::file::{Dir, File, Kind, Stat, Volume};
+use crate::file::{Changing, Dir, File, Kind, Stat, Volume};
 use crate::format::name::NAME_MAX;
 use crate::fs::dirs::OpenDirs;
 use crate::fs::error::FsError;
@@ -87,10 +87,14 @@ impl Fs {
         self.id(id.0).0
     }
 
+    /// The first thing that an operation does which changes something. It keeps what this gives
+    /// to its end, and calls no other that does the same: a snapshot waits for it, and holds up
+    /// the next.
+    ///
     /// # Errors
     /// `ReadOnly`.
-    pub(in crate::fs) fn must_be_writable(&self) -> Result<(), FsError> {
-        if self.volume.read_only() { Err(FsError::ReadOnly) } else { Ok(()) }
+    pub(in crate::fs) fn must_be_writable(&self) -> Result<Changing<'_>, FsError> {
+        if self.volume.read_only() { Err(FsError::ReadOnly) } else { Ok(self.volume.change()) }
     }
 
     /// The attributes of an inode that is known already.

@@ -48,7 +48,7 @@ impl Fs {
         mode: u32,
         creator: Creator,
     ) -> Result<Attr, FsError> {
-        self.must_be_writable()?;
+        let _changing = self.must_be_writable()?;
         self.name_in(parent, name, |dir, name| Ok(dir.make_node(name, kind, creator, mode)?))
     }
 
@@ -63,7 +63,7 @@ impl Fs {
         mode: u32,
         creator: Creator,
     ) -> Result<Attr, FsError> {
-        self.must_be_writable()?;
+        let _changing = self.must_be_writable()?;
         self.name_in(parent, name, |dir, name| Ok(dir.make_dir(name, creator, mode)?))
     }
 
@@ -78,7 +78,7 @@ impl Fs {
         target: &[u8],
         creator: Creator,
     ) -> Result<Attr, FsError> {
-        self.must_be_writable()?;
+        let _changing = self.must_be_writable()?;
         self.name_in(parent, name, |dir, name| Ok(dir.make_symlink(name, target, creator)?))
     }
 
@@ -95,7 +95,7 @@ impl Fs {
     /// # Errors
     /// `NotFound` if it has no name left, `Exists`, `ReadOnly`, and the store's.
     pub fn link(&self, id: InodeId, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
-        self.must_be_writable()?;
+        let _changing = self.must_be_writable()?;
         let name = checked(name)?;
         let target = self.dir(parent)?;
         for _ in 0..ATTEMPTS {
@@ -123,7 +123,7 @@ impl Fs {
         flags: OpenFlags,
         creator: Creator,
     ) -> Result<(Attr, HandleId), FsError> {
-        self.must_be_writable()?;
+        let _changing = self.must_be_writable()?;
         let mut made = None;
         let attr = self.name_in(parent, name, |dir, name| {
             let (file, stat) = dir.create_file(name, creator, mode)?;
@@ -137,7 +137,7 @@ impl Fs {
             }
             (Err(error), _) if error.is_exists() && !flags.exclusive => {
                 let attr = self.lookup(parent, name)?;
-                let handle = self.open(attr.ino, flags);
+                let handle = self.open_now(attr.ino, flags);
                 let handle = handle.inspect_err(|_| self.forget(attr.ino, 1))?;
                 Ok((attr, handle))
             }

@@ -35,7 +35,7 @@ impl Fs {
         name: &[u8],
         remove: impl FnOnce(&Dir, &[u8]) -> Result<(), FsError>,
     ) -> Result<(), FsError> {
-        self.must_be_writable()?;
+        let _changing = self.must_be_writable()?;
         let name = checked(name)?;
         let dir = self.dir(parent)?;
         let _names = self.guards.take(parent);
@@ -78,7 +78,7 @@ impl Fs {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<(), FsError> {
-        self.must_be_writable()?;
+        let _changing = self.must_be_writable()?;
         let (name, new_name) = (checked(name)?, checked(new_name)?);
         let (dir, new_dir) = (self.dir(parent)?, self.dir(new_parent)?);
         let _names = self.guards.take_both(parent, new_parent);

@@ -22,4 +22,4 @@ mod umask;
 
 pub use error::MountError;
 pub use mount::{MountOptions, Mounted, Unmounter, mount};
-pub use point::{MountInfo, mount_at};
+pub use point::{MountInfo, checked, mount_at, mounts};

@@ -63,18 +63,29 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Everything that is mounted, in the order of mounting.
+///
+/// # Errors
+/// The system's, where `/proc` can't be read.
+pub fn mounts() -> io::Result<Vec<MountInfo>> {
+    let text = std::fs::read("/proc/self/mountinfo")?;
+    Ok(text.split(|byte| *byte == b'\n').filter_map(MountInfo::parse).collect())
+}
+
 /// What is mounted exactly at a path, on top; `path` is absolute, without links in it.
 ///
 /// # Errors
 /// The system's, where `/proc` can't be read.
 pub fn mount_at(path: &Path) -> io::Result<Option<MountInfo>> {
-    let text = std::fs::read("/proc/self/mountinfo")?;
-    let mut mounts = text.rsplit(|byte| *byte == b'\n').filter_map(MountInfo::parse);
-    Ok(mounts.find(|mount| mount.path == path))
+    Ok(mounts()?.into_iter().rfind(|mount| mount.path == path))
 }
 
-/// The mountpoint as an absolute path, if a volume may be mounted there.
-pub(in crate::fuse) fn checked(path: &Path, may_cover: bool) -> Result<PathBuf, MountError> {
+/// The mountpoint as an absolute path, if a volume may be mounted there; `may_cover`: also if it
+/// has entries.
+///
+/// # Errors
+/// What is in the way.
+pub fn checked(path: &Path, may_cover: bool) -> Result<PathBuf, MountError> {
     let real = path.canonicalize().map_err(|error| match error.raw_os_error() {
         Some(libc::ENOENT) => MountError::Missing(path.into()),
         Some(libc::ENOTDIR) => MountError::NotDirectory(path.into()),

@@ -1,0 +1,397 @@
+//! Verbs and flags.
+
+use std::ffi::OsString;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::cli::options::MountWords;
+use crate::config::Size;
+use crate::format::BlockSize;
+use crate::job::{CHILD_VERB, Role};
+use crate::lifecycle::background::DAEMON_VERB;
+use crate::lifecycle::transfer::VolumePath;
+use crate::limits::{CACHE_BYTES_MIN, THREADS_MAX};
+
+const TERMS: &str = "\
+STORE is the directory with the ciphertext, VOLUME a store or the mountpoint of one, TARGET a \
+directory for snapshots. SOURCE, where the volume key comes from, is kms:ID (a key id, key ARN, \
+alias/NAME or alias ARN), local[:FILE] (a key file made at first use), file:FILE (32 bytes of \
+your own) or transient (in memory only).
+
+Exit codes are listed in the README. CMKFS_LOG sets what is logged, as in CMKFS_LOG=cmkfs=debug.";
+
+/// Keeps files encrypted at rest under keys that your own KMS key wraps.
+#[derive(Debug, Parser)]
+#[command(name = "cmkfs", version, after_help = TERMS, disable_help_subcommand = false)]
+#[command(infer_subcommands = false, subcommand_required = true)]
+pub(in crate::cli) struct Arguments {
+    /// Log more: once for what happens, twice for details
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(in crate::cli) verbose: u8,
+    #[command(subcommand)]
+    pub(in crate::cli) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum Verb {
+    /// Make a store in a new or an empty directory
+    Init(InitArgs),
+    /// Mount a volume; returns when the mount serves, or says why not
+    Mount(MountArgs),
+    #[command(name = DAEMON_VERB, hide = true)]
+    MountDaemon(DaemonArgs),
+    /// Unmount, and wait until everything is in the store
+    Umount(UmountArgs),
+    /// Show what is mounted where, under which key, with which figures
+    Status(StatusArgs),
+    /// List files of a volume, mounted or not
+    Ls(LsArgs),
+    /// Write a file of a volume to standard output
+    Cat(CatArgs),
+    /// Copy files out of a volume
+    Get(GetArgs),
+    /// Copy files into a volume
+    Put(PutArgs),
+    /// Mount the documented paths of a role, run a command with them, unmount
+    Run(RunArgs),
+    #[command(name = CHILD_VERB, hide = true)]
+    RunChild(RunChildArgs),
+    /// Unmount a volume everywhere, zero its keys, and take a snapshot if told to
+    Stop(StopArgs),
+    /// Copy the ciphertext of a volume to a directory, and back
+    Snapshot(SnapshotArgs),
+    /// Destroy a volume: its wrapped keys first, then snapshots, then the store
+    Terminate(TerminateArgs),
+}
+
+impl Verb {
+    /// The log that this process itself writes to, instead of standard error.
+    pub(in crate::cli) fn own_log(&self) -> Option<&Path> {
+        match self {
+            Self::Mount(mount) if mount.foreground => mount.log_file.as_deref(),
+            Self::Run(run) => run.log_file.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct InitArgs {
+    /// A new or an empty directory
+    pub(in crate::cli) store: PathBuf,
+    /// Where the volume key comes from
+    #[arg(long, value_name = "SOURCE", default_value = "local")]
+    pub(in crate::cli) key: String,
+    /// Bytes of a block of new files: 4K, 8K, 16K, 32K or 64K
+    #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = block_size)]
+    pub(in crate::cli) block_size: BlockSize,
+    /// A pair for the KMS encryption context; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(in crate::cli) context: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct MountArgs {
+    /// Directory of the store
+    #[arg(required_unless_present = "role", conflicts_with = "role", requires = "mountpoint")]
+    pub(in crate::cli) store: Option<PathBuf>,
+    /// An existing, empty directory
+    pub(in crate::cli) mountpoint: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) role: RoleArgs,
+    /// Key source instead of the recorded one, or of a new volume
+    #[arg(long, value_name = "SOURCE")]
+    pub(in crate::cli) key: Option<String>,
+    /// Serve in this process instead of a daemon
+    #[arg(short, long)]
+    pub(in crate::cli) foreground: bool,
+    /// Refuse every change; several such mounts of a volume may exist
+    #[arg(long)]
+    pub(in crate::cli) read_only: bool,
+    #[command(flatten)]
+    pub(in crate::cli) tuning: TuningArgs,
+    /// Mount options as in fstab(5): ro, allow_other, nonempty and others
+    #[arg(short = 'o', value_name = "OPTION,...", value_delimiter = ',')]
+    pub(in crate::cli) words: Vec<String>,
+    /// Where the daemon logs to, or with --foreground this process
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::cli) log_file: Option<PathBuf>,
+}
+
+impl MountArgs {
+    /// The words after `-o`.
+    pub(in crate::cli) fn words(&self) -> Result<MountWords, String> {
+        MountWords::parse(&self.words)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct TuningArgs {
+    /// Bytes of the cache of opened blocks
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = cache_size)]
+    pub(in crate::cli) cache_size: Size,
+    /// Threads of the mount and of the ciphers; by default one a core
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub(in crate::cli) threads: Option<NonZero<usize>>,
+}
+
+/// A role, in place of a path.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RoleArgs {
+    /// notebook, processing, training, batch or endpoint
+    #[arg(long)]
+    pub(in crate::cli) role: Option<Role>,
+    /// Directory that stands for / in the role's paths
+    #[arg(long, value_name = "DIR", requires = "role", default_value = "/")]
+    pub(in crate::cli) root: PathBuf,
+    /// The role's store, by default ROOT/var/lib/cmkfs/ROLE
+    #[arg(long = "store", id = "role_store", value_name = "DIR", requires = "role")]
+    pub(in crate::cli) store: Option<PathBuf>,
+}
+
+/// What the parent shows of the request, for ps(1).
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DaemonArgs {
+    #[arg(trailing_var_arg = true)]
+    shown: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct UmountArgs {
+    /// Where the volume is mounted
+    pub(in crate::cli) mountpoint: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct StatusArgs {
+    /// A store or a mountpoint; by default every volume that is mounted here
+    pub(in crate::cli) volume: Option<PathBuf>,
+    /// For programs; the fields keep their names
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct LsArgs {
+    /// VOLUME:PATH
+    #[arg(value_parser = volume_path)]
+    pub(in crate::cli) path: VolumePath,
+    /// Show mode, links, owner, group, size and time
+    #[arg(short, long)]
+    pub(in crate::cli) long: bool,
+    /// Show everything below
+    #[arg(short = 'R', long)]
+    pub(in crate::cli) recursive: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct CatArgs {
+    /// VOLUME:PATH
+    #[arg(value_parser = volume_path)]
+    pub(in crate::cli) path: VolumePath,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct GetArgs {
+    /// VOLUME:PATH of a file or directory
+    #[arg(value_parser = volume_path)]
+    pub(in crate::cli) path: VolumePath,
+    /// Where to copy it to; into it, if it is a directory
+    pub(in crate::cli) local: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PutArgs {
+    /// A file or directory
+    pub(in crate::cli) local: PathBuf,
+    /// VOLUME:PATH where to copy it to; into it, if it is a directory
+    #[arg(value_parser = volume_path)]
+    pub(in crate::cli) path: VolumePath,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RunArgs {
+    /// notebook, processing, training, batch or endpoint
+    #[arg(long)]
+    pub(in crate::cli) role: Role,
+    /// Directory that stands for / in the role's paths
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(in crate::cli) root: PathBuf,
+    /// The role's store, by default ROOT/var/lib/cmkfs/ROLE
+    #[arg(long, value_name = "DIR")]
+    pub(in crate::cli) store: Option<PathBuf>,
+    /// Key source; by default transient, for a notebook local
+    #[arg(long, value_name = "SOURCE")]
+    pub(in crate::cli) key: Option<String>,
+    /// Keep the store of a transient key, which nobody can read any more
+    #[arg(long)]
+    pub(in crate::cli) keep_store: bool,
+    #[command(flatten)]
+    pub(in crate::cli) tuning: TuningArgs,
+    /// Where to log to, instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::cli) log_file: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(in crate::cli) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RunChildArgs {
+    #[arg(long)]
+    pub(in crate::cli) parent: i32,
+    #[arg(long)]
+    pub(in crate::cli) umask: u32,
+    #[arg(long)]
+    pub(in crate::cli) files: Option<u64>,
+    #[arg(last = true, required = true)]
+    pub(in crate::cli) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct StopArgs {
+    /// A store or a mountpoint
+    #[arg(required_unless_present = "role", conflicts_with = "role")]
+    pub(in crate::cli) volume: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) role: RoleArgs,
+    /// Take a snapshot of the stopped volume
+    #[arg(long, value_name = "TARGET")]
+    pub(in crate::cli) snapshot: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SnapshotArgs {
+    #[command(subcommand)]
+    pub(in crate::cli) verb: SnapshotVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum SnapshotVerb {
+    /// Copy a volume as it is at one moment, mounted or not
+    Create {
+        /// A store or a mountpoint
+        volume: PathBuf,
+        /// A directory for snapshots
+        target: PathBuf,
+    },
+    /// List the snapshots in a directory
+    List {
+        /// A directory with snapshots
+        target: PathBuf,
+        /// For programs; the fields keep their names
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a store of a snapshot, after checking every byte of it
+    Restore {
+        /// A directory with snapshots
+        target: PathBuf,
+        /// A new or an empty directory
+        store: PathBuf,
+        /// Which snapshot; by default the newest
+        #[arg(long)]
+        id: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct TerminateArgs {
+    /// A store
+    #[arg(required_unless_present = "role", conflicts_with = "role")]
+    pub(in crate::cli) volume: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) role: RoleArgs,
+    /// Ask nothing
+    #[arg(long)]
+    pub(in crate::cli) yes: bool,
+    /// The volume's id, as `cmkfs status` shows it
+    #[arg(long, value_name = "VOLUME_ID")]
+    pub(in crate::cli) confirm: Option<String>,
+    /// Destroy the volume's snapshots in this directory too
+    #[arg(long, value_name = "TARGET")]
+    pub(in crate::cli) snapshots: Option<PathBuf>,
+}
+
+fn block_size(text: &str) -> Result<BlockSize, String> {
+    let Size(bytes) = text.parse()?;
+    let wanted = || format!("{text} is no block size: wanted 4K, 8K, 16K, 32K or 64K");
+    BlockSize::from_bytes(bytes).ok_or_else(wanted)
+}
+
+fn cache_size(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    if size.0 < CACHE_BYTES_MIN {
+        return Err(format!("{size} is too little: wanted at least {}", Size(CACHE_BYTES_MIN)));
+    }
+    Ok(size)
+}
+
+fn threads(text: &str) -> Result<NonZero<usize>, String> {
+    let wanted = || format!("{text} is no number of threads: wanted 1 to {THREADS_MAX}");
+    let count: NonZero<usize> = text.parse().map_err(|_| wanted())?;
+    if count.get() > THREADS_MAX { Err(wanted()) } else { Ok(count) }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| {
+        format!("{text:?} is no pair for the encryption context: wanted KEY=VALUE")
+    })?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn volume_path(text: &str) -> Result<VolumePath, String> {
+    VolumePath::parse(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_agree_with_each_other() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn only_the_verbs_that_exist_are_there() {
+        let verbs: Vec<String> = Arguments::command()
+            .get_subcommands()
+            .filter(|verb| !verb.is_hide_set())
+            .map(|verb| verb.get_name().to_owned())
+            .collect();
+        let wanted = "init mount umount status ls cat get put run stop snapshot terminate";
+        assert_eq!(verbs.join(" "), wanted);
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        assert!(block_size("16K").is_ok() && block_size("12K").is_err());
+        assert!(block_size("2K").is_err() && block_size("128K").is_err());
+        assert!(cache_size("64M").is_ok() && cache_size("1M").is_err());
+        assert!(threads("4").is_ok() && threads("0").is_err() && threads("1000").is_err());
+        assert!(pair("a=b=c").is_ok_and(|(_, value)| value == "b=c") && pair("a").is_err());
+    }
+
+    #[test]
+    fn a_role_takes_the_place_of_store_and_mountpoint() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("cmkfs mount store mnt -o ro,allow_other").is_ok());
+        assert!(parse("cmkfs mount --role training --root /r --store /s").is_ok());
+        for bad in [
+            "cmkfs mount",
+            "cmkfs mount store",
+            "cmkfs mount store mnt --role training",
+            "cmkfs mount store mnt --root /r",
+            "cmkfs mount --role trainer",
+            "cmkfs run --role training",
+            "cmkfs stop",
+            "cmkfs check store",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

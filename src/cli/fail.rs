@@ -1,0 +1,50 @@
+//! How an error becomes a message and an exit code.
+
+use std::process::ExitCode;
+
+use crate::job::JobError;
+use crate::lifecycle::{Exit, VerbError};
+
+/// What to say, and how to end.
+#[derive(Debug)]
+pub(in crate::cli) struct Fail {
+    code: u8,
+    text: String,
+}
+
+impl Fail {
+    pub(in crate::cli) fn new(exit: Exit, text: impl Into<String>) -> Self {
+        Self { code: exit.code(), text: text.into() }
+    }
+
+    /// Wrong usage that the parser could not see.
+    pub(in crate::cli) fn usage(text: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, text)
+    }
+
+    /// The same with another exit code.
+    pub(in crate::cli) fn with(self, exit: Exit) -> Self {
+        Self { code: exit.code(), ..self }
+    }
+
+    /// Says it on standard error.
+    pub(in crate::cli) fn tell(self) -> ExitCode {
+        use std::io::Write;
+        // Nobody can be told that standard error does not work.
+        let told = writeln!(std::io::stderr(), "cmkfs: {}", self.text);
+        drop(told);
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<VerbError> for Fail {
+    fn from(error: VerbError) -> Self {
+        Self { code: error.exit_code(), text: error.to_string() }
+    }
+}
+
+impl From<JobError> for Fail {
+    fn from(error: JobError) -> Self {
+        Self::new(error.exit(), error.to_string())
+    }
+}

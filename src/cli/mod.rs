@@ -1,0 +1,76 @@
+//! The command line: what was typed, what is shown, the exit code.
+//!
+//! | module    | holds                                              |
+//! |-----------|----------------------------------------------------|
+//! | `args`    | verbs and flags                                    |
+//! | `options` | the words after `-o`                               |
+//! | `volume`  | `init`, `status`, `stop`, `terminate`, snapshots   |
+//! | `mount`   | `mount`, `umount` and the daemon                   |
+//! | `files`   | `ls`, `cat`, `get`, `put`                          |
+//! | `run`     | `run`                                              |
+//! | `fail`    | how an error becomes a message and an exit code    |
+//! | `show`    | standard output, and tables                        |
+
+mod args;
+mod fail;
+mod files;
+mod mount;
+mod options;
+mod run;
+mod show;
+mod volume;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::args::{Arguments, Verb};
+use crate::cli::fail::Fail;
+use crate::lifecycle::Exit;
+use crate::telemetry;
+
+/// Does what was typed.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors and go to standard output.
+            let code = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            return match error.print() {
+                Ok(()) => ExitCode::from(code.code()),
+                Err(_) => ExitCode::from(Exit::Unexpected.code()),
+            };
+        }
+    };
+    let log = arguments.verb.own_log().map(telemetry::open_log);
+    let log = match log.transpose() {
+        Ok(log) => log,
+        Err(error) => return Fail::new(Exit::Unexpected, format!("the log: {error}")).tell(),
+    };
+    telemetry::start(arguments.verbose, log);
+    match act(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(fail) => fail.tell(),
+    }
+}
+
+fn act(arguments: Arguments) -> Result<u8, Fail> {
+    let verbose = arguments.verbose;
+    match arguments.verb {
+        Verb::Init(init) => volume::init(&init),
+        Verb::Mount(wanted) => mount::mount(&wanted, verbose),
+        Verb::MountDaemon(_) => mount::daemon(),
+        Verb::Umount(umount) => mount::umount(&umount.mountpoint),
+        Verb::Status(status) => volume::status(&status),
+        Verb::Ls(ls) => files::ls(&ls),
+        Verb::Cat(cat) => files::cat(&cat),
+        Verb::Get(get) => files::get(&get),
+        Verb::Put(put) => files::put(&put),
+        Verb::Run(wanted) => return run::run(&wanted),
+        Verb::RunChild(child) => return Err(run::child(&child)),
+        Verb::Stop(stop) => volume::stop(&stop),
+        Verb::Snapshot(wanted) => volume::snapshot(&wanted.verb),
+        Verb::Terminate(wanted) => volume::terminate(&wanted),
+    }
+    .map(|()| Exit::Ok.code())
+}

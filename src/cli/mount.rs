@@ -1,0 +1,110 @@
+//! `mount`, `umount`, and the daemon that `mount` starts.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::args::{MountArgs, RoleArgs};
+use crate::cli::fail::Fail;
+use crate::cli::show;
+use crate::config;
+use crate::job::Place;
+use crate::keys::KeySource;
+use crate::lifecycle::request::{KernelOptions, MountRequest};
+use crate::lifecycle::session::Point;
+use crate::lifecycle::{Exit, background, leave, locate, serve};
+
+/// The role's place; `None` if a path was typed instead.
+pub(in crate::cli) fn place(arguments: &RoleArgs) -> Result<Option<Place>, Fail> {
+    let Some(role) = arguments.role else { return Ok(None) };
+    let place = Place::new(role, &arguments.root, arguments.store.as_deref());
+    place.map(Some).map_err(|error| {
+        Fail::new(Exit::NoMountpoint, format!("root {}: {error}", arguments.root.display()))
+    })
+}
+
+/// A key source with an absolute path, as text.
+pub(in crate::cli) fn key_source(typed: &str) -> Result<String, Fail> {
+    let source: KeySource =
+        typed.parse().map_err(|error| Fail::from(crate::lifecycle::VerbError::Key(error)))?;
+    let absolute = |path: &Path| {
+        std::path::absolute(path)
+            .map_err(|error| Fail::new(Exit::BadKeySource, format!("key source {typed}: {error}")))
+    };
+    Ok(match source {
+        KeySource::Local(Some(path)) => KeySource::Local(Some(absolute(&path)?)),
+        KeySource::File(path) => KeySource::File(absolute(&path)?),
+        other => other,
+    }
+    .to_string())
+}
+
+pub(in crate::cli) fn mount(arguments: &MountArgs, verbose: u8) -> Result<(), Fail> {
+    let request = request(arguments)?;
+    request.check()?;
+    let shown = |points: &[PathBuf]| {
+        let points: Vec<String> = points.iter().map(|path| show::name(path)).collect();
+        tracing::info!("{} serves at {}", request.store.display(), points.join(", "));
+    };
+    if arguments.foreground {
+        return Ok(serve::serve(&request, |report| shown(&report.mountpoints))?);
+    }
+    let log = match &arguments.log_file {
+        Some(path) => std::path::absolute(path),
+        None => config::default_log(&request.store),
+    };
+    let log = log.map_err(|error| Fail::new(Exit::Unexpected, format!("the log: {error}")))?;
+    shown(&background::start(&request, &log, verbose)?.mountpoints);
+    Ok(())
+}
+
+pub(in crate::cli) fn daemon() -> Result<(), Fail> {
+    Ok(background::daemon()?)
+}
+
+pub(in crate::cli) fn umount(mountpoint: &Path) -> Result<(), Fail> {
+    Ok(leave::umount(mountpoint)?)
+}
+
+fn request(arguments: &MountArgs) -> Result<MountRequest, Fail> {
+    let words = arguments.words().map_err(Fail::usage)?;
+    let key = arguments.key.as_deref().map(key_source).transpose()?;
+    let mut request = match (place(&arguments.role)?, &arguments.store, &arguments.mountpoint) {
+        (Some(place), ..) => place.request(key.as_deref()),
+        (None, Some(store), Some(mountpoint)) => plain(store, mountpoint, key)?,
+        _ => return Err(Fail::usage("wanted STORE and MOUNTPOINT, or --role")),
+    };
+    request.cache_bytes = arguments.tuning.cache_size.0;
+    request.threads = arguments.tuning.threads;
+    request.read_only = words.read_only.unwrap_or(false) || arguments.read_only;
+    if request.read_only {
+        // Nothing can be made in a volume that is not to be changed.
+        request.make = None;
+    }
+    let kernel = &mut request.kernel;
+    kernel.allow_other = words.allow_other.unwrap_or(kernel.allow_other);
+    kernel.default_permissions = words.default_permissions.unwrap_or(kernel.default_permissions);
+    kernel.allow_nonempty = words.nonempty.unwrap_or(kernel.allow_nonempty);
+    Ok(request)
+}
+
+fn plain(store: &Path, mountpoint: &Path, key: Option<String>) -> Result<MountRequest, Fail> {
+    let found = locate::describe(store)?.0;
+    let absolute = std::path::absolute(mountpoint).map_err(|error| {
+        Fail::new(Exit::NoMountpoint, format!("{}: {error}", mountpoint.display()))
+    })?;
+    // A mountpoint that is not there, or whose daemon is dead, is refused by the check.
+    let mountpoint = absolute.canonicalize().unwrap_or(absolute);
+    Ok(MountRequest {
+        store: found.path().to_owned(),
+        points: vec![Point { mountpoint, subdir: String::new(), mode: 0o755 }],
+        key,
+        make: None,
+        cache_bytes: 0,
+        threads: None,
+        read_only: false,
+        kernel: KernelOptions {
+            allow_other: rustix::process::geteuid().is_root(),
+            default_permissions: true,
+            allow_nonempty: false,
+        },
+    })
+}

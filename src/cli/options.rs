@@ -1,0 +1,66 @@
+//! The words after `-o`, as in fstab(5).
+
+/// What they say; `None`: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::cli) struct MountWords {
+    /// `ro`, `rw`.
+    pub(in crate::cli) read_only: Option<bool>,
+    /// `allow_other`, `noallow_other`.
+    pub(in crate::cli) allow_other: Option<bool>,
+    /// `default_permissions`, `nodefault_permissions`.
+    pub(in crate::cli) default_permissions: Option<bool>,
+    /// `nonempty`.
+    pub(in crate::cli) nonempty: Option<bool>,
+}
+
+const KNOWN: &str = "ro, rw, allow_other, noallow_other, default_permissions, \
+                     nodefault_permissions, nonempty; defaults, _netdev, nofail, auto, noauto, \
+                     user, nouser, users, nosuid, nodev and x-... mean nothing here and are allowed";
+
+impl MountWords {
+    /// A later word wins over an earlier one.
+    pub(in crate::cli) fn parse(words: &[String]) -> Result<Self, String> {
+        let mut found = Self::default();
+        for word in words {
+            match word.as_str() {
+                "ro" => found.read_only = Some(true),
+                "rw" => found.read_only = Some(false),
+                "allow_other" => found.allow_other = Some(true),
+                "noallow_other" => found.allow_other = Some(false),
+                "default_permissions" => found.default_permissions = Some(true),
+                "nodefault_permissions" => found.default_permissions = Some(false),
+                "nonempty" => found.nonempty = Some(true),
+                // For mount(8) and init systems; set-id and devices are off on every mount.
+                "" | "defaults" | "_netdev" | "nofail" | "auto" | "noauto" | "user" | "nouser"
+                | "users" | "nosuid" | "nodev" => {}
+                word if word.starts_with("x-") => {}
+                word => return Err(format!("-o {word}: no such option; known are {KNOWN}")),
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<MountWords, String> {
+        let words: Vec<String> = text.split(',').map(str::to_owned).collect();
+        MountWords::parse(&words)
+    }
+
+    #[test]
+    fn the_last_word_wins_and_fstab_words_are_allowed() {
+        let found = parse("defaults,_netdev,ro,rw,noallow_other,x-systemd.automount").unwrap();
+        assert_eq!(found.read_only, Some(false));
+        assert_eq!(found.allow_other, Some(false));
+        assert_eq!(found.nonempty, None);
+    }
+
+    #[test]
+    fn unknown_words_are_named_with_the_known_ones() {
+        let error = parse("ro,alow_other").unwrap_err();
+        assert!(error.contains("alow_other") && error.contains("noallow_other"), "{error}");
+    }
+}

@@ -1,0 +1,67 @@
+//! `run`, and the last step before its command.
+
+use crate::cli::args::{RunArgs, RunChildArgs};
+use crate::cli::fail::Fail;
+use crate::cli::mount::key_source;
+use crate::cli::show;
+use crate::job::{self, Child, Ended, JobOptions, Outcome, Place, StoreFate};
+use crate::lifecycle::Exit;
+use crate::telemetry;
+
+/// Exit codes of commands that a signal ended begin here.
+const SIGNAL_BASE: i32 = 128;
+
+pub(in crate::cli) fn run(arguments: &RunArgs) -> Result<u8, Fail> {
+    let before = |text: String| Fail::new(Exit::NotRun, text);
+    let place = Place::new(arguments.role, &arguments.root, arguments.store.as_deref());
+    let place =
+        place.map_err(|error| before(format!("root {}: {error}", arguments.root.display())))?;
+    let key = arguments.key.as_deref().map(key_source).transpose();
+    let key = key.map_err(|fail| fail.with(Exit::NotRun))?;
+    let mut request = place.request(key.as_deref());
+    request.cache_bytes = arguments.tuning.cache_size.0;
+    request.threads = arguments.tuning.threads;
+    let options = JobOptions {
+        place,
+        request,
+        keep_store: arguments.keep_store,
+        command: arguments.command.clone(),
+    };
+    let outcome = job::run(&options)?;
+    tell(&options, &outcome);
+    Ok(match outcome.ended {
+        Ended::Code(code) => code,
+        Ended::Signal(signal) => u8::try_from(SIGNAL_BASE + signal).unwrap_or(u8::MAX),
+    })
+}
+
+/// What the volume did. Not on standard output, which is the command's.
+fn tell(options: &JobOptions, outcome: &Outcome) {
+    let store = show::name(&options.request.store);
+    for process in &outcome.left_running {
+        eprintln!("cmkfs: {process} was left running in the mounts, which are gone now");
+    }
+    if let Some(daemon) = outcome.report.as_ref().and_then(|report| report.daemon.as_ref())
+        && let Ok(mut figures) = serde_json::to_value(daemon.figures)
+    {
+        if let Some(figures) = figures.as_object_mut() {
+            let seconds = outcome.took.as_millis() as f64 / 1000.0;
+            figures.insert("seconds".to_owned(), seconds.into());
+        }
+        eprint!("cmkfs: figures of the volume\n{}", telemetry::table(&figures));
+    }
+    match outcome.store {
+        StoreFate::Kept => eprintln!("cmkfs: the volume is kept in {store}"),
+        StoreFate::Removed => eprintln!("cmkfs: the key is zeroed, and {store} removed"),
+        StoreFate::Unreadable => {
+            eprintln!("cmkfs: the key is zeroed: nobody can read what is kept in {store}");
+        }
+    }
+}
+
+/// Returns only if the command can't be executed.
+pub(in crate::cli) fn child(arguments: &RunChildArgs) -> Fail {
+    let child = Child { parent: arguments.parent, umask: arguments.umask, files: arguments.files };
+    let (exit, text) = job::become_command(child, &arguments.command);
+    Fail::new(exit, text)
+}

@@ -1,0 +1,183 @@
+//! `init`, `status`, `stop`, `snapshot`, `terminate`.
+
+use std::io::{self, BufRead, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::cli::args::{InitArgs, RoleArgs, SnapshotVerb, StatusArgs, StopArgs, TerminateArgs};
+use crate::cli::fail::Fail;
+use crate::cli::mount::{key_source, place};
+use crate::cli::show;
+use crate::lifecycle::init::InitOptions;
+use crate::lifecycle::report::{Report, State};
+use crate::lifecycle::terminate as destroy;
+use crate::lifecycle::terminate::Confirm;
+use crate::lifecycle::{VerbError, init as make, leave, snapshot as snapshots, status as look};
+use crate::telemetry;
+
+pub(in crate::cli) fn init(arguments: &InitArgs) -> Result<(), Fail> {
+    let mut context = std::collections::BTreeMap::new();
+    for (key, value) in &arguments.context {
+        if context.insert(key.clone(), value.clone()).is_some() {
+            return Err(Fail::usage(format!("--context {key}: given twice; wanted once")));
+        }
+    }
+    let key =
+        key_source(&arguments.key)?.parse().map_err(|error| Fail::from(VerbError::Key(error)))?;
+    let options = InitOptions { key, block_size: arguments.block_size, context };
+    let created = make::init(&arguments.store, &options)?;
+    let slots = created.descriptor.slots.iter();
+    let mut rows = vec![
+        vec!["volume".into(), created.descriptor.volume_id.to_string()],
+        vec!["store".into(), show::name(&created.path)],
+    ];
+    rows.extend(slots.map(|slot| {
+        vec![format!("key slot {}", slot.id), format!("{} {}", slot.provider, slot.key)]
+    }));
+    show::text(&show::table(&rows))
+}
+
+#[derive(Serialize)]
+struct Volumes<'a> {
+    volumes: &'a [Report],
+}
+
+pub(in crate::cli) fn status(arguments: &StatusArgs) -> Result<(), Fail> {
+    let reports = match &arguments.volume {
+        Some(volume) => look::one(volume)?,
+        None => look::all()?,
+    };
+    if arguments.json {
+        return show::json(&Volumes { volumes: &reports });
+    }
+    let texts: Vec<String> = reports.iter().map(report_text).collect();
+    show::text(&texts.join("\n"))
+}
+
+fn report_text(report: &Report) -> String {
+    let state = match report.state {
+        State::Mounted => "mounted",
+        State::Stopped => "stopped",
+        State::Unreachable => "mounted, but its daemon does not answer",
+    };
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
+    row("volume", report.volume_id.to_string());
+    row("store", show::name(&report.store));
+    row("state", state.to_owned());
+    for mountpoint in &report.mountpoints {
+        row("mountpoint", show::name(mountpoint));
+    }
+    row("created", show::time(i64::try_from(report.created_unix_s).unwrap_or(i64::MAX)));
+    row("block size", report.block_size.to_string());
+    row("key epochs", report.epochs.to_string());
+    for slot in &report.slots {
+        row(&format!("key slot {}", slot.id), format!("{} {}", slot.provider, slot.key));
+    }
+    let Some(daemon) = &report.daemon else { return show::table(&rows) };
+    let yes = |set| if set { "yes" } else { "no" }.to_owned();
+    row("process", daemon.pid.to_string());
+    row("release", daemon.release.clone());
+    row("uptime", format!("{} s", daemon.uptime_s));
+    row("read-only", yes(daemon.read_only));
+    row("key in use", format!("{} {}", daemon.key_provider, daemon.key_id));
+    row("memory locked", yes(daemon.memory_locked));
+    row("core dumps off", yes(daemon.core_dumps_off));
+    row("cache budget", daemon.cache_budget_bytes.to_string());
+    let figures = serde_json::to_value(daemon.figures).unwrap_or_default();
+    format!("{}figures\n{}", show::table(&rows), telemetry::table(&figures))
+}
+
+/// The volume that was typed, or the role's.
+fn volume(typed: Option<&Path>, role: &RoleArgs) -> Result<PathBuf, Fail> {
+    match (typed, place(role)?) {
+        (Some(path), _) => Ok(path.to_owned()),
+        (None, Some(place)) => Ok(place.store),
+        (None, None) => Err(Fail::usage("wanted VOLUME or --role")),
+    }
+}
+
+pub(in crate::cli) fn stop(arguments: &StopArgs) -> Result<(), Fail> {
+    let volume = volume(arguments.volume.as_deref(), &arguments.role)?;
+    let store = crate::lifecycle::locate::locate(&volume)?.store;
+    if let Some(target) = &arguments.snapshot {
+        // Before anything ends: nobody wants to find a stopped volume and no snapshot.
+        snapshots::check_target(&volume, target)?;
+    }
+    let mut text = String::new();
+    for mountpoint in leave::stop(&volume)? {
+        text.push_str(&format!("unmounted  {}\n", show::name(&mountpoint)));
+    }
+    if let Some(target) = &arguments.snapshot {
+        text.push_str(&format!("snapshot   {}\n", snapshots::create(&store, target)?.id));
+    }
+    show::text(&text)
+}
+
+pub(in crate::cli) fn snapshot(verb: &SnapshotVerb) -> Result<(), Fail> {
+    match verb {
+        SnapshotVerb::Create { volume, target } => {
+            let made = snapshots::create(volume, target)?;
+            show::text(&format!("{}\n", made.id))
+        }
+        SnapshotVerb::List { target, json } => {
+            let found = snapshots::list(target)?;
+            if *json {
+                return show::json(&serde_json::json!({ "snapshots": found }));
+            }
+            let head = ["snapshot", "taken", "volume", "files", "bytes"].map(str::to_owned);
+            let mut rows = vec![head.to_vec()];
+            rows.extend(found.into_iter().map(|found| {
+                let taken = i64::try_from(found.created_unix_s).unwrap_or(i64::MAX);
+                vec![
+                    found.id,
+                    show::time(taken),
+                    found.volume_id.to_string(),
+                    found.files.to_string(),
+                    found.bytes.to_string(),
+                ]
+            }));
+            show::text(&show::table(&rows))
+        }
+        SnapshotVerb::Restore { target, store, id } => {
+            let restored = snapshots::restore(target, store, id.as_deref())?;
+            show::text(&format!("{}\n", restored.id))
+        }
+    }
+}
+
+pub(in crate::cli) fn terminate(arguments: &TerminateArgs) -> Result<(), Fail> {
+    let volume = volume(arguments.volume.as_deref(), &arguments.role)?;
+    let confirm = match (&arguments.confirm, arguments.yes) {
+        (Some(id), _) => Confirm::Id(id.clone()),
+        (None, true) => Confirm::Yes,
+        (None, false) => ask(&volume)?,
+    };
+    let destroyed = destroy::terminate(&volume, &confirm, arguments.snapshots.as_deref())?;
+    let mut rows = vec![vec!["destroyed".to_owned(), destroyed.volume_id]];
+    rows.extend(destroyed.slots.iter().map(|slot| {
+        vec![format!("key slot {}", slot.id), format!("{} {}", slot.provider, slot.key)]
+    }));
+    rows.extend(destroyed.snapshots.into_iter().map(|id| vec!["snapshot".to_owned(), id]));
+    rows.push(vec!["store".to_owned(), show::name(&destroyed.store)]);
+    rows.extend(
+        destroyed
+            .left
+            .iter()
+            .map(|path| vec!["left, not the store's".to_owned(), show::name(path)]),
+    );
+    show::text(&show::table(&rows))
+}
+
+/// On a terminal the volume's id may be typed; elsewhere it has to be a flag.
+fn ask(volume: &Path) -> Result<Confirm, Fail> {
+    if !io::stdin().is_terminal() {
+        return Ok(Confirm::No);
+    }
+    let (store, id) = destroy::target(volume)?;
+    eprint!("This destroys {} for ever. Type its id, {id}: ", show::name(&store));
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).map_err(show::failed)?;
+    Ok(Confirm::Id(line.trim().to_owned()))
+}

@@ -1,0 +1,276 @@
+//! What can go wrong in a verb. Each message says what was found, what was wanted and what to do,
+//! and each variant has one exit code.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::file::FileError;
+use crate::format::DescriptorError;
+use crate::fs::FsError;
+use crate::fuse::MountError;
+use crate::keys::KeyError;
+use crate::lifecycle::exit::Exit;
+use crate::store::{LockError, StoreError};
+
+/// Why a verb ended early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerbError {
+    /// No usable store, or the store said no.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Somebody else has the store.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// No key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// `volume.json` is not what the volume key authenticated.
+    #[error("{path}/volume.json: {error}; restore it from a snapshot")]
+    Untrusted {
+        /// The store.
+        path: PathBuf,
+        /// Which check failed.
+        error: crate::cipher::VolumeKeysError,
+    },
+    /// `init` with a key that would end with it.
+    #[error(
+        "a transient key is gone when init ends, and with it all data: \
+         use `cmkfs run` or `cmkfs mount --role`, or another key source"
+    )]
+    TransientInit,
+    /// A store with wrapped keys, where a transient key was asked for.
+    #[error(
+        "{0}: this volume has a key that is kept, a transient one can't open it: \
+         leave out `--key`, name another store, or terminate this volume"
+    )]
+    TransientOpen(PathBuf),
+    /// A volume where a new one was to be made.
+    #[error("{0}: already a volume; give init a new or an empty directory")]
+    AlreadyAVolume(PathBuf),
+    /// A mountpoint that is not UTF-8.
+    #[error("mountpoint {0:?}: its path is not UTF-8; choose another place")]
+    NotText(PathBuf),
+    /// A mountpoint inside the store, or the other way round.
+    #[error("mountpoint {0}: store and mountpoint lie inside each other; choose another place")]
+    Nested(PathBuf),
+    /// No mount.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// Not one of ours.
+    #[error("{0}: no cmkfs mount; `cmkfs status` lists those that are there")]
+    NotMounted(PathBuf),
+    /// In use.
+    #[error("{path}: busy{}; end what uses it, then try again", named(processes))]
+    Busy {
+        /// The mountpoint.
+        path: PathBuf,
+        /// Name and id of processes that use it, as far as they can be seen.
+        processes: Vec<String>,
+    },
+    /// The volume is mounted, and the verb wants it stopped.
+    #[error("{store}: mounted at {mountpoint}; run `cmkfs stop {store}` first")]
+    Mounted {
+        /// The store.
+        store: PathBuf,
+        /// Where.
+        mountpoint: PathBuf,
+    },
+    /// An object in a volume.
+    #[error("{path}: {error}")]
+    File {
+        /// Path as given.
+        path: PathBuf,
+        /// Why.
+        error: FsError,
+    },
+    /// No such object in the volume, or one of another kind.
+    #[error("{path}: {found}")]
+    NoPath {
+        /// Path as given.
+        path: PathBuf,
+        /// What is there instead, and what was wanted.
+        found: String,
+    },
+    /// A system call on a path that is not inside a volume.
+    #[error("{path}: {action}: {error}")]
+    Local {
+        /// The path.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        error: io::Error,
+    },
+    /// A mount answered with an input/output error.
+    #[error("{0}: the mount can't read it: stored data is damaged; the daemon's log says what")]
+    DamagedBehindMount(PathBuf),
+    /// The snapshot target can't be used.
+    #[error("{path}: {found}; wanted a directory for snapshots outside of the volume")]
+    SnapshotTarget {
+        /// The target.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// No such snapshot.
+    #[error("{target}: no snapshot {wanted}; `cmkfs snapshot list {target}` shows what is there")]
+    NoSnapshot {
+        /// The target.
+        target: PathBuf,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// Stored bytes of a snapshot are not what its manifest says.
+    #[error("snapshot {path}: {found}; use another snapshot")]
+    SnapshotDamaged {
+        /// The snapshot.
+        path: PathBuf,
+        /// What is wrong.
+        found: String,
+    },
+    /// Something final was not confirmed.
+    #[error("{0}")]
+    NotConfirmed(String),
+    /// The daemon's own error, told by it.
+    #[error("{text}")]
+    Daemon {
+        /// Its exit code.
+        code: u8,
+        /// Its message.
+        text: String,
+    },
+    /// The daemon does not answer as it should.
+    #[error("daemon of {store}: {found}; its log is in {}", crate::config::state_dir().display())]
+    Silent {
+        /// The store.
+        store: PathBuf,
+        /// What happened instead.
+        found: String,
+    },
+}
+
+fn named(processes: &[String]) -> String {
+    match processes {
+        [] => String::new(),
+        _ => format!(", used by {}", processes.join(", ")),
+    }
+}
+
+impl VerbError {
+    /// For `map_err`: a failed system call on a path.
+    pub fn local<E: Into<io::Error>>(path: &Path, action: &'static str) -> impl FnOnce(E) -> Self {
+        let path = path.to_owned();
+        move |error| Self::Local { path, action, error: error.into() }
+    }
+
+    /// For `map_err`: an object of a volume.
+    pub fn file<E: Into<FsError>>(path: &Path) -> impl FnOnce(E) -> Self {
+        let path = path.to_owned();
+        move |error| Self::File { path, error: error.into() }
+    }
+
+    /// The exit code of this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Key(error) => error.exit_code(),
+            Self::Daemon { code, .. } => *code,
+            _ => self.exit().code(),
+        }
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Store(error) => store_exit(error),
+            Self::Lock(LockError::Held { .. }) | Self::Mounted { .. } => Exit::InUse,
+            Self::Lock(LockError::Sys { error, .. }) => io_exit(error, Exit::StoreFailed),
+            Self::Key(_) | Self::TransientInit | Self::TransientOpen(_) => Exit::BadKeySource,
+            Self::Untrusted { .. } => Exit::BadDescriptor,
+            Self::AlreadyAVolume(_) => Exit::NotEmpty,
+            Self::NotText(_) | Self::Nested(_) => Exit::NoMountpoint,
+            Self::Mount(error) => mount_exit(error),
+            Self::NotMounted(_) => Exit::NotMounted,
+            Self::Busy { .. } => Exit::Busy,
+            Self::File { error, .. } => fs_exit(error),
+            Self::NoPath { .. } => Exit::NoPath,
+            Self::Local { error, .. } => io_exit(error, Exit::Unexpected),
+            Self::DamagedBehindMount(_) => Exit::Damaged,
+            Self::SnapshotTarget { .. } => Exit::SnapshotTarget,
+            Self::NoSnapshot { .. } => Exit::NoSnapshot,
+            Self::SnapshotDamaged { .. } => Exit::SnapshotDamaged,
+            Self::NotConfirmed(_) => Exit::NotConfirmed,
+            Self::Daemon { .. } | Self::Silent { .. } => Exit::Unexpected,
+        }
+    }
+}
+
+fn errno_exit(errno: Errno, other: Exit) -> Exit {
+    match errno {
+        Errno::NOSPC | Errno::DQUOT => Exit::DiskFull,
+        _ => other,
+    }
+}
+
+fn io_exit(error: &io::Error, other: Exit) -> Exit {
+    Errno::from_io_error(error).map_or(other, |errno| errno_exit(errno, other))
+}
+
+fn store_exit(error: &StoreError) -> Exit {
+    match error {
+        StoreError::Missing(_) => Exit::NoStore,
+        StoreError::NotAStore(_) => Exit::NotAStore,
+        StoreError::NotEmpty(_) => Exit::NotEmpty,
+        StoreError::Descriptor { error, .. } => match error {
+            DescriptorError::Version(_) | DescriptorError::Feature(_) => Exit::NewerFormat,
+            DescriptorError::Json(_) | DescriptorError::Format(_) | DescriptorError::Value(_) => {
+                Exit::BadDescriptor
+            }
+        },
+        StoreError::Sys { error, .. } => errno_exit(*error, Exit::StoreFailed),
+    }
+}
+
+fn mount_exit(error: &MountError) -> Exit {
+    match error {
+        MountError::Missing(_) | MountError::NotDirectory(_) | MountError::Unusable { .. } => {
+            Exit::NoMountpoint
+        }
+        MountError::Already { .. } | MountError::Dead(_) => Exit::AlreadyMounted,
+        MountError::NotEmpty { .. } => Exit::MountpointNotEmpty,
+        MountError::NoDevice => Exit::NoFuse,
+        MountError::NotPermitted(_) => Exit::MountDenied,
+        MountError::System { .. } => Exit::Unexpected,
+    }
+}
+
+fn fs_exit(error: &FsError) -> Exit {
+    match error {
+        FsError::File(error) => file_exit(error),
+        FsError::NotFound
+        | FsError::Exists
+        | FsError::NotDir
+        | FsError::IsDir
+        | FsError::NameTooLong
+        | FsError::NotSupported
+        | FsError::Invalid
+        | FsError::Loop => Exit::NoPath,
+        FsError::BadHandle | FsError::ReadOnly | FsError::Stale => Exit::StoreFailed,
+    }
+}
+
+fn file_exit(error: &FileError) -> Exit {
+    match error {
+        FileError::Damaged(_) | FileError::Latched => Exit::Damaged,
+        FileError::Sys(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP) => Exit::NoPath,
+        FileError::NameTooLong | FileError::NoAttribute => Exit::NoPath,
+        FileError::Sys(errno) => errno_exit(*errno, Exit::StoreFailed),
+        FileError::TooLarge
+        | FileError::Invalid
+        | FileError::NotSupported
+        | FileError::Range
+        | FileError::Stale
+        | FileError::ReadOnly => Exit::StoreFailed,
+    }
+}

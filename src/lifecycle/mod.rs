@@ -1,0 +1,47 @@
+//! What is done with a whole volume, one file a verb. Every verb can be interrupted at any point
+//! and run again.
+//!
+//! | module       | is                                                             |
+//! |--------------|----------------------------------------------------------------|
+//! | `init`       | makes a volume                                                 |
+//! | `open`       | lock, description, key, volume                                 |
+//! | `request`    | what to mount where, checked before anything is done           |
+//! | `session`    | a volume being served: mounts, commit timer, control socket    |
+//! | `serve`      | the daemon of a mount                                          |
+//! | `background` | starts that daemon and waits until it serves                   |
+//! | `control`    | the control socket and its clients                             |
+//! | `report`     | what `status` shows                                            |
+//! | `status`     | `status`                                                       |
+//! | `leave`      | `umount`, `stop`                                               |
+//! | `snapshot`   | `snapshot create`, `list`, `restore`                           |
+//! | `terminate`  | `terminate`                                                    |
+//! | `transfer`   | `ls`, `cat`, `get`, `put`                                      |
+//! | `tree`       | files of a volume or of the machine, read and written alike    |
+//! | `locate`     | a volume by its store or mountpoint, and its daemon            |
+//! | `mounts`     | what is mounted here, and who uses it                          |
+//! | `process`    | waiting for the end of a process, limits of this one           |
+//! | `error`      | what can go wrong                                              |
+//! | `exit`       | exit codes                                                     |
+
+pub mod background;
+pub mod control;
+mod error;
+mod exit;
+pub mod init;
+pub mod leave;
+pub mod locate;
+pub mod mounts;
+pub mod open;
+pub mod process;
+pub mod report;
+pub mod request;
+pub mod serve;
+pub mod session;
+pub mod snapshot;
+pub mod status;
+pub mod terminate;
+pub mod transfer;
+pub mod tree;
+
+pub use error::VerbError;
+pub use exit::Exit;

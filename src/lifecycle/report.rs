@@ -1,0 +1,213 @@
+//! What `status` shows of a volume. Names of fields are part of the command's promise: scripts
+//! read them from `cmkfs status --json`.
+//!
+//! | field                 | meaning                                                         |
+//! |-----------------------|-----------------------------------------------------------------|
+//! | `volume_id`           | 32 hexadecimal digits                                           |
+//! | `store`               | directory of the store                                          |
+//! | `state`               | `mounted`, `stopped`, or `unreachable`: mounted, no answer      |
+//! | `mountpoints`         | where it is mounted                                             |
+//! | `created_unix_s`      | when `init` ran                                                 |
+//! | `block_size`          | bytes of a block of new files                                   |
+//! | `epochs`              | how many generations of keys there are                          |
+//! | `slots`               | `id`, `provider` and `key` of each way to unwrap the volume key |
+//! | `daemon`              | only of a mounted volume, see [`DaemonReport`]                  |
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::file::{Figures, Volume};
+use crate::format::VolumeId;
+use crate::format::descriptor::Descriptor;
+use crate::fuse::MountOptions;
+use crate::lifecycle::open::KeyInfo;
+use crate::sys::Protection;
+
+/// One volume.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Id of the volume.
+    pub volume_id: VolumeId,
+    /// Directory of the store.
+    pub store: PathBuf,
+    /// Whether it is mounted.
+    pub state: State,
+    /// Where it is mounted.
+    pub mountpoints: Vec<PathBuf>,
+    /// When `init` ran, seconds since 1970 UTC.
+    pub created_unix_s: u64,
+    /// Bytes of a block of new files.
+    pub block_size: u64,
+    /// Generations of keys.
+    pub epochs: usize,
+    /// Ways to unwrap the volume key, without what is wrapped.
+    pub slots: Vec<SlotReport>,
+    /// Of a mounted volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemon: Option<DaemonReport>,
+}
+
+/// Whether a volume is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Its daemon answers.
+    Mounted,
+    /// Nobody has it mounted.
+    Stopped,
+    /// It is mounted, but its daemon does not answer.
+    Unreachable,
+}
+
+/// A slot without its wrapped key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SlotReport {
+    /// Number of the slot.
+    pub id: u32,
+    /// `local`, `kms` or `file`.
+    pub provider: String,
+    /// ARN of the KMS key, or path of the key file.
+    pub key: String,
+}
+
+/// The process that serves a volume.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DaemonReport {
+    /// Process id.
+    pub pid: u32,
+    /// Release of the program.
+    pub release: String,
+    /// Seconds since it began to serve.
+    pub uptime_s: u64,
+    /// Whether it is mounted for reading only.
+    pub read_only: bool,
+    /// Provider of the key in use: `local`, `kms`, `file` or `transient`.
+    pub key_provider: String,
+    /// ARN of the KMS key or path of the key file in use; empty for a transient key.
+    pub key_id: String,
+    /// Slot in use; none for a transient key.
+    pub key_slot: Option<u32>,
+    /// Whether its memory can't be swapped out.
+    pub memory_locked: bool,
+    /// Whether it leaves no core dump.
+    pub core_dumps_off: bool,
+    /// Bytes that the block cache may take.
+    pub cache_budget_bytes: u64,
+    /// Counters since it began to serve.
+    pub figures: Figures,
+}
+
+/// Slots of a description as `status` shows them.
+pub fn slots(descriptor: &Descriptor) -> Vec<SlotReport> {
+    let report = |slot: &crate::format::Slot| SlotReport {
+        id: slot.id,
+        provider: slot.provider.clone(),
+        key: slot.key.clone(),
+    };
+    descriptor.slots.iter().map(report).collect()
+}
+
+/// What a session's threads know together. Holds the volume weakly, so that the session's end
+/// drops it and zeroes its keys whatever connection is still open.
+#[derive(Debug)]
+pub(in crate::lifecycle) struct Shared {
+    volume: Weak<Volume>,
+    descriptor: Descriptor,
+    key: KeyInfo,
+    store: PathBuf,
+    read_only: bool,
+    cache_budget_bytes: u64,
+    protection: Protection,
+    started: Instant,
+    mountpoints: Mutex<Vec<PathBuf>>,
+}
+
+impl Shared {
+    pub(in crate::lifecycle) fn new(
+        volume: &Arc<Volume>,
+        descriptor: &Descriptor,
+        key: KeyInfo,
+        store: &Path,
+        options: &MountOptions,
+        protection: Protection,
+    ) -> Self {
+        Self {
+            volume: Arc::downgrade(volume),
+            descriptor: descriptor.clone(),
+            key,
+            store: store.to_owned(),
+            read_only: options.read_only || volume.read_only(),
+            cache_budget_bytes: volume.cache_budget() as u64,
+            protection,
+            started: Instant::now(),
+            mountpoints: Mutex::default(),
+        }
+    }
+
+    /// The volume, as long as the session has it.
+    pub(in crate::lifecycle) fn volume(&self) -> Option<Arc<Volume>> {
+        self.volume.upgrade()
+    }
+
+    pub(in crate::lifecycle) fn store(&self) -> &Path {
+        &self.store
+    }
+
+    pub(in crate::lifecycle) fn volume_id(&self) -> VolumeId {
+        self.descriptor.volume_id
+    }
+
+    pub(in crate::lifecycle) fn mountpoints(&self) -> Vec<PathBuf> {
+        self.mountpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(in crate::lifecycle) fn add_mountpoint(&self, path: &Path) {
+        self.mountpoints.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+    }
+
+    pub(in crate::lifecycle) fn remove_mountpoint(&self, path: &Path) {
+        let mut paths = self.mountpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.retain(|other| other != path);
+    }
+
+    /// `None` once the volume has been closed.
+    pub(in crate::lifecycle) fn report(&self) -> Option<Report> {
+        let volume = self.volume()?;
+        let daemon = DaemonReport {
+            pid: std::process::id(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.started.elapsed().as_secs(),
+            read_only: self.read_only,
+            key_provider: self.key.provider.clone(),
+            key_id: self.key.key_id.clone(),
+            key_slot: self.key.slot,
+            memory_locked: self.protection.no_swap,
+            core_dumps_off: self.protection.no_core_files && self.protection.no_tracing,
+            cache_budget_bytes: self.cache_budget_bytes,
+            figures: volume.figures(),
+        };
+        Some(Report {
+            mountpoints: self.mountpoints(),
+            daemon: Some(daemon),
+            ..of_store(&self.store, &self.descriptor, State::Mounted)
+        })
+    }
+}
+
+/// What can be said of a store without its daemon.
+pub fn of_store(store: &Path, descriptor: &Descriptor, state: State) -> Report {
+    Report {
+        volume_id: descriptor.volume_id,
+        store: store.to_owned(),
+        state,
+        mountpoints: Vec::new(),
+        created_unix_s: descriptor.created_unix_s,
+        block_size: descriptor.block_size,
+        epochs: descriptor.epochs.len(),
+        slots: slots(descriptor),
+        daemon: None,
+    }
+}

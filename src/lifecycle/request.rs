@@ -1,0 +1,183 @@
+//! What is to be mounted, resolved to absolute paths, so that it means the same in a daemon whose
+//! working directory is `/`.
+
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::file::FileError;
+use crate::format::BlockSize;
+use crate::fuse::{self, MountError, MountOptions};
+use crate::keys::KeySource;
+use crate::lifecycle::error::VerbError;
+use crate::lifecycle::init::{self, InitOptions};
+use crate::lifecycle::open::{self, Access, Opened, Tuning, find_store, lock};
+use crate::lifecycle::session::Point;
+use crate::lifecycle::terminate;
+use crate::lifecycle::tree::stored;
+use crate::store::StoreError;
+
+/// A volume, where to mount it, and how.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountRequest {
+    /// Directory of the store.
+    pub store: PathBuf,
+    /// What to mount where, in this order.
+    pub points: Vec<Point>,
+    /// Key source that replaces what the slots say, or the one of a new volume.
+    pub key: Option<String>,
+    /// To make the volume if it is not there; `None`: it has to be there.
+    pub make: Option<NewVolume>,
+    /// Bytes of the block cache.
+    pub cache_bytes: u64,
+    /// Threads; `None`: one a core.
+    pub threads: Option<NonZero<usize>>,
+    /// Whether writing is refused.
+    pub read_only: bool,
+    /// How the kernel serves it.
+    pub kernel: KernelOptions,
+}
+
+/// Options that only the kernel's side of a mount knows.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct KernelOptions {
+    /// Whether other users may use the mount.
+    pub allow_other: bool,
+    /// Whether the kernel checks permission bits.
+    pub default_permissions: bool,
+    /// Whether a mountpoint may have files, which the mount then hides.
+    pub allow_nonempty: bool,
+}
+
+/// How a volume is made when it is missing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NewVolume {
+    /// Key source, unless the request names one.
+    pub key: String,
+    /// Directories to make in it, as paths below its root.
+    pub dirs: Vec<String>,
+}
+
+impl MountRequest {
+    /// How the volume is opened.
+    pub fn access(&self) -> Access {
+        if self.read_only { Access::Read } else { Access::Write }
+    }
+
+    fn tuning(&self) -> Tuning {
+        Tuning { cache_bytes: self.cache_bytes, threads: self.threads }
+    }
+
+    /// For the kernel and the threads that serve it.
+    pub fn mount_options(&self) -> MountOptions {
+        MountOptions {
+            read_only: self.read_only,
+            allow_other: self.kernel.allow_other,
+            threads: self.threads.map_or(0, NonZero::get),
+            fs_name: self.store.to_string_lossy().into_owned(),
+            default_permissions: self.kernel.default_permissions,
+            allow_nonempty: self.kernel.allow_nonempty,
+        }
+    }
+
+    /// Looks at everything that can be refused without a key: the store, its mountpoints, the
+    /// device. Changes nothing, unless `make` is set: then mountpoints that are missing are made.
+    ///
+    /// # Errors
+    /// What would not work.
+    pub fn check(&self) -> Result<(), VerbError> {
+        if self.make.is_none() {
+            let store = find_store(&self.store)?;
+            store.read_descriptor()?;
+        }
+        for point in &self.points {
+            if self.make.is_some() {
+                make_mountpoint(&point.mountpoint)?;
+            }
+            self.check_point(&point.mountpoint)?;
+        }
+        if !Path::new("/dev/fuse").exists() {
+            return Err(MountError::NoDevice.into());
+        }
+        Ok(())
+    }
+
+    fn check_point(&self, path: &Path) -> Result<(), VerbError> {
+        if path.to_str().is_none() {
+            return Err(VerbError::NotText(path.to_owned()));
+        }
+        let real = fuse::checked(path, self.kernel.allow_nonempty)?;
+        if real.starts_with(&self.store) || self.store.starts_with(&real) {
+            return Err(VerbError::Nested(path.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Opens the volume, or makes it where the request says so.
+    ///
+    /// # Errors
+    /// See [`VerbError`].
+    pub fn open(&self) -> Result<Opened, VerbError> {
+        let key: Option<KeySource> = self.key.as_deref().map(str::parse).transpose()?;
+        let Some(make) = &self.make else {
+            return open::open(&self.store, key.as_ref(), self.access(), &self.tuning());
+        };
+        let exists = match find_store(&self.store) {
+            Ok(store) => {
+                let keyless = store.read_descriptor()?.slots.is_empty();
+                if keyless {
+                    remove_keyless(&store)?;
+                }
+                !keyless
+            }
+            Err(VerbError::Store(StoreError::Missing(_) | StoreError::NotAStore(_))) => false,
+            Err(error) => return Err(error),
+        };
+        if exists {
+            return open::open(&self.store, key.as_ref(), self.access(), &self.tuning());
+        }
+        let key = key.map_or_else(|| make.key.parse(), Ok)?;
+        self.create(key, &make.dirs)
+    }
+
+    fn create(&self, key: KeySource, dirs: &[String]) -> Result<Opened, VerbError> {
+        if let Some(parent) = self.store.parent() {
+            use std::os::unix::fs::DirBuilderExt;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(parent)
+                .map_err(VerbError::local(parent, "can't make the directory"))?;
+        }
+        let block_size = BlockSize::DEFAULT;
+        let options = InitOptions { key, block_size, context: Default::default() };
+        let created = init::create(&self.store, &options)?;
+        let opened = open::open_with(&created.path, &created.key, &self.tuning())?;
+        let filled = fill(&opened, dirs).map_err(VerbError::file(&self.store));
+        filled.map(|()| opened)
+    }
+}
+
+fn fill(opened: &Opened, dirs: &[String]) -> Result<(), FileError> {
+    for path in dirs {
+        let mut dir = opened.volume.root()?;
+        for name in path.split('/') {
+            dir = stored::ensure_dir(&dir, name.as_bytes(), 0o755)?;
+        }
+    }
+    Ok(())
+}
+
+/// A volume without a slot had a transient key: nobody can ever read it again, unless the process
+/// that has the key is alive, and then it has the lock.
+fn remove_keyless(store: &crate::store::Store) -> Result<(), VerbError> {
+    let lock = lock(store, Access::Write)?;
+    tracing::warn!("{}: left by an earlier run whose key is gone: removed", store.path().display());
+    terminate::remove_contents(store.path(), &lock)
+}
+
+fn make_mountpoint(path: &Path) -> Result<(), VerbError> {
+    let made = std::fs::create_dir_all(path);
+    made.map_err(|error| MountError::Unusable { path: path.to_owned(), error }.into())
+}

@@ -1,0 +1,256 @@
+//! `terminate`: destroys the wrapped keys, then snapshots, then the store.
+//!
+//! 1. A marker file is made durable: from now on the store can only be terminated.
+//! 2. `volume.json` is overwritten with zeros, synced and removed. Nobody can open the volume any
+//!    more; what follows only frees space.
+//! 3. Snapshots of the volume in the named target are removed.
+//! 4. The rest of the store is removed, the marker last.
+//!
+//! Interrupted anywhere, the same command goes on. Overwriting in place reaches the same blocks on
+//! ext4 and XFS; disks and filesystems that write elsewhere keep the wrapped keys for a while, and
+//! only destroying what unwraps them (the KMS key, the key file) is final there.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::format::VolumeId;
+use crate::lifecycle::error::VerbError;
+use crate::lifecycle::locate::locate;
+use crate::lifecycle::mounts;
+use crate::lifecycle::open::{Access, find_store, lock};
+use crate::lifecycle::report::{SlotReport, slots};
+use crate::object::{CopyError, Shelf, remove_tree};
+use crate::store::{Store, StoreLock};
+
+/// In a store whose keys are being, or have been, destroyed.
+pub const MARKER_NAME: &str = "terminating.cmkfs";
+const DESCRIPTOR_NAME: &str = "volume.json";
+/// Everything that a store consists of, in the order of removal.
+const PARTS: &[&str] =
+    &["volume.json.new", "journal", "links", "tree", "restoring.cmkfs", "restoring.cmkfs.parts"];
+
+/// Whether the user means it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Confirm {
+    /// By a flag.
+    Yes,
+    /// By the volume's id.
+    Id(String),
+    /// Not at all.
+    No,
+}
+
+/// What was destroyed.
+#[derive(Debug)]
+pub struct Destroyed {
+    /// Id of the volume that was.
+    pub volume_id: String,
+    /// Its store.
+    pub store: PathBuf,
+    /// Slots whose wrapped keys were destroyed; none if an earlier run did that.
+    pub slots: Vec<SlotReport>,
+    /// Snapshots that were removed.
+    pub snapshots: Vec<String>,
+    /// What is not the store's and was left.
+    pub left: Vec<PathBuf>,
+}
+
+/// The id of the volume that `terminate` would destroy.
+///
+/// # Errors
+/// No volume there, or a mounted one.
+pub fn target(volume: &Path) -> Result<(PathBuf, String), VerbError> {
+    let real = mounts::canonical(volume).unwrap_or_else(|_| volume.to_owned());
+    if let Ok(id) = std::fs::read_to_string(real.join(MARKER_NAME)) {
+        return Ok((real, id.trim().to_owned()));
+    }
+    let located = locate(&real)?;
+    if let Some(mountpoint) = located.mountpoints.into_iter().next() {
+        return Err(VerbError::Mounted { store: located.store, mountpoint });
+    }
+    let descriptor = find_store(&located.store)?.read_descriptor()?;
+    Ok((located.store, descriptor.volume_id.to_string()))
+}
+
+/// Destroys a volume, and its snapshots in `snapshots`.
+///
+/// # Errors
+/// Not confirmed, in use, or what could not be removed.
+pub fn terminate(
+    volume: &Path,
+    confirm: &Confirm,
+    snapshots: Option<&Path>,
+) -> Result<Destroyed, VerbError> {
+    let (path, volume_id) = target(volume)?;
+    let confirmed = match confirm {
+        Confirm::Yes => true,
+        Confirm::Id(id) => *id == volume_id,
+        Confirm::No => false,
+    };
+    if !confirmed {
+        let found = match confirm {
+            Confirm::Id(id) => format!("{id:?} is not the id of this volume"),
+            _ => "this destroys the volume and can't be undone".to_owned(),
+        };
+        let path = path.display();
+        return Err(VerbError::NotConfirmed(format!(
+            "{path}: {found}; wanted `--confirm {volume_id}` or `--yes`"
+        )));
+    }
+    // Before anything is destroyed: a target that can't be read would be left half done.
+    let shelf = snapshots.map(|target| {
+        Shelf::open(target).map_err(|error| VerbError::SnapshotTarget {
+            path: target.to_owned(),
+            found: error.to_string(),
+        })
+    });
+    let shelf = shelf.transpose()?;
+    let (lock, slots) = destroy_keys(&path, &volume_id)?;
+    let removed = shelf.map(|shelf| remove_snapshots(&shelf, &volume_id)).transpose()?;
+    let left = remove_rest(&path)?;
+    drop(lock);
+    let snapshots = removed.unwrap_or_default();
+    Ok(Destroyed { volume_id, store: path, slots, snapshots, left })
+}
+
+/// Steps 1 and 2.
+fn destroy_keys(
+    path: &Path,
+    volume_id: &str,
+) -> Result<(Option<StoreLock>, Vec<SlotReport>), VerbError> {
+    let mut held = None;
+    let mut destroyed = Vec::new();
+    if path.join(DESCRIPTOR_NAME).symlink_metadata().is_ok() {
+        let store = find_store(path)?;
+        held = Some(lock(&store, Access::Write)?);
+        // Another terminate may have come this far meanwhile.
+        if let Ok(descriptor) = store.read_descriptor() {
+            destroyed = slots(&descriptor);
+        }
+        mark(path, volume_id)?;
+        overwrite(&store.descriptor_path())?;
+    }
+    sync_dir(path)?;
+    Ok((held, destroyed))
+}
+
+fn mark(path: &Path, volume_id: &str) -> Result<(), VerbError> {
+    let marker = path.join(MARKER_NAME);
+    let write = || -> std::io::Result<()> {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&marker)?;
+        writeln!(file, "{volume_id}")?;
+        file.sync_all()
+    };
+    write().map_err(VerbError::local(&marker, "can't make it"))?;
+    sync_dir(path)
+}
+
+fn overwrite(path: &Path) -> Result<(), VerbError> {
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+        let len = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+        file.write_all(&vec![0; len])?;
+        file.sync_all()?;
+        std::fs::remove_file(path)
+    };
+    write().map_err(VerbError::local(path, "can't destroy it"))
+}
+
+fn sync_dir(path: &Path) -> Result<(), VerbError> {
+    let synced = std::fs::File::open(path).and_then(|dir| dir.sync_all());
+    synced.map_err(VerbError::local(path, "can't sync it"))
+}
+
+/// Step 3.
+fn remove_snapshots(shelf: &Shelf, volume_id: &str) -> Result<Vec<String>, VerbError> {
+    let fail = |error: crate::object::ShelfError| VerbError::SnapshotTarget {
+        path: shelf.path().to_owned(),
+        found: error.to_string(),
+    };
+    let mut removed = Vec::new();
+    for id in shelf.ids().map_err(fail)? {
+        let of_volume = shelf.manifest(&id).map(|found| found.volume_id.to_string() == volume_id);
+        match of_volume {
+            Ok(true) => {
+                shelf.remove(&id).map_err(fail)?;
+                removed.push(id);
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!("{id}: not removed, no readable manifest: {error}"),
+        }
+    }
+    if let Ok(volume_id) = volume_id.parse::<VolumeId>() {
+        shelf.sweep(volume_id).map_err(fail)?;
+    }
+    Ok(removed)
+}
+
+/// Step 4. A directory that can't be removed because it is the root of a disk stays, empty.
+fn remove_rest(path: &Path) -> Result<Vec<PathBuf>, VerbError> {
+    for name in PARTS.iter().chain(&["lock"]) {
+        remove_part(path, name)?;
+    }
+    let list = || path.read_dir().map_err(VerbError::local(path, "can't list it"));
+    let entries = list()?.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let left: Vec<PathBuf> = entries.filter(|entry| !entry.ends_with(MARKER_NAME)).collect();
+    remove_part(path, MARKER_NAME)?;
+    if !left.is_empty() {
+        return Ok(left);
+    }
+    match std::fs::remove_dir(path) {
+        Ok(()) => Ok(left),
+        Err(error) => {
+            tracing::info!("{}: left, empty: {error}", path.display());
+            Ok(vec![path.to_owned()])
+        }
+    }
+}
+
+fn remove_part(path: &Path, name: &str) -> Result<(), VerbError> {
+    let part = path.join(name);
+    let removed = match part.symlink_metadata() {
+        Err(_) => return Ok(()),
+        Ok(found) if found.is_dir() => {
+            remove_tree(&part, &[]).map_err(|CopyError { path, action, error }| {
+                VerbError::Local { path: part.join(path), action, error }
+            })?;
+            std::fs::remove_dir(&part)
+        }
+        Ok(_) => std::fs::remove_file(&part),
+    };
+    removed.map_err(VerbError::local(&part, "can't remove it"))
+}
+
+/// Removes a store that nobody can open any more; its directory stays, empty.
+pub(in crate::lifecycle) fn remove_contents(
+    path: &Path,
+    _held: &StoreLock,
+) -> Result<(), VerbError> {
+    let descriptor = path.join(DESCRIPTOR_NAME);
+    std::fs::remove_file(&descriptor).map_err(VerbError::local(&descriptor, "can't remove it"))?;
+    for name in PARTS.iter().chain(&["lock"]) {
+        remove_part(path, name)?;
+    }
+    Ok(())
+}
+
+/// Removes the store of a job whose key is gone.
+///
+/// # Errors
+/// In use, or what could not be removed.
+pub fn remove_store(path: &Path) -> Result<(), VerbError> {
+    let store: Store = find_store(path)?;
+    let held = lock(&store, Access::Write)?;
+    destroy_keys_under(&store)?;
+    remove_rest(path)?;
+    drop(held);
+    Ok(())
+}
+
+fn destroy_keys_under(store: &Store) -> Result<(), VerbError> {
+    let id = store.read_descriptor()?.volume_id.to_string();
+    mark(store.path(), &id)?;
+    overwrite(&store.descriptor_path())
+}

@@ -1,0 +1,61 @@
+//! Bounds that flags do not move, and the defaults and ranges of those that flags do. Asserts
+//! below say how they relate.
+
+use std::time::Duration;
+
+/// The longest that written data stays uncommitted on a mount: the timer's period.
+pub const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a command waits for a daemon that is leaving to give up the store's lock.
+pub const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// How often a wait for a process looks again at what no descriptor can tell: whether a mount
+/// has appeared or a lock of another host has gone.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long a command waits for its daemon to serve. It has to cover a KMS call with its retries.
+pub const SERVE_WAIT: Duration = Duration::from_secs(120);
+
+/// How long a detached mount may keep its daemon before files left open in it get errors.
+pub const DETACH_WAIT: Duration = Duration::from_secs(10);
+
+/// How long `umount` and `stop` wait for the daemon's end: its last commit may be long.
+pub const LEAVE_WAIT: Duration = Duration::from_secs(300);
+
+/// How long the other end of a control socket may take for a line that needs no work.
+pub const CONTROL_WAIT: Duration = Duration::from_secs(10);
+
+/// Bytes of a line on a control socket.
+pub const CONTROL_LINE_LEN_MAX: u64 = 64 << 10;
+
+/// Connections that a control socket serves at a time.
+pub const CONTROL_CONNECTIONS_MAX: usize = 16;
+
+/// Bytes of the block cache, unless a flag says otherwise.
+pub const CACHE_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// Bytes of the smallest block cache: fewer would evict blocks of the request being served.
+pub const CACHE_BYTES_MIN: u64 = 4 << 20;
+
+/// Threads of a mount, at most.
+pub const THREADS_MAX: usize = 64;
+
+/// Symbolic links followed in one path, as the kernel counts them.
+pub const LINKS_FOLLOWED_MAX: usize = 40;
+
+/// Directories below each other that a recursive command enters.
+pub const DEPTH_MAX: usize = 512;
+
+/// Bytes of a snapshot's manifest: about 300 a file.
+pub const MANIFEST_LEN_MAX: u64 = 8 << 30;
+
+/// Bytes that a copy moves at a time.
+pub const COPY_LEN: usize = 1 << 20;
+
+/// Processes that an error about a busy mount names.
+pub const BUSY_NAMED_MAX: usize = 8;
+
+const _: () = assert!(LOOK_AGAIN.as_millis() * 10 < LOCK_WAIT.as_millis());
+const _: () = assert!(LOCK_WAIT.as_secs() < SERVE_WAIT.as_secs());
+const _: () = assert!(DETACH_WAIT.as_secs() < LEAVE_WAIT.as_secs());
+const _: () = assert!(CACHE_BYTES_MIN <= CACHE_BYTES_DEFAULT);
