@@ -147,6 +147,7 @@ fn readers_and_writers_at_once_see_whole_records() {
             });
         }
     });
+    drop(file);
     mount.remount();
     let bytes = fs::read(&path).unwrap();
     for record in 0..records {
@@ -272,12 +273,27 @@ fn a_full_disk_is_an_error_and_harms_nothing_older() {
         drop(file);
         assert!(fs::read(mount.at("older")).unwrap() == pattern(1 << 20, 1));
         fs::remove_file(mount.at("larger")).unwrap();
+        wait_for_space(&mount.point(), 2 << 20);
         fs::write(mount.at("newer"), pattern(1 << 20, 3)).unwrap();
         mount.remount();
         assert!(fs::read(mount.at("older")).unwrap() == pattern(1 << 20, 1));
         assert!(fs::read(mount.at("newer")).unwrap() == pattern(1 << 20, 3));
         mount.umount();
         assert!(Command::new("umount").arg("-l").arg(&path).status().unwrap().success());
+    }
+}
+
+/// The kernel tells of a last close some time after close(2) has returned; nothing announces when
+/// the space is free.
+fn wait_for_space(path: &std::path::Path, wanted: u64) {
+    let free = || {
+        let space = rustix::fs::statvfs(path).unwrap();
+        space.f_bavail * space.f_frsize
+    };
+    let started = std::time::Instant::now();
+    while free() < wanted {
+        assert!(started.elapsed().as_secs() < 20, "only {} bytes are free", free());
+        std::thread::yield_now();
     }
 }
 

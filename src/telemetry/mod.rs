@@ -39,7 +39,12 @@ pub fn start(verbose: u8, file: Option<File>) {
         Ok(text) if !text.is_empty() => EnvFilter::builder().parse_lossy(text),
         _ => EnvFilter::new(directives),
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    // A log that can't be written, as on a full disk, must not end the process: reporting that to
+    // a standard error that is the same full disk would panic.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .log_internal_errors(false);
     let started = match file {
         Some(file) => log.with_writer(Mutex::new(file)).try_init(),
         None => log.with_writer(io::stderr).try_init(),

@@ -106,7 +106,11 @@ impl Proxy {
 
     /// The next `times` calls of `operation` meet `fault`.
     pub(crate) fn fault_times(&self, operation: &str, fault: Fault, times: usize) {
-        self.shared.lock().faults.insert(operation.to_owned(), (fault, times));
+        let mut state = self.shared.lock();
+        match times {
+            0 => drop(state.faults.remove(operation)),
+            _ => drop(state.faults.insert(operation.to_owned(), (fault, times))),
+        }
     }
 
     /// Every call so far, in the order in which they came in.
