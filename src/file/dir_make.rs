@@ -18,6 +18,7 @@ use crate::store::{
 const SET_ID_BITS: u32 = 0o6000;
 const SET_GID: u32 = 0o2000;
 const OWNER_ALL: u32 = 0o700;
+const MODE_BITS: u32 = 0o7777;
 
 impl Dir {
     fn writable(&self) -> Result<(), FileError> {
@@ -25,7 +26,8 @@ impl Dir {
     }
 
     /// What makes a new object the creator's. The disk has given a set-group-id directory's group
-    /// already; a change of owner clears set-id bits, so the mode comes after it.
+    /// already, and `mode`, in which umask and access control list have their part; a change of
+    /// owner clears set-id bits, so the mode comes after it.
     fn ownership(&self, creator: Creator, mode: u32) -> Result<Option<SetAttr>, FileError> {
         if !self.volume().gives_away || (creator.uid == 0 && creator.gid == 0) {
             return Ok(None);
@@ -54,12 +56,12 @@ impl Dir {
         let volume = self.volume();
         let blob = self.lower().create_file(&stored, mode)?;
         let finish = || {
-            if let Some(ownership) = self.ownership(creator, mode)? {
+            let made = rustix::fs::fstat(&blob)?;
+            if let Some(ownership) = self.ownership(creator, made.st_mode & MODE_BITS)? {
                 ownership.apply_to(&blob)?;
             }
-            let ino = rustix::fs::fstat(&blob)?.st_ino;
-            let file =
-                volume.open_with(ino, || Ok(open::fresh(&volume.keys, blob, volume.block_size)))?;
+            let fresh = || Ok(open::fresh(&volume.keys, blob, volume.block_size));
+            let file = volume.open_with(made.st_ino, fresh)?;
             // The header now: a lower file without one would not open after a crash.
             file.commit()?;
             let stat = file.stat()?;
@@ -90,7 +92,8 @@ impl Dir {
         let stored = self.stored(name)?;
         self.lower().make_node(&stored, kind, mode)?;
         let finish = || {
-            if let Some(ownership) = self.ownership(creator, mode)? {
+            let made = self.lower().stat(stored.object())?.st_mode & MODE_BITS;
+            if let Some(ownership) = self.ownership(creator, made)? {
                 self.lower().set_attr(stored.object(), &ownership)?;
             }
             self.stat_stored(stored.object())

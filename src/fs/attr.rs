@@ -67,7 +67,7 @@ impl Fs {
         let writable = |open: &OpenFile| {
             open.apply(privileges)?;
             if !open.allows(Access::Write) {
-                self.by_name(id, |dir, name| Ok(drop(dir.open_file(name, Access::Write)?)))?;
+                self.by_name(id, |dir, name| Ok(dir.open_file(name, Access::Write)?))?;
             }
             Ok(open.file.set_len(size)?)
         };
@@ -144,7 +144,10 @@ impl Fs {
         let _changing = self.must_be_writable()?;
         self.attributes(id, |dir, object| Ok(dir.set_xattr(object, name, value, mode)?))?;
         // An access control list changes the mode.
-        self.with_open(id, |open| Ok(open.mode_changed())).unwrap_or(Ok(()))
+        if let Some(open) = self.inodes.open(id) {
+            open.mode_changed();
+        }
+        Ok(())
     }
 
     /// Names of all extended attributes, each with a zero byte after it.

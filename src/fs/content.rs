@@ -267,6 +267,8 @@ impl Fs {
     ) -> Result<u64, FsError> {
         self.with_file(source.0, |from| {
             self.change_file(target.0, privileges, |to| {
+                // The source ends where it ends now, also if the copy lengthens it.
+                let len = len.min(from.file().len().saturating_sub(source.1));
                 let apart = source.1.abs_diff(target.1) >= len;
                 if from.inode == to.inode && !apart {
                     return Err(FsError::Invalid);

@@ -13,7 +13,7 @@ use crate::fs::table::{Place, Table};
 
 /// How often an operation looks for its object again because somebody moved it meanwhile. A
 /// rename takes longer than to look, so that a second time is rare and a third one rarer.
-const ATTEMPTS: usize = 32;
+pub(in crate::fs) const ATTEMPTS: usize = 32;
 
 /// Directories below one another before a path counts as a circle, which only a walk that
 /// renames overtake can see.

@@ -137,7 +137,8 @@ impl Fs {
             }
         }
         let start = offset.saturating_sub(DOTS);
-        let rest = entries.get(usize::try_from(start).unwrap_or(usize::MAX)..).unwrap_or(&[]);
+        let start = start.min(entries.len() as u64);
+        let rest = &entries[usize::try_from(start).expect("at most their count")..];
         for (next, entry) in (start + DOTS + 1..).zip(rest) {
             let (ino, kind) = (self.id(entry.ino), entry.kind);
             if !take(stream, Listed { ino, kind, name: &entry.name, next, attr: None }) {

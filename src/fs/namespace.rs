@@ -2,7 +2,7 @@
 
 use crate::file::{Creator, Dir, NodeKind, Stat};
 use crate::fs::content::OpenFile;
-use crate::fs::core::{Fs, checked};
+use crate::fs::core::{ATTEMPTS, Fs, checked};
 use crate::fs::error::FsError;
 use crate::fs::ids::{Attr, HandleId, InodeId, OpenFlags};
 
@@ -98,7 +98,7 @@ impl Fs {
         let _changing = self.must_be_writable()?;
         let name = checked(name)?;
         let target = self.dir(parent)?;
-        loop {
+        for _ in 0..ATTEMPTS {
             let place = self.inodes.place(id).ok_or(FsError::NotFound)?;
             let source = self.dir(place.parent)?;
             let _names = self.guards.follow_both(place.parent, parent);
@@ -107,6 +107,7 @@ impl Fs {
                 return Ok(self.hand_out(parent, name, stat));
             }
         }
+        Err(FsError::Stale)
     }
 
     /// Makes a file and opens it, or opens the one that is there unless `flags` say exclusive;

@@ -145,7 +145,7 @@ fn serve(
     fd: OwnedFd,
     options: &MountOptions,
 ) -> io::Result<JoinHandle<io::Result<()>>> {
-    let adapter = Adapter::new(fs, options.default_permissions);
+    let adapter = Adapter::new(fs.clone(), options.default_permissions);
     let mut config = Config::default();
     config.acl = options.acl();
     config.n_threads = Some(options.thread_count());
@@ -159,7 +159,8 @@ fn serve(
         match Session::from_fd(adapter, fd, acl, config) {
             Ok(session) => {
                 drop(greeted);
-                session.run()
+                // Threads may be left that hold the adapter, so it may not have been told.
+                session.run().inspect_err(|_| commit(&fs))
             }
             Err(error) => {
                 greeted.send(error).map_err(|_| io::Error::other("nobody waits"))?;
@@ -171,6 +172,13 @@ fn serve(
         Ok(error) => Err(error),
         // The sender is gone without an error.
         Err(mpsc::RecvError) => Ok(thread),
+    }
+}
+
+/// Saves what can be saved of a session that failed.
+fn commit(fs: &Fs) {
+    if let Err(error) = fs.volume().commit_all() {
+        tracing::error!(%error, "changes were lost when the session failed");
     }
 }
 
@@ -326,10 +334,18 @@ impl Mounted {
     /// Returns when it was unmounted, from anywhere, and everything is committed.
     ///
     /// # Errors
-    /// The session's, if it ended otherwise.
+    /// The session's, if it ended otherwise; it is taken out of the tree then, so that nobody
+    /// waits for answers.
     pub fn wait(mut self) -> io::Result<()> {
         let session = self.session.take().expect("taken here only");
-        session.join().map_err(|_| io::Error::other("the thread of the session panicked"))?
+        let ended = session.join();
+        let ended = ended.unwrap_or_else(|_| Err(io::Error::other("the session panicked")));
+        if ended.is_err()
+            && let Err(error) = self.unmounter.detach()
+        {
+            tracing::warn!(%error, "can't unmount");
+        }
+        ended
     }
 }
 

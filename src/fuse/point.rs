@@ -1,5 +1,5 @@
-//! What is at a mountpoint, by `/proc/self/mountinfo` (proc(5)): asking the mounted file system
-//! itself could wait for ever.
+//! What is at a mountpoint, by `/proc/self/mountinfo` (proc(5)): what is mounted there would only
+//! speak for itself.
 
 use std::ffi::OsString;
 use std::io;
@@ -89,20 +89,20 @@ pub fn checked(path: &Path, may_cover: bool) -> Result<PathBuf, MountError> {
     let real = path.canonicalize().map_err(|error| match error.raw_os_error() {
         Some(libc::ENOENT) => MountError::Missing(path.into()),
         Some(libc::ENOTDIR) => MountError::NotDirectory(path.into()),
-        Some(libc::ENOTCONN) => MountError::Dead(path.into()),
         _ => MountError::Unusable { path: path.into(), error },
     })?;
+    let unusable = |error: io::Error| match error.raw_os_error() {
+        Some(libc::ENOTCONN) => MountError::Dead(real.clone()),
+        _ => MountError::Unusable { path: real.clone(), error },
+    };
+    let meta = std::fs::metadata(&real).map_err(unusable)?;
     // Without /proc the checks below still find a file system that has entries.
     let mounted = mount_at(&real).unwrap_or_default();
     if let Some(mount) = mounted.filter(|mount| mount.is_fuse() || !may_cover) {
         let (kind, source_name) = (mount.kind, mount.source);
         return Err(MountError::Already { path: real, kind, source_name });
     }
-    let unusable = |error: io::Error| match error.raw_os_error() {
-        Some(libc::ENOTCONN) => MountError::Dead(real.clone()),
-        _ => MountError::Unusable { path: real.clone(), error },
-    };
-    if !std::fs::metadata(&real).map_err(unusable)?.is_dir() {
+    if !meta.is_dir() {
         return Err(MountError::NotDirectory(real));
     }
     if !may_cover {

@@ -114,3 +114,16 @@ pub(in crate::fuse) fn give_value(reply: ReplyXattr, done: Result<Vec<u8>, FsErr
         Err(error) => reply.error(errno(&error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_the_request_and_nothing_else() {
+        let mut after = 0;
+        guarded("test", || panic!("on purpose"));
+        guarded("test", || after += 1);
+        assert_eq!(after, 1);
+    }
+}
