@@ -144,10 +144,10 @@ pub(in crate::cli) struct RoleArgs {
     #[arg(long)]
     pub(in crate::cli) role: Option<Role>,
     /// Directory that stands for / in the role's paths
-    #[arg(long, value_name = "DIR", requires = "role", default_value = "/")]
-    pub(in crate::cli) root: PathBuf,
+    #[arg(long, value_name = "DIR")]
+    pub(in crate::cli) root: Option<PathBuf>,
     /// The role's store, by default ROOT/var/lib/cmkfs/ROLE
-    #[arg(long = "store", id = "role_store", value_name = "DIR", requires = "role")]
+    #[arg(long = "store", id = "role_store", value_name = "DIR")]
     pub(in crate::cli) store: Option<PathBuf>,
 }
 
@@ -385,7 +385,6 @@ mod tests {
             "cmkfs mount",
             "cmkfs mount store",
             "cmkfs mount store mnt --role training",
-            "cmkfs mount store mnt --root /r",
             "cmkfs mount --role trainer",
             "cmkfs run --role training",
             "cmkfs stop",

@@ -14,11 +14,17 @@ use crate::lifecycle::{Exit, background, leave, locate, serve};
 
 /// The role's place; `None` if a path was typed instead.
 pub(in crate::cli) fn place(arguments: &RoleArgs) -> Result<Option<Place>, Fail> {
-    let Some(role) = arguments.role else { return Ok(None) };
-    let place = Place::new(role, &arguments.root, arguments.store.as_deref());
-    place.map(Some).map_err(|error| {
-        Fail::new(Exit::NoMountpoint, format!("root {}: {error}", arguments.root.display()))
-    })
+    let Some(role) = arguments.role else {
+        return match (&arguments.root, &arguments.store) {
+            (None, None) => Ok(None),
+            _ => Err(Fail::usage("--root and --store are a role's: wanted --role too")),
+        };
+    };
+    let root = arguments.root.as_deref().unwrap_or_else(|| Path::new("/"));
+    let place = Place::new(role, root, arguments.store.as_deref());
+    place
+        .map(Some)
+        .map_err(|error| Fail::new(Exit::NoMountpoint, format!("root {}: {error}", root.display())))
 }
 
 /// A key source with an absolute path, as text.

@@ -14,8 +14,9 @@ pub(in crate::cli) struct MountWords {
 }
 
 const KNOWN: &str = "ro, rw, allow_other, noallow_other, default_permissions, \
-                     nodefault_permissions, nonempty; defaults, _netdev, nofail, auto, noauto, \
-                     user, nouser, users, nosuid, nodev and x-... mean nothing here and are allowed";
+                     nodefault_permissions, nonempty; without a meaning here, but allowed: \
+                     defaults, _netdev, nofail, auto, noauto, user, nouser, users, nosuid, \
+                     nodev, x-...";
 
 impl MountWords {
     /// A later word wins over an earlier one.

@@ -1,7 +1,9 @@
 //! What is to be mounted, resolved to absolute paths, so that it means the same in a daemon whose
 //! working directory is `/`.
 
+use std::fs::Permissions;
 use std::num::NonZero;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -177,7 +179,18 @@ fn remove_keyless(store: &crate::store::Store) -> Result<(), VerbError> {
     terminate::remove_contents(store.path(), &lock)
 }
 
+/// A mountpoint that root makes is closed to others: should the mount go away under a job, the
+/// job's users find nothing to write to. Others could not mount on such a directory.
 fn make_mountpoint(path: &Path) -> Result<(), VerbError> {
-    let made = std::fs::create_dir_all(path);
-    made.map_err(|error| MountError::Unusable { path: path.to_owned(), error }.into())
+    if path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let make = || {
+        std::fs::create_dir_all(path)?;
+        if rustix::process::geteuid().is_root() {
+            std::fs::set_permissions(path, Permissions::from_mode(0o555))?;
+        }
+        Ok(())
+    };
+    make().map_err(|error| MountError::Unusable { path: path.to_owned(), error }.into())
 }
