@@ -1,5 +1,6 @@
 //! How an error becomes a message and an exit code.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use crate::job::JobError;
@@ -27,9 +28,17 @@ impl Fail {
         Self { code: exit.code(), ..self }
     }
 
+    /// An end that its cause knows of already.
+    pub(in crate::cli) fn quiet(exit: Exit) -> Self {
+        Self::new(exit, "")
+    }
+
     /// Says it on standard error.
     pub(in crate::cli) fn tell(self) -> ExitCode {
         use std::io::Write;
+        if self.text.is_empty() {
+            return ExitCode::from(self.code);
+        }
         // Nobody can be told that standard error does not work.
         let told = writeln!(std::io::stderr(), "cmkfs: {}", self.text);
         drop(told);
@@ -39,6 +48,11 @@ impl Fail {
 
 impl From<VerbError> for Fail {
     fn from(error: VerbError) -> Self {
+        if let VerbError::Local { error, .. } = &error
+            && error.kind() == ErrorKind::BrokenPipe
+        {
+            return Self::quiet(Exit::Unexpected);
+        }
         Self { code: error.exit_code(), text: error.to_string() }
     }
 }

@@ -8,7 +8,10 @@ use crate::lifecycle::Exit;
 
 /// For `map_err`: standard output failed.
 pub(in crate::cli) fn failed(error: io::Error) -> Fail {
-    Fail::new(Exit::Unexpected, format!("standard output: {error}"))
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Fail::quiet(Exit::Unexpected),
+        _ => Fail::new(Exit::Unexpected, format!("standard output: {error}")),
+    }
 }
 
 /// Writes text.

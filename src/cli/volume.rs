@@ -129,7 +129,7 @@ pub(in crate::cli) fn snapshot(verb: &SnapshotVerb) -> Result<(), Fail> {
             let head = ["snapshot", "taken", "volume", "files", "bytes"].map(str::to_owned);
             let mut rows = vec![head.to_vec()];
             rows.extend(found.into_iter().map(|found| {
-                let taken = i64::try_from(found.created_unix_s).unwrap_or(i64::MAX);
+                let taken = i64::try_from(found.created_unix_ms / 1000).unwrap_or(i64::MAX);
                 vec![
                     found.id,
                     show::time(taken),

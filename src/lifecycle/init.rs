@@ -154,5 +154,11 @@ fn random_id() -> [u8; 16] {
 
 /// Seconds since 1970 UTC.
 pub(in crate::lifecycle) fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs())
+    unix_ms() / 1000
+}
+
+/// Milliseconds since 1970 UTC.
+pub(in crate::lifecycle) fn unix_ms() -> u64 {
+    let passed = SystemTime::now().duration_since(UNIX_EPOCH);
+    passed.map_or(0, |passed| u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::format::VolumeId;
 use crate::lifecycle::control::{Client, Request, Response};
 use crate::lifecycle::error::VerbError;
-use crate::lifecycle::init::unix_s;
+use crate::lifecycle::init::unix_ms;
 use crate::lifecycle::locate::{daemon, describe, locate};
 use crate::lifecycle::open::{Access, lock};
 use crate::lifecycle::terminate::MARKER_NAME as TERMINATING_NAME;
@@ -33,7 +33,7 @@ pub fn create(volume: &Path, target: &Path) -> Result<Summary, VerbError> {
     let shelf = open_target(target, &located.store, &located.mountpoints)?;
     let (store, descriptor) = describe(&located.store)?;
     let fail = |error| target_error(shelf.path(), error);
-    let begin = || shelf.begin(store.path(), NOT_COPIED, unix_s()).map_err(fail);
+    let begin = || shelf.begin(store.path(), NOT_COPIED, unix_ms()).map_err(fail);
     let writer = daemon(store.path(), None)
         .filter(|(_, report)| report.daemon.as_ref().is_some_and(|daemon| !daemon.read_only));
     let begun = match writer {

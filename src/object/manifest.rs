@@ -31,8 +31,8 @@ pub struct Manifest {
     pub id: String,
     /// The volume it is of.
     pub volume_id: VolumeId,
-    /// When it was taken, seconds since 1970 UTC.
-    pub created_unix_s: u64,
+    /// When it was taken, milliseconds since 1970 UTC.
+    pub created_unix_ms: u64,
     /// Regular files.
     pub files: u64,
     /// Bytes of regular files, holes included.
@@ -113,7 +113,7 @@ impl Manifest {
         root: &Path,
         id: String,
         volume_id: VolumeId,
-        created_unix_s: u64,
+        created_unix_ms: u64,
     ) -> Result<Self, ManifestError> {
         let mut entries = Vec::new();
         let mut hashed = HashMap::new();
@@ -127,7 +127,7 @@ impl Manifest {
         });
         let (files, bytes) = sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size));
         let format = FORMAT.to_owned();
-        Ok(Self { format, version: VERSION, id, volume_id, created_unix_s, files, bytes, entries })
+        Ok(Self { format, version: VERSION, id, volume_id, created_unix_ms, files, bytes, entries })
     }
 
     /// The first difference between what this says and what is below `root`; `None` if there is
@@ -137,7 +137,7 @@ impl Manifest {
     /// What can't be read.
     pub fn difference(&self, root: &Path) -> Result<Option<String>, ManifestError> {
         let id = self.id.clone();
-        let found = Self::of_tree(root, id, self.volume_id, self.created_unix_s)?;
+        let found = Self::of_tree(root, id, self.volume_id, self.created_unix_ms)?;
         let (mut wanted, mut there) = (self.entries.iter(), found.entries.iter());
         loop {
             let text = match (wanted.next(), there.next()) {

@@ -1,8 +1,8 @@
 //! The directory in which snapshots lie:
 //!
 //! ```text
-//! TARGET/snap-20261121T094639Z-1a2b3c4d/manifest.json
-//! TARGET/snap-20261121T094639Z-1a2b3c4d/store/...
+//! TARGET/snap-20261121T094639.250Z-1a2b3c4d/manifest.json
+//! TARGET/snap-20261121T094639.250Z-1a2b3c4d/store/...
 //! ```
 //!
 //! A snapshot is made under a name ending in `.partial` and renamed when it is durable, so that
@@ -55,8 +55,8 @@ pub struct Summary {
     pub id: String,
     /// The volume it is of.
     pub volume_id: VolumeId,
-    /// When it was taken, seconds since 1970 UTC.
-    pub created_unix_s: u64,
+    /// When it was taken, milliseconds since 1970 UTC.
+    pub created_unix_ms: u64,
     /// Stored files.
     pub files: u64,
     /// Their bytes, holes included.
@@ -68,7 +68,7 @@ impl From<&Manifest> for Summary {
         Self {
             id: manifest.id.clone(),
             volume_id: manifest.volume_id,
-            created_unix_s: manifest.created_unix_s,
+            created_unix_ms: manifest.created_unix_ms,
             files: manifest.files,
             bytes: manifest.bytes,
         }
@@ -86,7 +86,7 @@ pub struct Shelf {
 pub struct Begun {
     path: PathBuf,
     id: String,
-    created_unix_s: u64,
+    created_unix_ms: u64,
 }
 
 impl Begun {
@@ -120,12 +120,12 @@ impl Shelf {
         &self,
         store: &Path,
         skip: &[&str],
-        created_unix_s: u64,
+        created_unix_ms: u64,
     ) -> Result<Begun, ShelfError> {
         let mut short = [0; 4];
         getrandom::fill(&mut short).expect("the system gives random bytes");
         let short = data_encoding::HEXLOWER.encode(&short);
-        let id = format!("{PREFIX}{}-{short}", Utc::from_unix_s(created_unix_s).compact());
+        let id = format!("{PREFIX}{}-{short}", Utc::from_unix_ms(created_unix_ms).compact());
         let path = self.path.join(format!("{id}{PARTIAL}"));
         let target = path.join(STORE_NAME);
         let copy = || {
@@ -135,7 +135,7 @@ impl Shelf {
         };
         let copied = copy();
         match copied {
-            Ok(()) => Ok(Begun { path, id, created_unix_s }),
+            Ok(()) => Ok(Begun { path, id, created_unix_ms }),
             Err(error) => {
                 discard(&path);
                 Err(error)
@@ -151,7 +151,7 @@ impl Shelf {
         let finish = || {
             let store = begun.path.join(STORE_NAME);
             let id = begun.id.clone();
-            let manifest = Manifest::of_tree(&store, id, volume_id, begun.created_unix_s)?;
+            let manifest = Manifest::of_tree(&store, id, volume_id, begun.created_unix_ms)?;
             manifest.write(&begun.path.join(MANIFEST_NAME))?;
             sync_filesystem(&begun.path)?;
             let path = self.path.join(&begun.id);
