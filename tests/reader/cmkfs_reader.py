@@ -5,8 +5,8 @@
     cmkfs_reader.py check STORE --key-file FILE          reads all; says only what is wrong
 
 What is refused goes to standard error, a line each with its path in the store, and the exit code
-is then 1. Nobody may write to the volume meanwhile. It needs Python 3.11 and the package
-`cryptography` with AES-GCM-SIV.
+is then 1. The volume must not be mounted for writing. Python 3.11 and the package `cryptography`
+with AES-GCM-SIV are needed.
 """
 
 import argparse

@@ -1,12 +1,15 @@
 """Lower objects, reached from the store by directory descriptors and never through a link."""
 
+import fcntl
 import os
 import stat
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from stored.refusal import Broken, told_of
+from stored.refusal import Broken, Refused, told_of
+
+LOCK_NAME = b"lock"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,20 @@ def open_store(path: str) -> Iterator[LowerDir]:
         yield LowerDir(fd, b"")
     finally:
         os.close(fd)
+
+
+@contextmanager
+def shared_lock(store: LowerDir) -> Iterator[None]:
+    """Keeps writers out of the store, where there is a lock; refused if one of them has it."""
+    if LOCK_NAME not in store.entries():
+        yield
+        return
+    with open_file(store, LOCK_NAME) as fd:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Refused(LOCK_NAME, "the volume is open for writing: unmount it") from error
+        yield
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from stored.directory import (
 )
 from stored.keyring import Keyring
 from stored.link import read_target
-from stored.lower import LowerDir, open_dir, open_file, open_store, read_small
+from stored.lower import LowerDir, open_dir, open_file, open_store, read_small, shared_lock
 from stored.refusal import Broken, Refused, told_of
 
 DESCRIPTOR_NAME = b"volume.json"
@@ -132,7 +132,7 @@ class Volume:
 def open_at(store_path: str, key_path: str) -> Iterator[Volume]:
     """The volume in the store at `store_path`, by a slot that the key file opens."""
     key_file = _read_key(key_path)
-    with open_store(store_path) as store:
+    with open_store(store_path) as store, shared_lock(store):
         stored = read_small(store, DESCRIPTOR_NAME, SIZE_MAX)
         with told_of(DESCRIPTOR_NAME):
             keyring = open_volume(stored, key_file)
