@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Lists, prints and checks a volume of cmkfs without cmkfs, by a key file of 32 bytes.
 
     cmkfs_reader.py list  STORE --key-file FILE          one JSON object a line for each object
@@ -75,6 +76,7 @@ def _record(found: Found, first_paths: dict[tuple[int, int], bytes]) -> dict[str
     status = found.status
     record: dict[str, object] = {
         "path": escape(found.path),
+        "stored": escape(found.stored_path),
         "kind": found.kind,
         "mode": f"{stat.S_IMODE(status.st_mode):04o}",
         "mtime_ns": status.st_mtime_ns,
