@@ -44,13 +44,19 @@ fn offset() -> impl Strategy<Value = u64> {
 }
 
 fn length() -> impl Strategy<Value = usize> {
-    prop_oneof![4 => 1_usize..5000, 2 => 1_usize..70_000, 1 => Just(4096), 1 => 500_000..600_000_usize]
+    prop_oneof![
+        4 => 1_usize..5000,
+        2 => 1_usize..70_000,
+        1 => Just(4096),
+        1 => 500_000..600_000_usize,
+    ]
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let wide = || length().prop_map(|len| len as u64);
     prop_oneof![
-        6 => (offset(), length(), any::<u8>()).prop_map(|(at, len, fill)| Op::Write { at, len, fill }),
+        6 => (offset(), length(), any::<u8>())
+            .prop_map(|(at, len, fill)| Op::Write { at, len, fill }),
         2 => (length(), any::<u8>()).prop_map(|(len, fill)| Op::Append { len, fill }),
         4 => (offset(), length()).prop_map(|(at, len)| Op::Read { at, len }),
         3 => offset().prop_map(Op::SetLen),

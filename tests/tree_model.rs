@@ -64,7 +64,8 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (path(), path(), prop::sample::select(modes))
             .prop_map(|(from, to, mode)| Op::Rename { from, to, mode }),
         2 => (path(), path()).prop_map(|(from, to)| Op::Link { from, to }),
-        1 => (path(), "nowhere/[a-z/.]{0,300}").prop_map(|(path, target)| Op::Symlink { path, target }),
+        1 => (path(), "nowhere/[a-z/.]{0,300}")
+            .prop_map(|(path, target)| Op::Symlink { path, target }),
         1 => (path(), 0_u32..0o1000).prop_map(|(path, mode)| Op::Chmod { path, mode }),
         1 => Just(Op::Reopen),
     ]

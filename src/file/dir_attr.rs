@@ -81,8 +81,13 @@ impl Dir {
         lower: &str,
         sealed: &[u8],
     ) -> Result<(Vec<u8>, Vec<u8>), FileError> {
-        let stored = lower.trim_start_matches(USER).trim_start_matches(TRUSTED);
-        let opened = self.volume().keys.open_attribute(owner, stored.as_bytes(), sealed);
+        let stored = lower.strip_prefix(USER).or_else(|| lower.strip_prefix(TRUSTED));
+        let opened = stored
+            .and_then(|stored| self.volume().keys.open_attribute(owner, stored.as_bytes(), sealed));
+        // The seal does not bind the prefix, so that somebody could have moved it to the other one.
+        let opened = opened.filter(|(name, _)| {
+            matches!(self.lower_attribute(name), Ok(Lower::Sealed(own)) if own == lower)
+        });
         let (name, value) = opened.ok_or_else(|| {
             self.volume().counters.damages.add(1);
             FileError::damaged(self.ino(), "an extended attribute in this directory")

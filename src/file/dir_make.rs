@@ -209,7 +209,9 @@ impl Dir {
                 self.volume().links.read_small(file.as_bytes(), len_max)?
             }
         };
+        let valid = |len| (1..=LINK_TARGET_MAX).contains(&len);
         let target = self.volume().keys.open_link(&envelope);
+        let target = target.filter(|target| valid(target.len()) && !target.contains(&0));
         let target = target.ok_or_else(|| {
             self.volume().counters.damages.add(1);
             FileError::damaged(self.ino(), "the target of a link in this directory")

@@ -4,7 +4,8 @@
 //! |-----------|-------------------------------------------------------------------------|
 //! | `volume`  | an open volume: keys, block cache, cipher pool, the files that are open |
 //! | `dir`     | a directory by plaintext names                                          |
-//! | `content` | a file: what is read, written, cut, committed                           |
+//! | `content` | an open file, and reading it                                            |
+//! | `write`   | writing, lengthening, cutting; `ranges`: holes, reserving, seeking      |
 //! | `state`   | what an open file knows: header, inline content or tree, dirty blocks   |
 //! | `tree`    | the tree of tags                                                        |
 //! | `cache`   | plaintext blocks that a request needed only a part of                   |
@@ -26,6 +27,7 @@ mod stat;
 mod state;
 mod tree;
 mod volume;
+mod write;
 
 pub use crate::store::{Creator, NodeKind, RenameMode, SetAttr, SetTime};
 pub use content::{File, Slice};

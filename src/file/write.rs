@@ -1,0 +1,217 @@
+//! An open file: writing, lengthening, cutting.
+
+use crate::cipher::Plain;
+use crate::file::content::File;
+use crate::file::error::FileError;
+use crate::file::state::{Body, State};
+use crate::file::tree::Tree;
+use crate::format::bytes::to_usize;
+use crate::format::geometry::{FANOUT, Geometry};
+use crate::format::node::{ENTRIES, Entry};
+
+/// Dirty blocks of one file before they are stored ahead of the commit: 1 MiB at 16 KiB.
+const DIRTY_BLOCKS_MAX: usize = 64;
+
+impl File {
+    /// Writes all of `data` at `offset`.
+    ///
+    /// # Errors
+    /// The store's, [`FileError::TooLarge`], or [`FileError::Damaged`] if a block of which only a
+    /// part is written does not open.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), FileError> {
+        let mut state = self.state_to_write()?;
+        self.write_state(&mut state, offset, data)
+    }
+
+    /// Writes all of `data` at the end; returns where that was. No other write comes between.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn append(&self, data: &[u8]) -> Result<u64, FileError> {
+        let mut state = self.state_to_write()?;
+        let offset = state.length;
+        self.write_state(&mut state, offset, data)?;
+        Ok(offset)
+    }
+
+    fn write_state(&self, state: &mut State, offset: u64, data: &[u8]) -> Result<(), FileError> {
+        let counters = &self.volume().counters;
+        counters.writes.add(1);
+        if data.is_empty() {
+            return Ok(());
+        }
+        let end = offset.checked_add(data.len() as u64).ok_or(FileError::TooLarge)?;
+        if end > state.geometry().length_max() {
+            return Err(FileError::TooLarge);
+        }
+        if end > state.length {
+            self.grow(state, end)?;
+        }
+        state.changed();
+        if let Body::Inline(content) = &mut state.body {
+            content[to_usize(offset)..to_usize(end)].copy_from_slice(data);
+        } else {
+            self.write_blocks(state, offset, data)?;
+        }
+        counters.written_bytes.add(data.len() as u64);
+        Ok(())
+    }
+
+    fn write_blocks(
+        &self,
+        state: &mut State,
+        mut offset: u64,
+        mut data: &[u8],
+    ) -> Result<(), FileError> {
+        let (geometry, size) = (state.geometry(), state.prefix.block_size.len());
+        while !data.is_empty() {
+            let block = geometry.block_of(offset);
+            let within = to_usize(offset - geometry.block_start(block));
+            let done = if within == 0 && data.len() >= size {
+                let run_left = to_usize(FANOUT - block % FANOUT);
+                let count = (data.len() / size).min(run_left);
+                self.write_whole(state, block, &data[..count * size])?;
+                count * size
+            } else {
+                let part = data.len().min(size - within);
+                let covers_all = within == 0 && offset + part as u64 >= state.length;
+                if covers_all && !state.blocks.contains_key(&block) {
+                    self.forget_block(block);
+                    state.blocks.insert(block, Plain::zeros(size));
+                }
+                let plain = self.dirty_block(state, block)?;
+                plain[within..within + part].copy_from_slice(&data[..part]);
+                part
+            };
+            offset += done as u64;
+            data = &data[done..];
+        }
+        if state.blocks.len() > DIRTY_BLOCKS_MAX { self.seal_blocks(state) } else { Ok(()) }
+    }
+
+    /// Seals and stores whole blocks of one run at once.
+    fn write_whole(&self, state: &mut State, first: u64, data: &[u8]) -> Result<(), FileError> {
+        let size = state.prefix.block_size;
+        let count = data.len() / size.len();
+        let mut entries = [Entry::HOLE; ENTRIES];
+        let entries = &mut entries[..count];
+        let pool = &self.volume().pool;
+        let sealed = pool.seal_blocks(&state.cipher, size, first, data, entries);
+        self.volume().counters.blocks_sealed.add(count as u64);
+        for block in first..first + count as u64 {
+            self.forget_block(block);
+        }
+        self.store_run(state, first, &sealed, 0..data.len(), entries)?;
+        for block in first..first + count as u64 {
+            state.blocks.remove(&block);
+        }
+        Ok(())
+    }
+
+    /// Lengthens the file by a hole.
+    pub(in crate::file) fn grow(&self, state: &mut State, length: u64) -> Result<(), FileError> {
+        assert!(length > state.length, "the caller compared them");
+        let geometry = state.geometry();
+        if let Body::Inline(content) = &mut state.body {
+            if Geometry::is_inline(length) {
+                content.resize(to_usize(length));
+                state.length = length;
+                return Ok(());
+            }
+            let mut block = std::mem::replace(content, Plain::zeros(0));
+            block.resize(state.prefix.block_size.len());
+            if state.length > 0 {
+                state.blocks.insert(0, block);
+            }
+            state.body = Body::Tree(Tree::empty(geometry.levels(length)));
+        } else {
+            let tail = geometry.block_of(state.length);
+            let partial = !state.length.is_multiple_of(geometry.block_size().bytes());
+            if partial && !self.is_hole(state, tail)? {
+                // The stored block is as long as the file reached: it has to be sealed anew.
+                self.dirty_block(state, tail)?;
+            } else if partial {
+                self.forget_block(tail);
+            }
+            let (tree, _) = state.tree_mut(self.ino());
+            tree.grow(geometry.levels(length));
+        }
+        state.length = length;
+        Ok(())
+    }
+
+    /// Whether nothing was ever written to a block, in the store or in memory.
+    pub(in crate::file) fn is_hole(&self, state: &State, block: u64) -> Result<bool, FileError> {
+        let Some(tree) = state.tree() else { return Ok(false) };
+        let mut entry = [Entry::HOLE];
+        tree.entries(state.ground(self.ino()), block, &mut entry)?;
+        Ok(entry[0].is_hole() && !state.blocks.contains_key(&block))
+    }
+
+    /// Cuts the file, or lengthens it by a hole.
+    ///
+    /// # Errors
+    /// The store's, [`FileError::TooLarge`], or [`FileError::Damaged`] if the block at the new
+    /// end does not open; a file can be cut to 0 in any state.
+    pub fn set_len(&self, length: u64) -> Result<(), FileError> {
+        let mut state = self.state_to_write()?;
+        if length > state.geometry().length_max() {
+            return Err(FileError::TooLarge);
+        }
+        if length == 0 {
+            return self.start_afresh(&mut state);
+        }
+        if length > state.length {
+            self.grow(&mut state, length)?;
+        } else if length < state.length {
+            self.cut(&mut state, length)?;
+        }
+        state.changed();
+        Ok(())
+    }
+
+    /// An empty file under a new file key. It is stored at once: what is written next lands where
+    /// the old blocks are, and must not meet the old header after a crash.
+    fn start_afresh(&self, state: &mut State) -> Result<(), FileError> {
+        let keys = &self.volume().keys;
+        self.forget_all();
+        (state.cipher, state.prefix.wrapped_key) = keys.new_file(state.prefix.file_id);
+        state.prefix.epoch = keys.current();
+        state.blocks.clear();
+        state.unused.clear();
+        state.body = Body::Inline(Plain::zeros(0));
+        state.length = 0;
+        state.changed();
+        self.commit_state(state)
+    }
+
+    fn cut(&self, state: &mut State, length: u64) -> Result<(), FileError> {
+        let geometry = state.geometry();
+        if let Body::Inline(content) = &mut state.body {
+            content.resize(to_usize(length));
+            state.length = length;
+            return Ok(());
+        }
+        if Geometry::is_inline(length) {
+            let mut content = self.load_block(state, 0)?;
+            content.resize(to_usize(length));
+            self.forget_all();
+            state.blocks.clear();
+            state.unused.clear();
+            state.body = Body::Inline(content);
+            state.length = length;
+            return Ok(());
+        }
+        let count = geometry.block_count(length);
+        let kept = length - geometry.block_start(count - 1);
+        if kept < geometry.block_size().bytes() && !self.is_hole(state, count - 1)? {
+            self.dirty_block(state, count - 1)?[to_usize(kept)..].fill(0);
+        }
+        self.forget_all();
+        state.blocks.split_off(&count);
+        let (tree, ground) = state.tree_mut(self.ino());
+        tree.cut(ground, count, geometry.levels(length))?;
+        state.length = length;
+        Ok(())
+    }
+}

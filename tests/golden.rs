@@ -1,0 +1,243 @@
+//! Volumes that were made once and stay as they are: what a release has written, every later one
+//! reads. The library and the independent reader, which was written from FORMAT.md alone, must both
+//! find in them what the plan put there. `tests/golden/README.md` says how to add one.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "golden/damage.rs"]
+mod damage;
+#[path = "golden/make.rs"]
+mod make;
+#[path = "golden/plan.rs"]
+mod plan;
+#[path = "golden/reader.rs"]
+mod reader;
+#[path = "golden/seen.rs"]
+mod seen;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cmkfs::cipher::VolumeKeys;
+use cmkfs::file::{Volume, VolumeOptions};
+use cmkfs::keys::{self, Context, KeySource};
+use cmkfs::store::{LockMode, Store};
+use damage::Subject;
+use plan::Plan;
+use seen::Records;
+use serde_json::Value;
+
+const GOLDEN: [u64; 3] = [4096, 16384, 65536];
+const CHANGED: &str = "the format changed: if that is meant, raise VERSION and add a golden volume \
+                       of the new one; if not, volumes in use can't be read any more";
+
+fn golden(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file)
+}
+
+/// A golden volume, unpacked.
+struct Unpacked {
+    _dir: tempfile::TempDir,
+    store: PathBuf,
+    key: PathBuf,
+}
+
+impl Unpacked {
+    fn new(block_size: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = golden(&format!("block-{block_size}.tar.gz"));
+        let status = Command::new("tar")
+            .args(["--xattrs", "--xattrs-include=*", "-xpzf"])
+            .arg(&archive)
+            .arg("-C")
+            .arg(dir.path())
+            .status()
+            .expect("tar");
+        assert!(status.success(), "{}", archive.display());
+        let key = dir.path().join("key");
+        fs::copy(golden(&format!("block-{block_size}.key")), &key).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        Self { store: dir.path().join("store"), key, _dir: dir }
+    }
+
+    /// As a mount does: by a slot, the mac, the epoch keys.
+    fn open(&self) -> Arc<Volume> {
+        let store = Store::open(&self.store).unwrap();
+        let descriptor = store.read_descriptor().expect(CHANGED);
+        let context = Context { volume_id: descriptor.volume_id, pairs: &descriptor.context };
+        let source = KeySource::File(self.key.clone());
+        let opened = keys::open(&descriptor.slots, Some(&source), &context).expect(CHANGED);
+        let keys = VolumeKeys::open(&opened.key, &descriptor).expect(CHANGED);
+        let options = VolumeOptions { read_only: true, ..VolumeOptions::default() };
+        Volume::open(&store, keys, &descriptor, &options).unwrap()
+    }
+}
+
+fn expected(block_size: u64) -> Records {
+    let text = fs::read_to_string(golden(&format!("block-{block_size}.json"))).unwrap();
+    let mut records: Vec<Value> = serde_json::from_str(&text).unwrap();
+    if !rustix::process::geteuid().is_root() {
+        // tar can't give them back, and nobody could see them.
+        for record in &mut records {
+            let xattrs = record["xattrs"].as_object_mut().unwrap();
+            xattrs.retain(|name, _| name.starts_with("user."));
+        }
+    }
+    seen::by_path(records)
+}
+
+/// Without what the library does not tell: it serves files of any block size alike.
+fn untold(mut records: Records) -> Records {
+    for record in records.values_mut() {
+        record.as_object_mut().unwrap().remove("block_size");
+    }
+    records
+}
+
+#[track_caller]
+fn assert_same(found: &Records, wanted: &Records, what: &str) {
+    for (path, record) in wanted {
+        assert_eq!(found.get(path), Some(record), "{what}: {path}: {CHANGED}");
+    }
+    let more: Vec<_> = found.keys().filter(|path| !wanted.contains_key(*path)).collect();
+    assert!(more.is_empty(), "{what}: also {more:?}: {CHANGED}");
+}
+
+#[test]
+fn the_library_reads_every_golden_volume() {
+    for block_size in GOLDEN {
+        let unpacked = Unpacked::new(block_size);
+        let wanted = untold(expected(block_size));
+        assert_same(&seen::list(&unpacked.open()), &wanted, &format!("block size {block_size}"));
+    }
+}
+
+#[test]
+fn the_independent_reader_reads_every_golden_volume() {
+    for block_size in GOLDEN {
+        let unpacked = Unpacked::new(block_size);
+        let found = reader::list(&unpacked.store, &unpacked.key);
+        assert_same(&found, &expected(block_size), &format!("reader, block size {block_size}"));
+    }
+}
+
+#[test]
+fn the_reader_finds_a_file_by_its_path() {
+    let unpacked = Unpacked::new(4096);
+    let wanted = expected(4096);
+    let (long, deep) = ("n".repeat(161), format!("nested/{}/deep/bottom", "d".repeat(200)));
+    let names: [&[u8]; 6] = [
+        b"size 3957",
+        b"later",
+        b"\xff\xfe not UTF-8 \x80",
+        b"dir.cmkfs",
+        long.as_ref(),
+        deep.as_ref(),
+    ];
+    for name in names {
+        let path = Some(OsStr::from_bytes(name));
+        let output = reader::run("cat", &unpacked.store, &unpacked.key, path);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let record = &wanted[&seen::escape(name)];
+        assert_eq!(seen::sha256(&output.stdout), record["sha256"], "{record}");
+    }
+    for name in ["none", "nested", "link", "size 1/x"] {
+        let path = Some(OsStr::new(name));
+        let output = reader::run("cat", &unpacked.store, &unpacked.key, path);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(output.stdout.is_empty() && output.stderr.starts_with(b"refused: tree"), "{name}");
+    }
+}
+
+#[test]
+fn the_reader_refuses_what_is_not_authentic() {
+    let sound = Unpacked::new(4096);
+    let stored = reader::stored_paths(&sound.store, &sound.key);
+    for (case, damage) in damage::CASES {
+        let unpacked = Unpacked::new(4096);
+        let wanted = damage(&Subject { store: unpacked.store.clone(), stored: &stored });
+        let mut found = reader::refused(&unpacked.store, &unpacked.key, case);
+        for (path, why) in wanted {
+            let is_it = |line: &String| {
+                line.strip_prefix(&format!("{path}: ")).is_some_and(|said| said.contains(why))
+            };
+            let Some(index) = found.iter().position(is_it) else {
+                panic!("{case}: wanted {path}: {why}, found {found:?}");
+            };
+            found.swap_remove(index);
+        }
+        assert!(found.is_empty(), "{case}: also {found:?}");
+    }
+}
+
+#[test]
+fn the_reader_refuses_another_key_and_a_volume_in_use() {
+    let unpacked = Unpacked::new(4096);
+    let other = golden("block-16384.key");
+    let found = reader::refused(&unpacked.store, &other, "another key");
+    assert_eq!(found, ["volume.json: none of 2 slots opens with this key file"]);
+    let found = reader::refused(&unpacked.store, &golden("block-4096.json"), "no key");
+    assert!(found[0].ends_with("a key file holds 32 bytes and nothing else"), "{found:?}");
+
+    let store = Store::open(&unpacked.store).unwrap();
+    let reads = store.lock(LockMode::Shared, Duration::ZERO).unwrap();
+    reader::list(&unpacked.store, &unpacked.key);
+    drop(reads);
+    let _writes = store.lock(LockMode::Exclusive, Duration::ZERO).unwrap();
+    let found = reader::refused(&unpacked.store, &unpacked.key, "open for writing");
+    assert_eq!(found, ["lock: the volume is open for writing: unmount it"]);
+}
+
+#[test]
+fn nobody_looks_at_unused_bytes() {
+    let unpacked = Unpacked::new(4096);
+    let stored = reader::stored_paths(&unpacked.store, &unpacked.key);
+    let before = reader::list(&unpacked.store, &unpacked.key);
+    damage::change_what_is_unused(&Subject { store: unpacked.store.clone(), stored: &stored });
+    assert_same(&reader::list(&unpacked.store, &unpacked.key), &before, "reader");
+    assert_same(&seen::list(&unpacked.open()), &untold(before.clone()), "library");
+
+    // As a crash leaves it. Until it is opened, the library tells its length by the lower size.
+    let longer = fs::OpenOptions::new().append(true).open(unpacked.store.join(&stored["size 1"]));
+    longer.unwrap().write_all(b"beyond the end").unwrap();
+    assert_same(&reader::list(&unpacked.store, &unpacked.key), &before, "reader");
+}
+
+/// Makes new volumes where `CMKFS_MAKE_GOLDEN` says.
+#[test]
+#[ignore = "makes golden volumes; tests/golden/README.md says when and how"]
+fn make_golden_volumes() {
+    let out = std::env::var_os("CMKFS_MAKE_GOLDEN").expect("CMKFS_MAKE_GOLDEN=DIR");
+    let out = PathBuf::from(out);
+    for block_size in GOLDEN {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |end: &str| out.join(format!("block-{block_size}.{end}"));
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).unwrap();
+        fs::write(file("key"), key).unwrap();
+        fs::set_permissions(file("key"), fs::Permissions::from_mode(0o600)).unwrap();
+        let plan = Plan::new(block_size);
+        make::make(&plan, &dir.path().join("store"), &file("key"));
+        let records = serde_json::to_string_pretty(&plan.records()).unwrap();
+        fs::write(file("json"), records + "\n").unwrap();
+        let status = Command::new("tar")
+            .args(["--format=posix", "--sparse", "--xattrs", "--xattrs-include=*"])
+            .args(["--numeric-owner", "--sort=name", "-czf"])
+            .arg(file("tar.gz"))
+            .arg("-C")
+            .arg(dir.path())
+            .arg("store")
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let len = fs::metadata(file("tar.gz")).unwrap().len();
+        assert!(len < 300 << 10, "{len} bytes");
+    }
+}
