@@ -288,3 +288,29 @@ fn ten_gibibytes_with_holes() {
     assert_eq!(*file.read(0, 1000).unwrap(), dense[..100]);
     assert!(root.lookup(b"big").unwrap().blocks <= 8);
 }
+
+#[test]
+fn a_hole_of_a_terabyte_is_made_and_found_at_once() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    let (file, _) = root.create_file(b"big", ME, 0o600).unwrap();
+    let (far, end) = (700_u64 << 30, 1_u64 << 40);
+    file.write(0, &pattern(10_000, 1)).unwrap();
+    file.write(far, &pattern(10_000, 2)).unwrap();
+    file.set_len(end).unwrap();
+    file.commit().unwrap();
+    assert_eq!(file.seek(20_000, Seek::Data).unwrap(), far);
+    assert_eq!(file.seek(0, Seek::Hole).unwrap(), 12_288);
+    // A part of a block, so that the rest is in the cache.
+    assert_eq!(*file.read(far + 100, 50).unwrap(), pattern(10_000, 2)[100..150]);
+    file.allocate(Allocate::PunchHole, 4096, end - 4096).unwrap();
+    assert!(file.read(far, 10_000).unwrap().iter().all(|byte| *byte == 0));
+    file.commit().unwrap();
+    assert!(file.seek(4096, Seek::Data).is_err());
+    drop((file, root));
+    let file = throwaway.open().root().unwrap().open_file(b"big", Access::Write).unwrap();
+    assert!(file.read(far, 10_000).unwrap().iter().all(|byte| *byte == 0));
+    assert_eq!(*file.read(0, 4096).unwrap(), pattern(10_000, 1)[..4096]);
+    file.write(far, b"again").unwrap();
+    assert_eq!(file.seek(4096, Seek::Data).unwrap(), far);
+}

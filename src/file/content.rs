@@ -299,6 +299,15 @@ impl File {
         self.volume.cache.remove(self.key(block), &self.volume.counters);
     }
 
+    pub(in crate::file) fn forget_range(&self, blocks: Range<u64>) {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<u64> = cached.blocks.range(blocks).copied().collect();
+        for block in gone {
+            cached.blocks.remove(&block);
+            self.forget_block(block);
+        }
+    }
+
     pub(in crate::file) fn forget_all(&self) {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         for block in std::mem::take(&mut cached.blocks) {

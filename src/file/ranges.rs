@@ -111,13 +111,12 @@ impl File {
         let mut gone = state.blocks.split_off(&first_whole);
         let mut kept = gone.split_off(&end_whole);
         state.blocks.append(&mut kept);
-        for block in first_whole..end_whole.min(first_whole + self.volume().cached_blocks_max()) {
-            self.forget_block(block);
-        }
+        self.forget_range(first_whole..end_whole);
+        let mut unused = std::mem::take(&mut state.unused);
         let (tree, ground) = state.tree_mut(self.ino());
-        tree.clear(ground, first_whole, end_whole)?;
-        state.unused.push(first_whole..end_whole);
-        Ok(())
+        let cleared = tree.clear(ground, first_whole, end_whole, &mut unused);
+        state.unused = unused;
+        cleared
     }
 
     /// Writes zeros into a part of one block, unless it is a hole anyway.

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
@@ -265,25 +266,53 @@ impl Tree {
         Ok(self.with_node(ground, node, |_| ())?.is_none())
     }
 
-    /// Makes holes of blocks `first` to `end` - 1.
+    /// Where the largest hole around `block` that the tree has no node for ends; `None` if the
+    /// block's own node is there. A hole of a terabyte is passed in a few steps.
+    fn hole_end(&self, ground: Ground<'_>, block: u64) -> Result<Option<u64>, FileError> {
+        for level in (0..self.levels).rev() {
+            let span = FANOUT.pow(u32::from(level) + 1);
+            let node = NodeAt { level, index: block / span };
+            if !self.dirty.contains_key(&node) && self.entry_of_node(ground, node)?.is_hole() {
+                // A dirty node is not in its parent's entries before it is sealed.
+                let below = (0..level).any(|lower| {
+                    let width = FANOUT.pow(u32::from(level - lower));
+                    let first = NodeAt { level: lower, index: node.index * width };
+                    let end = NodeAt { level: lower, index: (node.index + 1) * width };
+                    self.dirty.range(first..end).next().is_some()
+                });
+                if !below {
+                    return Ok(Some((node.index + 1) * span));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes holes of blocks `first` to `end` - 1. Adds to `unused` the parts that had a node, and
+    /// so may have had stored blocks.
     pub(in crate::file) fn clear(
         &mut self,
         ground: Ground<'_>,
         first: u64,
         end: u64,
+        unused: &mut Vec<Range<u64>>,
     ) -> Result<(), FileError> {
         if self.levels == 0 {
             self.top[to_usize(first)..to_usize(end)].fill(Entry::HOLE);
+            unused.push(first..end);
             return Ok(());
         }
         let mut block = first;
         while block < end {
+            if let Some(next) = self.hole_end(ground, block)? {
+                block = next;
+                continue;
+            }
             let node = NodeAt { level: 0, index: block / FANOUT };
             let next = ((node.index + 1) * FANOUT).min(end);
-            if !self.is_hole(ground, node)? {
-                let last = slot(next - 1);
-                self.touch(ground, node)?[slot(block)..=last].fill(Entry::HOLE);
-            }
+            let last = slot(next - 1);
+            self.touch(ground, node)?[slot(block)..=last].fill(Entry::HOLE);
+            unused.push(block..next);
             block = next;
             if self.dirty.len() > DIRTY_MAX {
                 self.seal_nodes(ground)?;
@@ -302,6 +331,13 @@ impl Tree {
     ) -> Result<Option<u64>, FileError> {
         let mut block = first;
         while block < end {
+            if let Some(next) = self.hole_end(ground, block)? {
+                if !data {
+                    return Ok(Some(block));
+                }
+                block = next;
+                continue;
+            }
             let next = ((block / FANOUT + 1) * FANOUT).min(end);
             let mut entries = [Entry::HOLE; ENTRIES];
             let entries = &mut entries[..to_usize(next - block)];

@@ -219,11 +219,6 @@ impl Volume {
         REQUEST_LEN / state.prefix.block_size.bytes()
     }
 
-    /// A bound on how many blocks the cache can have.
-    pub(in crate::file) fn cached_blocks_max(&self) -> u64 {
-        self.options.cache_bytes as u64 / 4096 + 1
-    }
-
     fn shard(&self, ino: u64) -> &Mutex<HashMap<u64, Weak<File>>> {
         &self.open[usize::try_from(ino % OPEN_SHARDS as u64).expect("below 64")]
     }
