@@ -10,6 +10,8 @@ mod damage;
 mod make;
 #[path = "golden/plan.rs"]
 mod plan;
+#[path = "golden/random.rs"]
+mod random;
 #[path = "golden/reader.rs"]
 mod reader;
 #[path = "golden/seen.rs"]
@@ -26,11 +28,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cmkfs::cipher::VolumeKeys;
-use cmkfs::file::{Volume, VolumeOptions};
+use cmkfs::file::{Volume, VolumeOptions, XattrMode};
 use cmkfs::keys::{self, Context, KeySource};
 use cmkfs::store::{LockMode, Store};
 use damage::Subject;
 use plan::Plan;
+use proptest::prelude::*;
 use seen::Records;
 use serde_json::Value;
 
@@ -69,13 +72,17 @@ impl Unpacked {
 
     /// As a mount does: by a slot, the mac, the epoch keys.
     fn open(&self) -> Arc<Volume> {
+        self.open_with(true)
+    }
+
+    fn open_with(&self, read_only: bool) -> Arc<Volume> {
         let store = Store::open(&self.store).unwrap();
         let descriptor = store.read_descriptor().expect(CHANGED);
         let context = Context { volume_id: descriptor.volume_id, pairs: &descriptor.context };
         let source = KeySource::File(self.key.clone());
         let opened = keys::open(&descriptor.slots, Some(&source), &context).expect(CHANGED);
         let keys = VolumeKeys::open(&opened.key, &descriptor).expect(CHANGED);
-        let options = VolumeOptions { read_only: true, ..VolumeOptions::default() };
+        let options = VolumeOptions { read_only, ..VolumeOptions::default() };
         Volume::open(&store, keys, &descriptor, &options).unwrap()
     }
 }
@@ -208,6 +215,51 @@ fn nobody_looks_at_unused_bytes() {
     let longer = fs::OpenOptions::new().append(true).open(unpacked.store.join(&stored["size 1"]));
     longer.unwrap().write_all(b"beyond the end").unwrap();
     assert_same(&reader::list(&unpacked.store, &unpacked.key), &before, "reader");
+}
+
+/// The seal binds an attribute to its name and its owner; that it lies under the prefix of its name
+/// has to be looked at.
+#[test]
+fn an_attribute_under_the_other_prefix_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        return; // Nobody else can see or set the attributes of the other prefix.
+    }
+    let unpacked = Unpacked::new(4096);
+    let stored = &reader::stored_paths(&unpacked.store, &unpacked.key)["size 1"];
+    let root = unpacked.open_with(false).root().unwrap();
+    root.set_xattr(Some(b"size 1"), b"trusted.moved", b"value", XattrMode::Create).unwrap();
+    assert_eq!(root.list_xattr(Some(b"size 1")).unwrap(), [b"trusted.moved"]);
+    let path = unpacked.store.join(stored);
+    let [(old, value)] = &damage::lower_attributes(&path, "trusted.cmkfs.")[..] else {
+        panic!("one attribute was set");
+    };
+    let new = old.replace("trusted.", "user.");
+    rustix::fs::removexattr(&path, old.as_str()).unwrap();
+    damage::set_xattr(&path, &new, value);
+
+    assert_eq!(root.list_xattr(Some(b"size 1")).unwrap(), Vec::<Vec<u8>>::new());
+    let found = reader::refused(&unpacked.store, &unpacked.key, "another prefix");
+    let wanted = format!("{stored}: attribute {new}: trusted.moved belongs at {old}");
+    assert_eq!(found, [wanted]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 24, failure_persistence: None, ..Default::default()
+    })]
+
+    /// Whatever the library writes, the reader finds; also that there is something to find.
+    #[test]
+    fn the_reader_reads_what_the_library_wrote(volume in random::volume()) {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, key) = (dir.path().join("store"), dir.path().join("key"));
+        fs::write(&key, [7; 32]).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let made = random::make(&volume, &store, &key);
+        let found = reader::list(&store, &key);
+        assert_eq!(found.len(), 1 + volume.object_count());
+        assert_same(&untold(found), &seen::list(&made.open()), "reader");
+    }
 }
 
 /// Makes new volumes where `CMKFS_MAKE_GOLDEN` says.

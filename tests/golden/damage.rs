@@ -284,7 +284,8 @@ fn far_link_gone(subject: &Subject<'_>) -> Refused {
     vec![(target, "No such file")]
 }
 
-fn lower_attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
+/// Names that begin with `prefix`, and values, in order.
+pub(crate) fn lower_attributes(path: &Path, prefix: &str) -> Vec<(String, Vec<u8>)> {
     let mut names = [0; 4096];
     let len = rustix::fs::listxattr(path, &mut names[..]).unwrap();
     let names = names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty());
@@ -294,12 +295,12 @@ fn lower_attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
         (String::from_utf8(name.to_vec()).unwrap(), value[..len].to_vec())
     };
     let mut all: Vec<_> = names.map(read).collect();
-    all.retain(|(name, _)| name.starts_with("user.cmkfs."));
+    all.retain(|(name, _)| name.starts_with(prefix));
     all.sort();
     all
 }
 
-fn set_xattr(path: &Path, name: &str, value: &[u8]) {
+pub(crate) fn set_xattr(path: &Path, name: &str, value: &[u8]) {
     rustix::fs::setxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
 }
 
@@ -311,21 +312,22 @@ fn both_names(subject: &Subject<'_>, why: &'static str) -> Refused {
 
 fn attribute_changed(subject: &Subject<'_>) -> Refused {
     let path = subject.path(ATTRIBUTES);
-    let (name, mut value) = lower_attributes(&path).remove(0);
+    let (name, mut value) = lower_attributes(&path, "user.cmkfs.").remove(0);
     value[32] ^= 1;
     set_xattr(&path, &name, &value);
     both_names(subject, ": does not open")
 }
 
 fn attribute_of_another(subject: &Subject<'_>) -> Refused {
-    let (name, value) = lower_attributes(&subject.path(ATTRIBUTES)).remove(0);
+    let (name, value) = lower_attributes(&subject.path(ATTRIBUTES), "user.cmkfs.").remove(0);
     set_xattr(&subject.path("size 1"), &name, &value);
     vec![(subject.stored("size 1"), ": does not open")]
 }
 
 fn attribute_renamed(subject: &Subject<'_>) -> Refused {
     let path = subject.path(ATTRIBUTES);
-    let [one, other] = [0, 1].map(|index| lower_attributes(&path).swap_remove(index));
+    let [one, other] =
+        [0, 1].map(|index| lower_attributes(&path, "user.cmkfs.").swap_remove(index));
     set_xattr(&path, &one.0, &other.1);
     both_names(subject, ": does not open")
 }

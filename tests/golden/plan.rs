@@ -218,12 +218,10 @@ impl Plan {
         let record = |item: &&Item| {
             let at = original(item);
             let whole = items.iter().find(|item| item.path == at).expect("it is in the plan");
-            let mut record = json!({
-                "path": escape(&item.path),
-                "mode": format!("{:04o}", whole.mode),
-                "xattrs": whole.xattrs.iter().map(|(name, value)| (escape(name), escape(value).into()))
-                    .collect::<serde_json::Map<String, Value>>(),
-            });
+            let pair = |(name, value): &(Vec<u8>, Vec<u8>)| (escape(name), escape(value).into());
+            let xattrs: serde_json::Map<String, Value> = whole.xattrs.iter().map(pair).collect();
+            let mode = format!("{:04o}", whole.mode);
+            let mut record = json!({"path": escape(&item.path), "mode": mode, "xattrs": xattrs});
             if !matches!(whole.what, What::Dir) {
                 record["nlink"] = names_of[at].into();
             }
