@@ -9,10 +9,6 @@ pub const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a command waits for a daemon that is leaving to give up the store's lock.
 pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 
-/// How often a wait for a process looks again at what no descriptor can tell: whether a mount
-/// has appeared or a lock of another host has gone.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
 /// How long a command waits for its daemon to serve. It has to cover a KMS call with its retries.
 pub const SERVE_WAIT: Duration = Duration::from_secs(120);
 
@@ -40,9 +36,6 @@ pub const CACHE_BYTES_MIN: u64 = 4 << 20;
 /// Threads of a mount, at most.
 pub const THREADS_MAX: usize = 64;
 
-/// Symbolic links followed in one path, as the kernel counts them.
-pub const LINKS_FOLLOWED_MAX: usize = 40;
-
 /// Directories below each other that a recursive command enters.
 pub const DEPTH_MAX: usize = 512;
 
@@ -55,7 +48,6 @@ pub const COPY_LEN: usize = 1 << 20;
 /// Processes that an error about a busy mount names.
 pub const BUSY_NAMED_MAX: usize = 8;
 
-const _: () = assert!(LOOK_AGAIN.as_millis() * 10 < LOCK_WAIT.as_millis());
 const _: () = assert!(LOCK_WAIT.as_secs() < SERVE_WAIT.as_secs());
 const _: () = assert!(DETACH_WAIT.as_secs() < LEAVE_WAIT.as_secs());
 const _: () = assert!(CACHE_BYTES_MIN <= CACHE_BYTES_DEFAULT);

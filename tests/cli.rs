@@ -228,6 +228,7 @@ fn a_user_who_may_not_mount_is_told_so() {
     assert!(made.status.success(), "{}", desk::said(&made));
     judge("mount", &user("mount store mnt"), 34, &["not permitted"]);
     assert!(!desk.is_mounted("mnt"));
+    assert_eq!(desk.at("home/run/cmkfs").read_dir().unwrap().count(), 0, "a socket was left");
 }
 
 #[test]

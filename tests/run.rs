@@ -216,7 +216,7 @@ fn what_a_command_leaves_running_is_named_and_holds_nothing_up() {
     let output = run(&desk, "", &script);
     let left = fs::read_to_string(desk.at("begun")).unwrap();
     let left = Pid::from_raw(left.trim().parse().unwrap()).unwrap();
-    judge("run", &output, 3, &[&format!("sleep (pid {})", left.as_raw_nonzero()), "left running"]);
+    judge("run", &output, 3, &[&format!("(pid {})", left.as_raw_nonzero()), "left running"]);
     end(left, Signal::KILL);
     assert!(!desk.at(STORE).exists());
 }

@@ -164,7 +164,14 @@ pub(in crate::cli) struct UmountArgs {
     pub(in crate::cli) mountpoint: PathBuf,
 }
 
+const STATUS_FIELDS: &str = "\
+With --json: {\"volumes\": [...]}, each with volume_id, store, state (mounted, stopped, or \
+unreachable: mounted, but its daemon does not answer), mountpoints, created_unix_s, block_size, \
+epochs, slots (id, provider, key) and, if mounted, daemon: pid, release, uptime_s, read_only, \
+key_provider, key_id, key_slot, memory_locked, core_dumps_off, cache_budget_bytes, figures.";
+
 #[derive(Debug, Args)]
+#[command(after_help = STATUS_FIELDS)]
 pub(in crate::cli) struct StatusArgs {
     /// A store or a mountpoint; by default every volume that is mounted here
     pub(in crate::cli) volume: Option<PathBuf>,

@@ -104,8 +104,12 @@ impl Place {
         let root = root.canonicalize()?;
         let default = || root.join("var/lib/cmkfs").join(role.to_string());
         let store = store.map_or_else(|| Ok(default()), std::path::absolute)?;
-        let store = match (store.parent().map(Path::canonicalize), store.file_name()) {
-            (Some(Ok(parent)), Some(name)) => parent.join(name),
+        // As the kernel will list it, also if it is still to be made.
+        let store = match (store.canonicalize(), store.parent(), store.file_name()) {
+            (Ok(real), ..) => real,
+            (_, Some(parent), Some(name)) => {
+                parent.canonicalize().map_or_else(|_| store.clone(), |parent| parent.join(name))
+            }
             _ => store,
         };
         Ok(Self { role, root, store })

@@ -77,7 +77,7 @@ pub struct Asked {
 pub(in crate::lifecycle) struct Control {
     listener: Arc<UnixListener>,
     path: PathBuf,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Control {
@@ -98,20 +98,24 @@ impl Control {
         std::fs::set_permissions(&path, private).map_err(fail())?;
         let (accepting, shared) = (Arc::clone(&listener), Arc::clone(shared));
         let thread = std::thread::spawn(move || accept(&accepting, &shared, &events));
-        Ok(Self { listener, path, thread })
+        Ok(Self { listener, path, thread: Some(thread) })
     }
 
     pub(in crate::lifecycle) fn path(&self) -> &Path {
         &self.path
     }
+}
 
-    pub(in crate::lifecycle) fn stop(self) {
+impl Drop for Control {
+    fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!("{}: can't remove it: {error}", self.path.display());
         }
         // On Linux this wakes the thread in accept(2), which then fails.
         let woken = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
-        if woken.is_err() || self.thread.join().is_err() {
+        // A thread that was not woken is not waited for.
+        let joined = self.thread.take().map(|thread| woken.is_ok() && thread.join().is_ok());
+        if joined != Some(true) {
             tracing::warn!("the control socket did not stop as it should");
         }
     }

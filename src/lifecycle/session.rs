@@ -162,7 +162,7 @@ impl Session {
         timer.stop();
         let result = volume.commit_all().map_err(VerbError::file(shared.store()));
         let ended = shared.mountpoints().is_empty();
-        control.stop();
+        drop(control);
         drop(volume);
         if ended {
             for watcher in watchers {

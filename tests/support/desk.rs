@@ -163,10 +163,13 @@ fn walk(dir: &Path, leave_out: &Path, found: &mut BTreeMap<PathBuf, String>) {
         if path == leave_out {
             continue;
         }
-        // Who holds a lock is written into its file, also by those who are refused later.
-        if !path.ends_with("lock") {
-            let line =
-                format!("{:o} {} {}.{}", stat.mode(), stat.len(), stat.mtime(), stat.nlink());
+        // Who holds a lock is written into its file, which the first to want it makes, also if it
+        // is refused later; a directory is what is in it.
+        let mode = stat.mode();
+        if stat.is_dir() {
+            found.insert(path.clone(), format!("{mode:o}"));
+        } else if !path.ends_with("lock") {
+            let line = format!("{mode:o} {} {}.{}", stat.len(), stat.mtime(), stat.mtime_nsec());
             found.insert(path.clone(), line);
         }
         if stat.is_dir() {

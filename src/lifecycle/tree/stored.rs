@@ -56,7 +56,12 @@ impl Stored {
 
     fn fail<E: Into<FsError>>(&self, path: &Path) -> impl FnOnce(E) -> VerbError + use<E> {
         let shown = self.shown(path);
-        move |error| VerbError::File { path: shown, error: error.into() }
+        move |error| match error.into() {
+            error if error.is_not_found() => {
+                VerbError::NoPath { path: shown, found: FsError::NotFound.to_string() }
+            }
+            error => VerbError::File { path: shown, error },
+        }
     }
 
     /// Directory and last name of a path that need not be there.
