@@ -9,10 +9,10 @@
 //! |-------------|--------------------------------------------------------------------------|
 //! | [`fuse`]    | the kernel's protocol; the only one that names the crate `fuser`         |
 //! | [`fs`]      | POSIX meaning: inodes, handles, directories, the errno of every failure  |
-//! | [`file`]    | one stored file as plaintext bytes: block cache, dirty blocks, commit    |
+//! | [`mod@file`] | one stored file as plaintext bytes: block cache, dirty blocks, commit    |
 //! | [`cipher`]  | seal and open, names, key derivation, worker pool; no I/O                |
 //! | [`store`]   | sealed bytes at rest: layout, lock, directories, files                   |
-//! | [`format`]  | what stored bytes mean; pure                                             |
+//! | [`mod@format`] | what stored bytes mean; pure                                             |
 //! | [`keys`]    | key providers and the slots of a volume                                  |
 //! | [`object`]  | stored trees as they are, to and from a directory of snapshots           |
 //! | [`lifecycle`] | what is done with a whole volume: init, mount, stop, snapshot, ...     |
