@@ -283,6 +283,95 @@ fn a_full_disk_is_an_error_and_harms_nothing_older() {
     }
 }
 
+#[test]
+fn a_full_disk_leaves_what_was_overwritten_and_what_was_not() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().to_owned();
+    let mut disk = Command::new("mount");
+    disk.args(["-t", "tmpfs", "-o", "size=24m", "none"]).arg(&path);
+    assert!(disk.status().unwrap().success());
+    let mount = Mount::in_dir(root, &[]);
+    let (old, new) = (pattern(8 << 20, 1), pattern(4 << 20, 77));
+    fs::write(mount.at("mixed"), &old).unwrap();
+    let mut file = OpenOptions::new().write(true).open(mount.at("mixed")).unwrap();
+    file.write_all_at(&new, 0).unwrap();
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).unwrap();
+    let chunk = pattern(300_001, 2);
+    assert!((0..200).any(|_| file.write_all(&chunk).is_err()));
+    drop(file.sync_all());
+    drop(file);
+    for again in [false, true] {
+        if again {
+            mount.remount();
+        }
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        let found = fs::read(mount.at("mixed")).unwrap();
+        assert!(found.len() >= old.len(), "{} bytes", found.len());
+        assert!(found[..new.len()] == new, "what was overwritten");
+        assert!(found[new.len()..old.len()] == old[new.len()..], "what was not");
+    }
+    mount.umount();
+    assert!(Command::new("umount").arg("-l").arg(&path).status().unwrap().success());
+}
+
+#[test]
+fn a_failed_commit_is_heard_of_by_sync_close_and_rename() {
+    let mount = Mount::new(&[]);
+    fs::write(mount.at("good"), b"the only copy").unwrap();
+    mount.umount();
+    // A store whose files can't grow past 512 000 bytes: EFBIG, where a disk would say EIO.
+    let script = r#"trap '' XFSZ; ulimit -f 1000; exec "$0" mount "$1" "$2""#;
+    let mut limited = mount.command(&[]);
+    let program = limited.get_program().to_owned();
+    let envs = limited.get_envs().map(|(name, value)| (name.to_owned(), value.unwrap().to_owned()));
+    let envs: Vec<_> = envs.collect();
+    limited = Command::new("sh");
+    limited.args(["-c", script]).arg(program).arg(mount.store()).arg(mount.point()).envs(envs);
+    assert!(limited.status().unwrap().success());
+    mount.python(
+        r#"
+import os, sys
+os.chdir(sys.argv[1])
+def fails(call):
+    try:
+        call()
+    except OSError:
+        return
+    raise SystemExit("no error")
+file = os.open("new", os.O_CREAT | os.O_WRONLY)
+os.write(file, b"new")
+os.pwrite(file, b"tail", 1 << 20)
+fails(lambda: os.fsync(file))
+fails(lambda: os.fsync(file))
+fails(lambda: os.rename("new", "good"))
+os.stat("new")
+fails(lambda: os.close(file))
+assert open("good", "rb").read() == b"the only copy"
+"#,
+    );
+    mount.remount();
+    assert_eq!(fs::read(mount.at("good")).unwrap(), b"the only copy");
+}
+
+#[test]
+fn changes_of_many_open_files_stay_within_the_memory_bound() {
+    let mount = Mount::new(&["--cache-size", "16M"]);
+    let files: Vec<_> =
+        (0..300).map(|n| File::create(mount.at(format!("file-{n}"))).unwrap()).collect();
+    for file in &files {
+        for block in 0..60 {
+            file.write_all_at(b"x", block * 16384 + 5).unwrap();
+        }
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", mount.daemon())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak_kib < 200 << 10, "the daemon had {peak_kib} KiB resident");
+    drop(files);
+    mount.remount();
+    assert_eq!(fs::read(mount.at("file-299")).unwrap()[59 * 16384 + 5], b'x');
+}
+
 /// The kernel tells of a last close some time after close(2) has returned; nothing announces when
 /// the space is free.
 fn wait_for_space(path: &std::path::Path, wanted: u64) {

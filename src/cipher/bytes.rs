@@ -86,6 +86,11 @@ impl Plain {
         }
     }
 
+    /// Bytes of memory that this takes: kept cells are lent to shorter plaintext too.
+    pub fn cell_len(&self) -> usize {
+        self.cell.len()
+    }
+
     /// A part of this buffer, to be filled with what a store returns and opened in place.
     pub fn unopened(&mut self, part: std::ops::Range<usize>) -> Unopened<'_> {
         Unopened(&mut self[part])

@@ -66,19 +66,19 @@ impl BlockCache {
 
     /// Keeps a block, at the cost of those not used for longest.
     pub(in crate::file) fn put(&self, key: Key, plain: Plain, counters: &Counters) {
-        let len = plain.len();
+        let len = plain.cell_len();
         if len > self.shard_bytes_max {
             return;
         }
         let mut shard = self.shard(key);
-        let old = shard.blocks.put(key, Arc::new(plain)).map_or(0, |old| old.len());
+        let old = shard.blocks.put(key, Arc::new(plain)).map_or(0, |old| old.cell_len());
         shard.bytes = shard.bytes + len - old;
         counters.cache_bytes.add(len as u64);
         counters.cache_bytes.sub(old as u64);
         while shard.bytes > self.shard_bytes_max {
             let Some((_, evicted)) = shard.blocks.pop_lru() else { break };
-            shard.bytes -= evicted.len();
-            counters.cache_bytes.sub(evicted.len() as u64);
+            shard.bytes -= evicted.cell_len();
+            counters.cache_bytes.sub(evicted.cell_len() as u64);
         }
     }
 
@@ -86,8 +86,8 @@ impl BlockCache {
     pub(in crate::file) fn remove(&self, key: Key, counters: &Counters) {
         let mut shard = self.shard(key);
         if let Some(old) = shard.blocks.pop(&key) {
-            shard.bytes -= old.len();
-            counters.cache_bytes.sub(old.len() as u64);
+            shard.bytes -= old.cell_len();
+            counters.cache_bytes.sub(old.cell_len() as u64);
         }
     }
 }

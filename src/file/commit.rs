@@ -30,7 +30,8 @@ impl File {
     /// # Errors
     /// The store's; what could not be stored stays in memory.
     pub fn commit(&self) -> Result<(), FileError> {
-        if !self.is_dirty() {
+        // A file that is refused is refused here too: close(2) and rename(2) have to hear of it.
+        if !self.state()?.dirty {
             return Ok(());
         }
         let mut state = self.state_mut()?;
@@ -52,9 +53,9 @@ impl File {
         Ok(())
     }
 
-    /// Whether something was written that the store does not have yet.
+    /// Whether something was written that the store does not have yet, or never got.
     pub fn is_dirty(&self) -> bool {
-        self.state().is_ok_and(|state| state.dirty)
+        self.state_anyway().dirty
     }
 
     pub(in crate::file) fn commit_state(&self, state: &mut State) -> Result<(), FileError> {
@@ -68,10 +69,11 @@ impl File {
             self.latch(*error);
         }
         self.volume().counters.commits.add(1);
+        self.count_dirty(state);
         done
     }
 
-    fn write_all(&self, state: &mut State) -> Result<(), FileError> {
+    pub(in crate::file) fn write_all(&self, state: &mut State) -> Result<(), FileError> {
         self.seal_blocks(state)?;
         if let Body::Tree(_) = &state.body {
             let (tree, ground) = state.tree_mut(self.ino());
@@ -90,6 +92,7 @@ impl File {
         for range in std::mem::take(&mut state.unused) {
             self.give_back(state, range)?;
         }
+        state.committed_len = state.length;
         self.store_mtime(state)?;
         state.dirty = false;
         Ok(())

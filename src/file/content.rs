@@ -88,7 +88,7 @@ impl File {
 
     /// Plaintext bytes.
     pub fn len(&self) -> u64 {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).length
+        self.state_anyway().length
     }
 
     /// Whether there are none.
@@ -102,6 +102,19 @@ impl File {
             let ino = self.ino;
             tracing::error!(ino, %error, "the store failed; the file is refused until reopened");
         }
+    }
+
+    /// The state of a file that may be refused, to look at it.
+    pub(in crate::file) fn state_anyway(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the volume how many bytes of dirty blocks this file has.
+    pub(in crate::file) fn count_dirty(&self, state: &mut State) {
+        let bytes = state.blocks.len() as u64 * state.prefix.block_size.bytes();
+        let counter = &self.volume.counters.dirty_bytes;
+        counter.add(bytes);
+        counter.sub(std::mem::replace(&mut state.counted_bytes, bytes));
     }
 
     /// A panic while the state was held leaves it in doubt: the file is refused then, as after a
@@ -319,10 +332,21 @@ impl File {
 impl Drop for File {
     fn drop(&mut self) {
         self.forget_all();
-        self.volume.closed(self.ino);
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if state.dirty && !self.latched.load(Ordering::Acquire) {
-            tracing::error!(ino = self.ino, "a file was closed whose last commit had failed");
-        }
+        let volume = self.volume.clone();
+        volume.closed(self.ino, || {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            if state.dirty && !self.latched.load(Ordering::Acquire) {
+                let ino = self.ino;
+                match self.salvage(&mut state) {
+                    Ok(()) => tracing::error!(ino, "closed without what did not fit on the disk"),
+                    Err(error) => tracing::error!(ino, %error, "closed with a failed commit"),
+                }
+                return true;
+            }
+            self.latched.load(Ordering::Acquire)
+        });
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.blocks.clear();
+        self.count_dirty(&mut state);
     }
 }

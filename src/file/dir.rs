@@ -115,10 +115,7 @@ impl File {
     /// # Errors
     /// The store's.
     pub fn stat(&self) -> Result<Stat, FileError> {
-        let lower = {
-            let state = self.state()?;
-            rustix::fs::fstat(&state.blob)?
-        };
+        let lower = rustix::fs::fstat(&self.state_anyway().blob)?;
         let geometry = self.volume().geometry();
         let mut stat = Stat::from_lower(&lower, geometry).ok_or(FileError::NotSupported)?;
         self.overlay(&mut stat);

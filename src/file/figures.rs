@@ -45,6 +45,8 @@ counters! {
     cache_misses,
     /// Bytes of plaintext in the cache.
     cache_bytes,
+    /// Bytes of plaintext that were written and are not yet sealed.
+    dirty_bytes,
     /// Commits of files.
     commits,
     /// Syncs of files and directories that reached the disk.

@@ -7,6 +7,7 @@
 //! | `content` | an open file, and reading it                                            |
 //! | `write`   | writing, lengthening, cutting; `ranges`: holes, reserving, seeking      |
 //! | `state`   | what an open file knows: header, inline content or tree, dirty blocks   |
+//! | `salvage` | closing a file while the disk is full                                   |
 //! | `tree`    | the tree of tags                                                        |
 //! | `cache`   | plaintext blocks that a request needed only a part of                   |
 //!
@@ -23,6 +24,7 @@ mod error;
 mod figures;
 mod open;
 mod ranges;
+mod salvage;
 mod stat;
 mod state;
 mod tree;

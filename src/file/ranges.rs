@@ -52,6 +52,7 @@ impl File {
         if end > state.geometry().length_max() {
             return Err(FileError::TooLarge);
         }
+        state.changed();
         let grows = match mode {
             Allocate::Reserve { keep_size } => {
                 self.reserve(&state, offset, end)?;
@@ -69,7 +70,7 @@ impl File {
         if grows && end > state.length {
             self.grow(&mut state, end)?;
         }
-        state.changed();
+        self.count_dirty(&mut state);
         Ok(())
     }
 

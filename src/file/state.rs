@@ -33,6 +33,10 @@ pub(in crate::file) struct State {
     pub(in crate::file) cipher: FileCipher,
     pub(in crate::file) generation: u64,
     pub(in crate::file) length: u64,
+    /// Plaintext bytes that the stored header tells.
+    pub(in crate::file) committed_len: u64,
+    /// Bytes of dirty blocks that the volume has counted.
+    pub(in crate::file) counted_bytes: u64,
     /// Bytes of the lower file, as far as this process has written it.
     pub(in crate::file) stored_len: u64,
     pub(in crate::file) body: Body,

@@ -1,6 +1,6 @@
 //! An open volume.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{
@@ -24,6 +24,8 @@ use crate::store::{Store, StoreDir};
 const OPEN_SHARDS: usize = 64;
 /// Bytes of ciphertext that a commit writes at once.
 const REQUEST_LEN: u64 = 1 << 20;
+/// Bytes of dirty blocks of all files together, before each write stores its own file's at once.
+const DIRTY_BYTES_MAX: u64 = 64 << 20;
 
 /// How a volume is opened.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +81,8 @@ pub struct Volume {
     pub(in crate::file) gives_away: bool,
     open: Vec<Mutex<HashMap<u64, Weak<File>>>>,
     next_file: AtomicU64,
+    /// Files that were closed with something lost: as many as there were errors.
+    spoiled: Mutex<HashSet<u64>>,
     changes: RwLock<()>,
 }
 
@@ -123,6 +127,7 @@ impl Volume {
             gives_away: rustix::process::geteuid().is_root(),
             open: (0..OPEN_SHARDS).map(|_| Mutex::default()).collect(),
             next_file: AtomicU64::new(1),
+            spoiled: Mutex::default(),
             changes: RwLock::new(()),
         }))
     }
@@ -243,13 +248,28 @@ impl Volume {
         Ok(file)
     }
 
-    /// A file was closed; forgets it, unless it was opened again meanwhile.
-    pub(in crate::file) fn closed(&self, ino: u64) {
+    /// A file was closed: finishes it while nobody can open it, and forgets it, unless it was
+    /// opened again already. `finish` tells whether something written to it was lost.
+    pub(in crate::file) fn closed(&self, ino: u64, finish: impl FnOnce() -> bool) {
         self.counters.files_open.sub(1);
         let mut shard = lock(self.shard(ino));
         if shard.get(&ino).is_some_and(|file| file.strong_count() == 0) {
             shard.remove(&ino);
+            if finish() {
+                lock(&self.spoiled).insert(ino);
+            }
         }
+    }
+
+    /// Whether something written to this file was lost since this was last asked: then whoever
+    /// kept what was written has to forget it.
+    pub fn take_spoiled(&self, ino: u64) -> bool {
+        lock(&self.spoiled).remove(&ino)
+    }
+
+    /// Whether dirty blocks have to be stored ahead of their commits.
+    pub(in crate::file) fn is_pressed(&self) -> bool {
+        self.counters.dirty_bytes.get() > DIRTY_BYTES_MAX
     }
 }
 

@@ -9,8 +9,8 @@ use crate::format::bytes::to_usize;
 use crate::format::geometry::{FANOUT, Geometry};
 use crate::format::node::{ENTRIES, Entry};
 
-/// Dirty blocks of one file before they are stored ahead of the commit: 1 MiB at 16 KiB.
-const DIRTY_BLOCKS_MAX: usize = 64;
+/// Bytes of dirty blocks of one file before they are stored ahead of the commit.
+const DIRTY_LEN_MAX: usize = 1 << 20;
 
 impl File {
     /// Writes all of `data` at `offset`.
@@ -44,14 +44,23 @@ impl File {
         if end > state.geometry().length_max() {
             return Err(FileError::TooLarge);
         }
-        if end > state.length {
+        state.changed();
+        let before = state.length;
+        if end > before {
             self.grow(state, end)?;
         }
-        state.changed();
         if let Body::Inline(content) = &mut state.body {
             content[to_usize(offset)..to_usize(end)].copy_from_slice(data);
         } else {
-            self.write_blocks(state, offset, data)?;
+            let written = self.write_blocks(state, offset, data);
+            self.count_dirty(state);
+            if let Err(error) = written {
+                // What was not written must not show as zeros at the end.
+                if state.length > before {
+                    self.cut(state, before)?;
+                }
+                return Err(error);
+            }
         }
         counters.written_bytes.add(data.len() as u64);
         Ok(())
@@ -86,7 +95,12 @@ impl File {
             offset += done as u64;
             data = &data[done..];
         }
-        if state.blocks.len() > DIRTY_BLOCKS_MAX { self.seal_blocks(state) } else { Ok(()) }
+        self.count_dirty(state);
+        let own = state.blocks.len() * size;
+        if own > DIRTY_LEN_MAX || (own > 0 && self.volume().is_pressed()) {
+            self.seal_blocks(state)?;
+        }
+        Ok(())
     }
 
     /// Seals and stores whole blocks of one run at once.
@@ -161,12 +175,13 @@ impl File {
         if length == 0 {
             return self.start_afresh(&mut state);
         }
+        state.changed();
         if length > state.length {
             self.grow(&mut state, length)?;
         } else if length < state.length {
             self.cut(&mut state, length)?;
         }
-        state.changed();
+        self.count_dirty(&mut state);
         Ok(())
     }
 
@@ -185,7 +200,7 @@ impl File {
         self.commit_state(state)
     }
 
-    fn cut(&self, state: &mut State, length: u64) -> Result<(), FileError> {
+    pub(in crate::file) fn cut(&self, state: &mut State, length: u64) -> Result<(), FileError> {
         let geometry = state.geometry();
         if let Body::Inline(content) = &mut state.body {
             content.resize(to_usize(length));

@@ -136,6 +136,12 @@ impl Fs {
         Ok(handle)
     }
 
+    /// Whether something written to a file was lost since this was last asked, as when the disk
+    /// was full: what the kernel kept of it is wrong then.
+    pub fn take_spoiled(&self, id: InodeId) -> bool {
+        self.volume.take_spoiled(id.0)
+    }
+
     pub(in crate::fs) fn insert_file(
         &self,
         inode: InodeId,

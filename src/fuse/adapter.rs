@@ -198,7 +198,9 @@ impl Filesystem for Adapter {
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         guarded("open", || {
             let flags = crate::fs::OpenFlags::from_bits(flags.0);
-            give_opened(reply, self.fs.open(inode(ino), flags), fopen_flags(flags.access));
+            let opened = self.fs.open(inode(ino), flags);
+            let spoiled = self.fs.take_spoiled(inode(ino));
+            give_opened(reply, opened, fopen_flags(flags.access, spoiled));
         });
     }
 
@@ -222,7 +224,7 @@ impl Filesystem for Adapter {
                     &file_attr(&attr),
                     generation(&attr),
                     FileHandle(opened.0),
-                    fopen_flags(flags.access),
+                    fopen_flags(flags.access, false),
                 ),
                 Err(error) => reply.error(errno(&error)),
             }

@@ -66,8 +66,10 @@ pub(in crate::fuse) fn sync(data_only: bool) -> Sync {
 
 /// Nobody changes a file behind the kernel's back, so its pages stay valid; and who only reads
 /// has nothing to flush.
-pub(in crate::fuse) fn fopen_flags(access: Access) -> FopenFlags {
+/// Unless something written was lost: the kernel has it still, and has to ask again.
+pub(in crate::fuse) fn fopen_flags(access: Access, spoiled: bool) -> FopenFlags {
     match access {
+        _ if spoiled => FopenFlags::empty(),
         Access::Read => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
         Access::Write => FopenFlags::FOPEN_KEEP_CACHE,
     }

@@ -1,0 +1,62 @@
+//! What becomes of a file that is closed for the last time while the disk is full: new data that
+//! does not fit is lost, which its writers were told, and nothing older is.
+
+use crate::file::content::File;
+use crate::file::error::FileError;
+use crate::file::state::State;
+use crate::format::geometry::Geometry;
+use crate::format::node::Entry;
+
+impl File {
+    /// Stores what finds room: blocks that lie where blocks were, and new ones up to the first
+    /// that does not fit. Blocks are overwritten in place, so without this their old nodes, which
+    /// are stored still, would not open the new blocks.
+    ///
+    /// # Errors
+    /// The store's; then the stored file is as it was, but for blocks that were overwritten.
+    pub(in crate::file) fn salvage(&self, state: &mut State) -> Result<(), FileError> {
+        if Geometry::is_inline(state.committed_len) || state.tree().is_none() {
+            // The stored header has the old content, and no block of its own.
+            return Ok(());
+        }
+        let kept = state.committed_len.min(state.length);
+        let end = self.drop_unstored(state, kept)?;
+        if end < state.length {
+            self.cut(state, end)?;
+        }
+        if self.write_all(state).is_ok() {
+            return Ok(());
+        }
+        // Not even that: back to the committed length, whose nodes have their pages.
+        state.blocks.clear();
+        if kept < state.length && self.cut(state, kept).is_err() {
+            // The last block is stored as it was committed, shorter than it is in memory.
+            let levels = state.geometry().levels(kept);
+            let count = state.geometry().block_count(kept);
+            let (tree, ground) = state.tree_mut(self.ino());
+            tree.cut(ground, count, levels)?;
+            state.length = kept;
+        }
+        self.write_all(state)
+    }
+
+    /// Drops dirty blocks that have no stored bytes. Returns where the file has to end, at or
+    /// after `kept`, so that none of them is within what was written anew.
+    fn drop_unstored(&self, state: &mut State, kept: u64) -> Result<u64, FileError> {
+        let geometry = state.geometry();
+        let mut end = state.length;
+        let dirty: Vec<u64> = state.blocks.keys().copied().collect();
+        for block in dirty {
+            let mut entry = [Entry::HOLE];
+            if let Some(tree) = state.tree() {
+                tree.entries(state.ground(self.ino()), block, &mut entry)?;
+            }
+            if entry[0].is_hole() {
+                state.blocks.remove(&block);
+                let start = geometry.block_start(block);
+                end = if start >= kept { end.min(start) } else { end };
+            }
+        }
+        Ok(end)
+    }
+}
