@@ -141,6 +141,9 @@ def write_channel(folder, channel, total=None):
     for name, content in documents(channel, total):
         with open(os.path.join(folder, name), "wb") as file:
             file.write(content)
+            file.flush()
+            # Only what is on the disk can be dropped from the kernel's cache by who reads it.
+            os.fsync(file.fileno())
         written["files"] += 1
         written["bytes"] += len(content)
         written["digest"] = add_digests(written["digest"], file_digest(name, content))

@@ -1,6 +1,8 @@
 """The table at the end of the first job: `figures.py WORK STORE`, WORK holding what was printed.
 
-Fails if the job did not come to the same model on cmkfs as on a plain directory.
+Fails if the job did not come to the same model on cmkfs as on a plain directory, or if cmkfs was
+asked for fewer bytes than the epochs read: the rest came from the kernel's cache, and was not
+decrypted again.
 """
 
 import json
@@ -17,6 +19,25 @@ def line_of(path, head):
     return json.loads(lines[-1].removeprefix(head))
 
 
+def counters(path):
+    """What cmkfs says that the volume did: the numbers below the last head of such a block."""
+    head = "cmkfs: figures of the volume\n"
+    with open(path, encoding="utf-8", errors="replace") as file:
+        _, found, block = file.read().rpartition(head)
+    if not found:
+        sys.exit(f"figures: no line {head.strip()!r} in {path}")
+    numbers = {}
+    for line in block.splitlines():
+        if not line.startswith("  "):
+            break
+        name, value, *_ = line.split()
+        numbers[name] = float(value)
+    for name in ("read_bytes", "blocks_opened"):
+        if name not in numbers:
+            sys.exit(f"figures: cmkfs does not tell {name} in {path}")
+    return numbers
+
+
 def allocated(top):
     """Bytes that the files below `top` take up on the disk."""
     total = 0
@@ -30,6 +51,7 @@ def main():
     work, store = sys.argv[1:]
     sealed = line_of(os.path.join(work, "job.cmkfs"), "job: ")
     plain = line_of(os.path.join(work, "job.plain"), "job: ")
+    volume = counters(os.path.join(work, "cmkfs.stderr"))
     control = line_of(os.path.join(work, "search.control"), "control: ")
     found = line_of(os.path.join(work, "search.store"), "store: ")
     on_disk = allocated(store)
@@ -39,6 +61,8 @@ def main():
         ("MB in the channel", plain["mb"], sealed["mb"]),
         ("epochs", plain["epochs"], sealed["epochs"]),
         ("MB read by the epochs", plain["read_mb"], sealed["read_mb"]),
+        ("MB asked of cmkfs", "", round(volume["read_bytes"] / 1e6, 1)),
+        ("blocks decrypted", "", int(volume["blocks_opened"])),
         ("MB/s of these reads", plain["read_mb_per_s"], sealed["read_mb_per_s"]),
         ("seconds, whole job", plain["seconds"], sealed["seconds"]),
         ("model, SHA-256", plain["model_sha256"][:16], sealed["model_sha256"][:16]),
@@ -50,6 +74,13 @@ def main():
     ]
     for name, *values in rows:
         print(f"{name:24}" + "".join(f"{value!s:>18}" for value in values))
+    asked, wanted = int(volume["read_bytes"]), sealed["epochs"] * sealed["bytes"]
+    if asked < wanted:
+        sys.exit(
+            f"figures: cmkfs was asked for {asked} bytes, wanted at least {wanted}: "
+            f"{sealed['epochs']} epochs of {sealed['bytes']} bytes; the others came from the "
+            "kernel's cache and were not decrypted again"
+        )
     if sealed["model_sha256"] != plain["model_sha256"]:
         sys.exit("figures: the models differ: the job did not read the same data through cmkfs")
 

@@ -63,8 +63,11 @@ root=$(cd "$root" && pwd)
 store=$root/var/lib/cmkfs/training
 
 say "training job on cmkfs: opt/ml and tmp below $root"
-"$CMKFS" run --role training --root "$root" --store "$store" --keep-store -- \
-    python3 "$here/train.py" | tee "$work/job.cmkfs"
+# The two streams are kept apart: the job's own lines, and the figures of cmkfs.
+{
+    "$CMKFS" run --role training --root "$root" --store "$store" --keep-store -- \
+        python3 "$here/train.py" 2>&1 1>&3 3>&- | tee "$work/cmkfs.stderr" >&2
+} 3>&1 | tee "$work/job.cmkfs"
 [ -f "$store/volume.json" ] || fail "no store at $store after the job"
 
 say "the same job on a plain directory, as a control"

@@ -88,7 +88,11 @@ def read_json(name):
 
 
 class Reader:
-    """Reads files of a channel and counts what it read and how long the reads took."""
+    """Reads files of a channel and counts what it read and how long the reads took.
+
+    The kernel's copy of a file is dropped first: the job has just written the channel, and would
+    get it back from memory without one read of the file system.
+    """
 
     def __init__(self):
         self.bytes = 0
@@ -99,6 +103,7 @@ class Reader:
         began = time.perf_counter()
         parts = []
         with open(path, "rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while part := file.read(READ_BYTES):
                 parts.append(part)
         content = b"".join(parts)
@@ -297,6 +302,7 @@ def save_results(model, history, reader, began, written):
     metrics = {
         "training_history": history,
         "files": written["files"],
+        "bytes": written["bytes"],
         "mb": round(written["bytes"] / 1e6, 1),
         "epochs": len(history),
         "read_mb": round(reader.bytes / 1e6, 1),

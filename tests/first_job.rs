@@ -145,11 +145,49 @@ fn the_first_job_runs_and_leaves_nothing_to_read() {
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("bytes as written") && said.contains("store: {"), "{said}");
+    assert!(said.contains("MB asked of cmkfs") && said.contains("cmkfs: figures of"), "{said}");
     assert!(root.path().join("var/lib/cmkfs/training/volume.json").exists());
 
     let again = first_job(Path::new(env!("CARGO_BIN_EXE_cmkfs")), root.path());
     assert!(text(&again).contains("is not empty"), "{}", text(&again));
     assert_eq!(again.status.code(), Some(1));
+}
+
+/// `docker/figures.py` on a job of two epochs of 1000 bytes, with these lines on standard error.
+fn figures(told: &str) -> Output {
+    let (work, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let job = r#"job: {"files": 1, "bytes": 1000, "mb": 0, "epochs": 2, "read_mb": 0,
+        "read_mb_per_s": 1, "seconds": 1, "model_sha256": "00"}"#;
+    let found = r#"{"files": 1, "mb": 0, "hits": 0, "packed_percent": 99}"#;
+    let files = [
+        ("job.cmkfs", job.replace('\n', "")),
+        ("job.plain", job.replace('\n', "")),
+        ("search.control", format!("control: {found}")),
+        ("search.store", format!("store: {found}")),
+        ("cmkfs.stderr", told.to_owned()),
+    ];
+    for (name, content) in files {
+        fs::write(work.path().join(name), content + "\n").unwrap();
+    }
+    python("figures.py").arg(work.path()).arg(store.path()).output().unwrap()
+}
+
+#[test]
+fn a_job_that_read_past_cmkfs_is_found_out() {
+    let told = |bytes: u32| {
+        format!(
+            "cmkfs: figures of the volume\n  blocks_opened  1\n  read_bytes     {bytes} (1 KiB)\n\
+             cmkfs: the key is zeroed\n"
+        )
+    };
+    let enough = figures(&told(2000));
+    assert!(enough.status.success(), "{}", text(&enough));
+    let short = figures(&told(1999));
+    assert_eq!(short.status.code(), Some(1));
+    let said = text(&short);
+    assert!(said.contains("asked for 1999 bytes, wanted at least 2000"), "{said}");
+    let silent = text(&figures("cmkfs: the key is zeroed"));
+    assert!(silent.contains("no line 'cmkfs: figures of the volume'"), "{silent}");
 }
 
 /// Runs the command without a mount, as a broken entrypoint would.
