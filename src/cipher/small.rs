@@ -110,7 +110,10 @@ impl VolumeKeys {
         let len = u8::try_from(name.len()).expect("Linux allows 255 bytes");
         let keys = self.epoch(self.current()).expect("the current epoch is one of them");
         let bound = owner.bound(self, self.attribute_name(name).as_bytes());
-        let plain = Plain::copy_of(&[&[len][..], name, value].concat());
+        let mut plain = Plain::zeros(1 + name.len() + value.len());
+        plain[0] = len;
+        plain[1..=name.len()].copy_from_slice(name);
+        plain[1 + name.len()..].copy_from_slice(value);
         self.seal_small(&keys.attributes, &bound, &plain)
     }
 
@@ -131,10 +134,10 @@ impl VolumeKeys {
 
     fn seal_small(&self, key: &Secret, bound: &[u8], plain: &[u8]) -> Sealed {
         let nonce = fresh_nonce();
-        let mut bytes = plain.to_vec();
+        let mut bytes = Plain::copy_of(plain);
         let tag = key
             .cipher()
-            .encrypt_inout_detached(&nonce.into(), bound, bytes.as_mut_slice().into())
+            .encrypt_inout_detached(&nonce.into(), bound, (&mut bytes[..]).into())
             .expect("at most 64 KiB, below the cipher's limit");
         let entry = Entry { nonce, tag: tag.into() };
         Sealed::of(&envelope::encode(self.current(), &entry, &bytes))

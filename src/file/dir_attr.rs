@@ -176,7 +176,11 @@ impl Dir {
                 Some(owner) => owner,
                 None => *owner.insert(self.owner(name)?),
             };
-            let sealed = self.lower().get_xattr(object.as_deref(), &lower)?;
+            let sealed = match self.lower().get_xattr(object.as_deref(), &lower) {
+                // Removed since it was listed.
+                Err(Errno::NODATA) => continue,
+                other => other?,
+            };
             match self.opened(owner, &lower, &sealed) {
                 Ok((name, _)) => names.push(name),
                 Err(FileError::Damaged(_)) => {}

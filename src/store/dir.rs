@@ -212,7 +212,7 @@ impl StoreDir {
         if name.sidecar().is_some() && self.stat(name.object()).is_ok() {
             return Err(Errno::EXIST);
         }
-        self.write_sidecar(name)?;
+        self.write_sidecar(name).inspect_err(|_| self.remove_sidecar(name))?;
         make().inspect_err(|error| {
             if *error != Errno::EXIST {
                 self.remove_sidecar(name);
