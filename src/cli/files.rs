@@ -96,16 +96,17 @@ fn copy(
         if is_terminal && last.is_none_or(|last| last.elapsed() > PROGRESS_INTERVAL) {
             last = Some(Instant::now());
             let (files, bytes) = (copied.files, Size(copied.bytes >> 20 << 20));
-            eprint!("\r\x1b[K{files} files, {bytes}: {}", show::name(path));
+            show::note(&format!("\r\x1b[K{files} files, {bytes}: {}", show::name(path)));
         }
     };
     let result = work(&mut progress);
     if last.is_some() {
-        eprint!("\r\x1b[K");
+        show::note("\r\x1b[K");
     }
     let copied = result?;
     if copied.skipped > 0 {
-        eprintln!("cmkfs: {} pipes, sockets or devices were not copied", copied.skipped);
+        let count = copied.skipped;
+        show::note(&format!("cmkfs: {count} pipes, sockets or devices were not copied\n"));
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! `run`: mounts a role's paths, runs a command with them, unmounts.
 //!
 //! It fails closed: the command starts when every mount is confirmed, and is killed if one ends
-//! while it runs. This process serves the mounts; if it dies the command is killed with it.
+//! while it runs. This process serves the mounts; if it dies the command is killed with it. What
+//! the command started and left running is killed before anything is unmounted: see `family`.
 
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -10,12 +11,13 @@ use std::process::{Command, ExitStatus};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitOptions};
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::job::child::CHILD_VERB;
 use crate::job::error::JobError;
+use crate::job::family;
 use crate::job::role::Place;
 use crate::lifecycle::process::{Process, raise_file_limit};
 use crate::lifecycle::report::Report;
@@ -65,7 +67,9 @@ pub struct Outcome {
     pub report: Option<Report>,
     /// From the start of the command to its end.
     pub took: Duration,
-    /// Processes that the command left running in the mounts.
+    /// How many processes the command left running, which were killed.
+    pub killed: usize,
+    /// Processes of others that used the mounts.
     pub left_running: Vec<String>,
     /// What became of the store.
     pub store: StoreFate,
@@ -124,10 +128,13 @@ pub fn run(options: &JobOptions) -> Result<Outcome, JobError> {
             return Err(JobError::NotMounted(error));
         }
     };
+    family::adopt().map_err(JobError::Spawn)?;
     let child = Launch { umask: umask.as_raw_mode(), files };
     let began = Instant::now();
     let ran = confirm(request).and_then(|()| child.run(options, &session, &events, &happened));
     let took = began.elapsed();
+    let killed = family::kill_all();
+    family::reap();
     let report = session.report();
     let left_running = leave(&session, &happened);
     let finished = session.finish();
@@ -151,7 +158,7 @@ pub fn run(options: &JobOptions) -> Result<Outcome, JobError> {
     if store != StoreFate::Removed {
         finished.map_err(JobError::After)?;
     }
-    Ok(Outcome { ended, report, took, left_running, store })
+    Ok(Outcome { ended, report, took, killed, left_running, store })
 }
 
 /// Removes the store of a transient key after a failure, which is told already.
@@ -218,14 +225,31 @@ impl Launch {
                 return Err(JobError::Spawn(error));
             }
         };
-        let events = events.clone();
+        let (events, pid) = (events.clone(), child.id());
         std::thread::spawn(move || {
-            if events.send(Happened::Ended(child.wait())).is_err() {
+            if events.send(Happened::Ended(until_ended(pid))).is_err() {
                 tracing::debug!("nobody waits for the command");
             }
         });
         watch(&process, options, session, happened)
     }
+}
+
+/// How the command ended. The ends of orphans, which nobody else waits for, are taken too.
+fn until_ended(command: u32) -> std::io::Result<ExitStatus> {
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if is(pid, command) => {
+                return Ok(ExitStatus::from_raw(status.as_raw()));
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn is(pid: Pid, id: u32) -> bool {
+    u32::try_from(pid.as_raw_nonzero().get()) == Ok(id)
 }
 
 /// Until the command has ended.
@@ -247,6 +271,7 @@ fn watch(
                 let path = options.request.points[index].mountpoint.clone();
                 tracing::error!("{}: the mount has ended; killing the command", path.display());
                 send(process, Signal::KILL);
+                family::kill_all();
                 lost.get_or_insert(path);
             }
             Happened::Session(Event::Asked(asked)) => {
@@ -284,7 +309,7 @@ fn send(process: &Process, signal: Signal) {
     }
 }
 
-/// Unmounts everything; what the command left running keeps nothing from that. Returns it.
+/// Unmounts everything; what others run in the mounts keeps nothing from that. Returns it.
 fn leave(session: &Session, happened: &Receiver<Happened>) -> Vec<String> {
     if let Err(error) = session.commit() {
         tracing::error!("commit after the command: {error}");
