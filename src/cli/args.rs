@@ -253,6 +253,8 @@ pub(in crate::cli) struct RunChildArgs {
     pub(in crate::cli) umask: u32,
     #[arg(long)]
     pub(in crate::cli) files: Option<u64>,
+    #[arg(long)]
+    pub(in crate::cli) core: Option<u64>,
     #[arg(last = true, required = true)]
     pub(in crate::cli) command: Vec<OsString>,
 }

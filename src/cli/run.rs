@@ -66,7 +66,12 @@ fn tell(options: &JobOptions, outcome: &Outcome) {
 
 /// Returns only if the command can't be executed.
 pub(in crate::cli) fn child(arguments: &RunChildArgs) -> Fail {
-    let child = Child { parent: arguments.parent, umask: arguments.umask, files: arguments.files };
+    let child = Child {
+        parent: arguments.parent,
+        umask: arguments.umask,
+        files: arguments.files,
+        core: arguments.core,
+    };
     let (exit, text) = job::become_command(child, &arguments.command);
     Fail::new(exit, text)
 }

@@ -43,7 +43,7 @@ pub enum MountError {
     },
     /// The kernel has no FUSE, or the container was not given it.
     #[error(
-        "there is no /dev/fuse: load it (modprobe fuse), or give it to the container \
+        "there is no /dev/fuse, or another device has its name: load it (modprobe fuse), or give it to the container \
          (docker run --device /dev/fuse --cap-add SYS_ADMIN)"
     )]
     NoDevice,

@@ -11,7 +11,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, Resource, Signal, WaitOptions};
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
@@ -107,6 +107,7 @@ pub fn run(options: &JobOptions) -> Result<Outcome, JobError> {
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
     rustix::process::umask(umask);
     let files = raise_file_limit();
+    let core = rustix::process::getrlimit(Resource::Core).current;
     let protection = crate::sys::protect_process();
     for missing in &protection.missing {
         tracing::warn!("{missing}");
@@ -129,7 +130,7 @@ pub fn run(options: &JobOptions) -> Result<Outcome, JobError> {
         }
     };
     family::adopt().map_err(JobError::Spawn)?;
-    let child = Launch { umask: umask.as_raw_mode(), files };
+    let child = Launch { umask: umask.as_raw_mode(), files, core };
     let began = Instant::now();
     let ran = confirm(request).and_then(|()| child.run(options, &session, &events, &happened));
     let took = began.elapsed();
@@ -151,12 +152,20 @@ pub fn run(options: &JobOptions) -> Result<Outcome, JobError> {
         (false, _) => StoreFate::Kept,
         (true, true) => StoreFate::Unreadable,
         (true, false) => {
-            terminate::remove_store(&request.store).map_err(JobError::After)?;
-            StoreFate::Removed
+            let removed = terminate::remove_store(&request.store);
+            removed.map_or_else(|error| not_removed(request, &error), |()| StoreFate::Removed)
         }
     };
-    if store != StoreFate::Removed {
-        finished.map_err(JobError::After)?;
+    match finished {
+        // What was not committed nobody could have read.
+        Err(error) if store == StoreFate::Kept => {
+            // A command that failed says so itself; one that did not believes all is stored.
+            if ended == Ended::Code(0) {
+                return Err(JobError::After(error));
+            }
+            tracing::warn!("after the command: {error}");
+        }
+        _ => {}
     }
     Ok(Outcome { ended, report, took, killed, left_running, store })
 }
@@ -164,12 +173,22 @@ pub fn run(options: &JobOptions) -> Result<Outcome, JobError> {
 /// Removes the store of a transient key after a failure, which is told already.
 fn discard(request: &MountRequest) {
     if let Err(error) = terminate::remove_store(&request.store) {
-        tracing::warn!("{}: not removed: {error}", request.store.display());
+        not_removed(request, &error);
     }
 }
 
+fn not_removed(request: &MountRequest, error: &VerbError) -> StoreFate {
+    tracing::warn!("{}: not removed: {error}", request.store.display());
+    StoreFate::Unreadable
+}
+
 fn watch_signals(events: &Sender<Happened>) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])?;
+    // What is ignored here, as by nohup(1), is ignored by the command too.
+    let ignored = ignored_signals();
+    let watched = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2]
+        .into_iter()
+        .filter(|signal| ignored & (1 << (signal - 1)) == 0);
+    let mut signals = Signals::new(watched)?;
     let events = events.clone();
     std::thread::spawn(move || {
         for signal in signals.forever() {
@@ -179,6 +198,14 @@ fn watch_signals(events: &Sender<Happened>) -> std::io::Result<()> {
         }
     });
     Ok(())
+}
+
+/// A bit for each signal that was set to be ignored by whoever started this process; the lowest is
+/// that of signal 1.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }
 
 /// The kernel's own word that every path is covered by our mount.
@@ -195,6 +222,7 @@ fn confirm(request: &MountRequest) -> Result<(), JobError> {
 struct Launch {
     umask: u32,
     files: Option<u64>,
+    core: Option<u64>,
 }
 
 impl Launch {
@@ -205,12 +233,22 @@ impl Launch {
         events: &Sender<Happened>,
         happened: &Receiver<Happened>,
     ) -> Result<Ended, JobError> {
+        let ends = |event| match event {
+            Happened::Signal(signal @ (SIGTERM | SIGINT | SIGHUP | SIGQUIT)) => Some(signal),
+            _ => None,
+        };
+        if let Some(signal) = happened.try_iter().find_map(ends) {
+            tracing::warn!(signal, "told to end before the command was started");
+            return Ok(Ended::Signal(signal));
+        }
         let mut command = Command::new("/proc/self/exe");
         command.arg0("cmkfs").arg(CHILD_VERB);
         command.args(["--parent", &std::process::id().to_string()]);
         command.args(["--umask", &self.umask.to_string()]);
-        if let Some(files) = self.files {
-            command.args(["--files", &files.to_string()]);
+        for (flag, limit) in [("--files", self.files), ("--core", self.core)] {
+            if let Some(limit) = limit {
+                command.args([flag, &limit.to_string()]);
+            }
         }
         command.arg("--").args(&options.command).envs(options.place.environment());
         // From this thread, the main one: the command gets the signal of its parent's death when
