@@ -39,9 +39,7 @@ fn a_full_disk_does_not_save_the_keys() {
     let disk = disk(&desk, "size=4m");
     desk.ok("init disk/store");
     let opened = fs::File::open(disk.join("store/volume.json")).unwrap();
-    fs::File::options().write(true).open(disk.join("store/lock")).map_or((), |lock| {
-        lock.set_len(0).unwrap();
-    });
+    fs::write(disk.join("store/lock"), "").unwrap();
     fill(&disk);
     desk.ok("terminate disk/store --yes");
     let mut left = String::new();
@@ -191,4 +189,21 @@ fn a_store_that_can_not_be_changed_says_how_to_mount_it() {
     let mut command = Command::new("mount");
     assert!(command.args(["-o", "remount,ro"]).arg(&disk).status().unwrap().success());
     desk.refused("mount disk/store mnt", 40, &["--read-only"]);
+}
+
+#[test]
+fn files_can_be_had_with_a_key_that_moved() {
+    let desk = Desk::new();
+    fs::write(desk.at("key"), [7; 32]).unwrap();
+    fs::set_permissions(desk.at("key"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .unwrap();
+    desk.ok("init store --key file:key");
+    fs::write(desk.at("text"), "text").unwrap();
+    fs::rename(desk.at("key"), desk.at("moved")).unwrap();
+    desk.refused("ls store:/", 20, &["key"]);
+    desk.ok("put text store:/ --key file:moved");
+    assert_eq!(desk.ok("ls store:/ --key file:moved"), "text\n");
+    assert_eq!(desk.ok("cat store:/text --key file:moved"), "text");
+    desk.ok("get store:/text copy --key file:moved");
+    assert_eq!(fs::read(desk.at("copy")).unwrap(), b"text");
 }
