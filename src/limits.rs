@@ -12,6 +12,9 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// How long a command waits for its daemon to serve. It has to cover a KMS call with its retries.
 pub const SERVE_WAIT: Duration = Duration::from_secs(120);
 
+/// Between two looks at processes that were killed and are still to end.
+pub const FAMILY_POLL: Duration = Duration::from_millis(5);
+
 /// How long a detached mount may keep its daemon before files left open in it get errors.
 pub const DETACH_WAIT: Duration = Duration::from_secs(10);
 

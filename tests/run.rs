@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use desk::{CMKFS, Desk, await_that, end, judge, said};
+use desk::{CMKFS, Desk, await_that, judge, said};
 use rustix::process::{Pid, Signal, kill_process};
 
 const STORE: &str = "r/var/lib/cmkfs/training";
@@ -208,17 +208,38 @@ fn a_running_job_can_not_be_unmounted() {
 }
 
 #[test]
-fn what_a_command_leaves_running_is_named_and_holds_nothing_up() {
+fn what_a_command_leaves_running_ends_before_the_mounts() {
     let desk = Desk::new();
-    let script =
-        "cd $TMPDIR; sleep 300 < /dev/null > /dev/null 2>&1 & echo $! > ../../begun; exit 3";
-    let script = script.replace("../../begun", desk.at("begun").to_str().unwrap());
-    let output = run(&desk, "", &script);
+    // Out of the session and of the directory: nothing but its parentage tells whose it is.
+    let script = "setsid sh -c 'echo $$ > begun; exec sleep 300' < /dev/null > /dev/null 2>&1 &
+        while [ ! -s begun ]; do sleep 0.01; done; exit 3";
+    let output = run(&desk, "", script);
     let left = fs::read_to_string(desk.at("begun")).unwrap();
-    let left = Pid::from_raw(left.trim().parse().unwrap()).unwrap();
-    judge("run", &output, 3, &[&format!("(pid {})", left.as_raw_nonzero()), "left running"]);
-    end(left, Signal::KILL);
+    judge("run", &output, 3, &["left 1 processes running"]);
+    assert!(!Path::new("/proc").join(left.trim()).exists());
     assert!(!desk.at(STORE).exists());
+}
+
+#[test]
+fn nothing_is_written_bare_after_the_command() {
+    let desk = Desk::new();
+    let script = "(echo > begun; while [ -d $CMKFS_ROOT/opt/ml/model ]; do sleep 0.01; done; \
+            echo SECRET > $CMKFS_ROOT/opt/ml/leak) >/dev/null 2>&1 &
+        while [ ! -e begun ]; do sleep 0.01; done; exit 0";
+    let output = run(&desk, "", script);
+    judge("run", &output, 0, &["running: killed"]);
+    assert_eq!(bare(&desk), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn standard_error_that_takes_nothing_changes_no_exit_code() {
+    let desk = Desk::new();
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = job(&desk, "", "exit 4").stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(4));
+    let mut child = job(&desk, "", "echo > begun; exit 5").spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(5));
 }
 
 #[test]

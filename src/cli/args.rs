@@ -180,6 +180,14 @@ pub(in crate::cli) struct StatusArgs {
     pub(in crate::cli) json: bool,
 }
 
+/// For a volume that is not mounted.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct KeyArgs {
+    /// Key source instead of the recorded one, for a volume that is not mounted
+    #[arg(long, value_name = "SOURCE")]
+    pub(in crate::cli) key: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct LsArgs {
     /// VOLUME:PATH
@@ -191,6 +199,8 @@ pub(in crate::cli) struct LsArgs {
     /// Show everything below
     #[arg(short = 'R', long)]
     pub(in crate::cli) recursive: bool,
+    #[command(flatten)]
+    pub(in crate::cli) key: KeyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -198,6 +208,8 @@ pub(in crate::cli) struct CatArgs {
     /// VOLUME:PATH
     #[arg(value_parser = volume_path)]
     pub(in crate::cli) path: VolumePath,
+    #[command(flatten)]
+    pub(in crate::cli) key: KeyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -207,6 +219,8 @@ pub(in crate::cli) struct GetArgs {
     pub(in crate::cli) path: VolumePath,
     /// Where to copy it to; into it, if it is a directory
     pub(in crate::cli) local: PathBuf,
+    #[command(flatten)]
+    pub(in crate::cli) key: KeyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -216,6 +230,8 @@ pub(in crate::cli) struct PutArgs {
     /// VOLUME:PATH where to copy it to; into it, if it is a directory
     #[arg(value_parser = volume_path)]
     pub(in crate::cli) path: VolumePath,
+    #[command(flatten)]
+    pub(in crate::cli) key: KeyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -253,6 +269,8 @@ pub(in crate::cli) struct RunChildArgs {
     pub(in crate::cli) umask: u32,
     #[arg(long)]
     pub(in crate::cli) files: Option<u64>,
+    #[arg(long)]
+    pub(in crate::cli) core: Option<u64>,
     #[arg(last = true, required = true)]
     pub(in crate::cli) command: Vec<OsString>,
 }

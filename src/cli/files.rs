@@ -4,11 +4,12 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::cli::args::{CatArgs, GetArgs, LsArgs, PutArgs};
+use crate::cli::args::{CatArgs, GetArgs, KeyArgs, LsArgs, PutArgs};
 use crate::cli::fail::Fail;
 use crate::cli::show;
 use crate::config::Size;
 use crate::fs::Kind;
+use crate::keys::KeySource;
 use crate::lifecycle::VerbError;
 use crate::lifecycle::transfer::{self, Copied, Listed};
 
@@ -20,9 +21,15 @@ fn output_failed(error: io::Error) -> VerbError {
     VerbError::Local { path: "standard output".into(), action: "can't write", error }
 }
 
+fn key(arguments: &KeyArgs) -> Result<Option<KeySource>, Fail> {
+    let typed = arguments.key.as_deref().map(str::parse).transpose();
+    typed.map_err(|error| VerbError::Key(error).into())
+}
+
 pub(in crate::cli) fn ls(arguments: &LsArgs) -> Result<(), Fail> {
+    let key = key(&arguments.key)?;
     let mut output = io::BufWriter::new(io::stdout().lock());
-    transfer::list(&arguments.path, arguments.recursive, &mut |found| {
+    transfer::list(&arguments.path, key.as_ref(), arguments.recursive, &mut |found| {
         let name = match found.path.as_os_str().is_empty() {
             true => show::name(Path::new(arguments.path.path.file_name().unwrap_or_default())),
             false => show::name(&found.path),
@@ -73,17 +80,21 @@ fn permissions(mode: u32) -> String {
 }
 
 pub(in crate::cli) fn cat(arguments: &CatArgs) -> Result<(), Fail> {
+    let key = key(&arguments.key)?;
     let mut output = io::stdout().lock();
-    transfer::cat(&arguments.path, &mut |data| output.write_all(data).map_err(output_failed))?;
+    let mut write = |data: &[u8]| output.write_all(data).map_err(output_failed);
+    transfer::cat(&arguments.path, key.as_ref(), &mut write)?;
     output.flush().map_err(show::failed)
 }
 
 pub(in crate::cli) fn get(arguments: &GetArgs) -> Result<(), Fail> {
-    copy(|progress| transfer::get(&arguments.path, &arguments.local, progress))
+    let key = key(&arguments.key)?;
+    copy(|progress| transfer::get(&arguments.path, key.as_ref(), &arguments.local, progress))
 }
 
 pub(in crate::cli) fn put(arguments: &PutArgs) -> Result<(), Fail> {
-    copy(|progress| transfer::put(&arguments.local, &arguments.path, progress))
+    let key = key(&arguments.key)?;
+    copy(|progress| transfer::put(&arguments.local, &arguments.path, key.as_ref(), progress))
 }
 
 /// Shows how far a copy is on a terminal, and what was left out anywhere.
@@ -96,16 +107,17 @@ fn copy(
         if is_terminal && last.is_none_or(|last| last.elapsed() > PROGRESS_INTERVAL) {
             last = Some(Instant::now());
             let (files, bytes) = (copied.files, Size(copied.bytes >> 20 << 20));
-            eprint!("\r\x1b[K{files} files, {bytes}: {}", show::name(path));
+            show::note(&format!("\r\x1b[K{files} files, {bytes}: {}", show::name(path)));
         }
     };
     let result = work(&mut progress);
     if last.is_some() {
-        eprint!("\r\x1b[K");
+        show::note("\r\x1b[K");
     }
     let copied = result?;
     if copied.skipped > 0 {
-        eprintln!("cmkfs: {} pipes, sockets or devices were not copied", copied.skipped);
+        let count = copied.skipped;
+        show::note(&format!("cmkfs: {count} pipes, sockets or devices were not copied\n"));
     }
     Ok(())
 }

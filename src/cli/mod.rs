@@ -37,8 +37,8 @@ pub fn main() -> ExitCode {
             // Help and version are no errors and go to standard output.
             let code = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
             return match error.print() {
-                Ok(()) => ExitCode::from(code.code()),
-                Err(_) => ExitCode::from(Exit::Unexpected.code()),
+                Err(_) if code == Exit::Ok => ExitCode::from(Exit::Unexpected.code()),
+                _ => ExitCode::from(code.code()),
             };
         }
     };

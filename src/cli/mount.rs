@@ -8,6 +8,7 @@ use crate::cli::show;
 use crate::config;
 use crate::job::Place;
 use crate::keys::KeySource;
+use crate::lifecycle::report::Report;
 use crate::lifecycle::request::{KernelOptions, MountRequest};
 use crate::lifecycle::session::Point;
 use crate::lifecycle::{Exit, background, leave, locate, serve};
@@ -51,7 +52,11 @@ pub(in crate::cli) fn mount(arguments: &MountArgs, verbose: u8) -> Result<(), Fa
         tracing::info!("{} serves at {}", request.store.display(), points.join(", "));
     };
     if arguments.foreground {
-        return Ok(serve::serve(&request, |report| shown(&report.mountpoints))?);
+        let ready = |report: &Report| {
+            shown(&report.mountpoints);
+            true
+        };
+        return Ok(serve::serve(&request, || true, ready)?);
     }
     let log = match &arguments.log_file {
         Some(path) => std::path::absolute(path),

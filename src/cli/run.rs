@@ -38,8 +38,12 @@ pub(in crate::cli) fn run(arguments: &RunArgs) -> Result<u8, Fail> {
 /// What the volume did. Not on standard output, which is the command's.
 fn tell(options: &JobOptions, outcome: &Outcome) {
     let store = show::name(&options.request.store);
+    if outcome.killed > 0 {
+        let count = outcome.killed;
+        show::note(&format!("cmkfs: the command left {count} processes running: killed\n"));
+    }
     for process in &outcome.left_running {
-        eprintln!("cmkfs: {process} was left running in the mounts, which are gone now");
+        show::note(&format!("cmkfs: {process} used the mounts, which are gone now\n"));
     }
     if let Some(daemon) = outcome.report.as_ref().and_then(|report| report.daemon.as_ref())
         && let Ok(mut figures) = serde_json::to_value(daemon.figures)
@@ -48,20 +52,26 @@ fn tell(options: &JobOptions, outcome: &Outcome) {
             let seconds = outcome.took.as_millis() as f64 / 1000.0;
             figures.insert("seconds".to_owned(), seconds.into());
         }
-        eprint!("cmkfs: figures of the volume\n{}", telemetry::table(&figures));
+        show::note(&format!("cmkfs: figures of the volume\n{}", telemetry::table(&figures)));
     }
-    match outcome.store {
-        StoreFate::Kept => eprintln!("cmkfs: the volume is kept in {store}"),
-        StoreFate::Removed => eprintln!("cmkfs: the key is zeroed, and {store} removed"),
+    let fate = match outcome.store {
+        StoreFate::Kept => format!("the volume is kept in {store}"),
+        StoreFate::Removed => format!("the key is zeroed, and {store} removed"),
         StoreFate::Unreadable => {
-            eprintln!("cmkfs: the key is zeroed: nobody can read what is kept in {store}");
+            format!("the key is zeroed: nobody can read what is kept in {store}")
         }
-    }
+    };
+    show::note(&format!("cmkfs: {fate}\n"));
 }
 
 /// Returns only if the command can't be executed.
 pub(in crate::cli) fn child(arguments: &RunChildArgs) -> Fail {
-    let child = Child { parent: arguments.parent, umask: arguments.umask, files: arguments.files };
+    let child = Child {
+        parent: arguments.parent,
+        umask: arguments.umask,
+        files: arguments.files,
+        core: arguments.core,
+    };
     let (exit, text) = job::become_command(child, &arguments.command);
     Fail::new(exit, text)
 }

@@ -21,6 +21,12 @@ pub(in crate::cli) fn text(text: &str) -> Result<(), Fail> {
     written.map_err(failed)
 }
 
+/// Says something on standard error. Nobody can be told that standard error does not work, and
+/// no verb fails for it.
+pub(in crate::cli) fn note(text: &str) {
+    drop(io::stderr().write_all(text.as_bytes()));
+}
+
 /// Writes a value as indented JSON.
 pub(in crate::cli) fn json(value: &impl serde::Serialize) -> Result<(), Fail> {
     let json = serde_json::to_string_pretty(value).map_err(|error| failed(error.into()))?;

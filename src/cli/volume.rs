@@ -176,7 +176,8 @@ fn ask(volume: &Path) -> Result<Confirm, Fail> {
         return Ok(Confirm::No);
     }
     let (store, id) = destroy::target(volume)?;
-    eprint!("This destroys {} for ever. Type its id, {id}: ", show::name(&store));
+    let name = show::name(&store);
+    show::note(&format!("This destroys {name} for ever. Type its id, {id}: "));
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).map_err(show::failed)?;
     Ok(Confirm::Id(line.trim().to_owned()))

@@ -43,8 +43,8 @@ pub enum MountError {
     },
     /// The kernel has no FUSE, or the container was not given it.
     #[error(
-        "there is no /dev/fuse: load it (modprobe fuse), or give it to the container \
-         (docker run --device /dev/fuse --cap-add SYS_ADMIN)"
+        "there is no /dev/fuse, or it is another device: load it (modprobe fuse), or give it \
+         to the container (docker run --device /dev/fuse --cap-add SYS_ADMIN)"
     )]
     NoDevice,
     /// The system does not let this process mount.

@@ -21,5 +21,5 @@ mod request;
 mod umask;
 
 pub use error::MountError;
-pub use mount::{MountOptions, Mounted, Unmounter, mount};
+pub use mount::{MountOptions, Mounted, Unmounter, check_device, mount};
 pub use point::{MountInfo, checked, mount_at, mounts};

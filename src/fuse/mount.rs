@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -182,11 +182,20 @@ fn commit(fs: &Fs) {
     }
 }
 
+/// Whether `/dev/fuse` is there and is what its name says.
+///
+/// # Errors
+/// [`MountError::NoDevice`].
+pub fn check_device() -> Result<(), MountError> {
+    let found = std::fs::metadata(DEVICE).map_err(|_| MountError::NoDevice)?;
+    let is_fuse =
+        found.file_type().is_char_device() && found.rdev() == rustix::fs::makedev(10, 229);
+    if is_fuse { Ok(()) } else { Err(MountError::NoDevice) }
+}
+
 /// Mounts; gives the descriptor to serve the mount by.
 fn attach(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
-    if !Path::new(DEVICE).exists() {
-        return Err(MountError::NoDevice);
-    }
+    check_device()?;
     match attach_directly(path, options) {
         Err(MountError::NotPermitted(direct)) => attach_by_helper(path, options, &direct),
         attached => attached,

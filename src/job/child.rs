@@ -25,6 +25,8 @@ pub struct Child {
     pub umask: u32,
     /// Soft limit of open files; `None`: unlimited.
     pub files: Option<u64>,
+    /// Soft limit of core files; `None`: unlimited.
+    pub core: Option<u64>,
 }
 
 /// Turns this process into the command; returns only if that fails, with what to say and with
@@ -32,10 +34,11 @@ pub struct Child {
 pub fn become_command(child: Child, command: &[OsString]) -> (Exit, String) {
     let failed = |what: &str, error: std::io::Error| (Exit::NotRun, format!("{what}: {error}"));
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(child.umask));
-    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
-    let files = Rlimit { current: child.files, maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, files) {
-        return failed("can't set the limit of open files", error.into());
+    for (resource, current) in [(Resource::Nofile, child.files), (Resource::Core, child.core)] {
+        let maximum = rustix::process::getrlimit(resource).maximum;
+        if let Err(error) = setrlimit(resource, Rlimit { current, maximum }) {
+            return failed("can't give back a limit of open or core files", error.into());
+        }
     }
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         return failed("can't bind the command's life to that of the mount", error.into());

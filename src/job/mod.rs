@@ -6,10 +6,12 @@
 //! | `role`  | the documented paths of each role, and what the command is told      |
 //! | `run`   | mounts, starts the command, passes signals on, unmounts              |
 //! | `child` | the last step before the command, in its own process                 |
+//! | `family`| what the command starts ends with it                                 |
 //! | `error` | why a command did not run, or was stopped                            |
 
 mod child;
 mod error;
+mod family;
 mod role;
 mod run;
 

@@ -1,7 +1,8 @@
 //! `run`: mounts a role's paths, runs a command with them, unmounts.
 //!
 //! It fails closed: the command starts when every mount is confirmed, and is killed if one ends
-//! while it runs. This process serves the mounts; if it dies the command is killed with it.
+//! while it runs. This process serves the mounts; if it dies the command is killed with it. What
+//! the command started and left running is killed before anything is unmounted: see `family`.
 
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -10,12 +11,13 @@ use std::process::{Command, ExitStatus};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Signal, WaitOptions};
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::job::child::CHILD_VERB;
 use crate::job::error::JobError;
+use crate::job::family;
 use crate::job::role::Place;
 use crate::lifecycle::process::{Process, raise_file_limit};
 use crate::lifecycle::report::Report;
@@ -65,7 +67,9 @@ pub struct Outcome {
     pub report: Option<Report>,
     /// From the start of the command to its end.
     pub took: Duration,
-    /// Processes that the command left running in the mounts.
+    /// How many processes the command left running, which were killed.
+    pub killed: usize,
+    /// Processes of others that used the mounts.
     pub left_running: Vec<String>,
     /// What became of the store.
     pub store: StoreFate,
@@ -103,6 +107,7 @@ pub fn run(options: &JobOptions) -> Result<Outcome, JobError> {
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
     rustix::process::umask(umask);
     let files = raise_file_limit();
+    let core = rustix::process::getrlimit(Resource::Core).current;
     let protection = crate::sys::protect_process();
     for missing in &protection.missing {
         tracing::warn!("{missing}");
@@ -124,10 +129,13 @@ pub fn run(options: &JobOptions) -> Result<Outcome, JobError> {
             return Err(JobError::NotMounted(error));
         }
     };
-    let child = Launch { umask: umask.as_raw_mode(), files };
+    family::adopt().map_err(JobError::Spawn)?;
+    let child = Launch { umask: umask.as_raw_mode(), files, core };
     let began = Instant::now();
     let ran = confirm(request).and_then(|()| child.run(options, &session, &events, &happened));
     let took = began.elapsed();
+    let killed = family::kill_all();
+    family::reap();
     let report = session.report();
     let left_running = leave(&session, &happened);
     let finished = session.finish();
@@ -144,25 +152,43 @@ pub fn run(options: &JobOptions) -> Result<Outcome, JobError> {
         (false, _) => StoreFate::Kept,
         (true, true) => StoreFate::Unreadable,
         (true, false) => {
-            terminate::remove_store(&request.store).map_err(JobError::After)?;
-            StoreFate::Removed
+            let removed = terminate::remove_store(&request.store);
+            removed.map_or_else(|error| not_removed(request, &error), |()| StoreFate::Removed)
         }
     };
-    if store != StoreFate::Removed {
-        finished.map_err(JobError::After)?;
+    match finished {
+        // What was not committed nobody could have read.
+        Err(error) if store == StoreFate::Kept => {
+            // A command that failed says so itself; one that did not believes all is stored.
+            if ended == Ended::Code(0) {
+                return Err(JobError::After(error));
+            }
+            tracing::warn!("after the command: {error}");
+        }
+        _ => {}
     }
-    Ok(Outcome { ended, report, took, left_running, store })
+    Ok(Outcome { ended, report, took, killed, left_running, store })
 }
 
 /// Removes the store of a transient key after a failure, which is told already.
 fn discard(request: &MountRequest) {
     if let Err(error) = terminate::remove_store(&request.store) {
-        tracing::warn!("{}: not removed: {error}", request.store.display());
+        not_removed(request, &error);
     }
 }
 
+fn not_removed(request: &MountRequest, error: &VerbError) -> StoreFate {
+    tracing::warn!("{}: not removed: {error}", request.store.display());
+    StoreFate::Unreadable
+}
+
 fn watch_signals(events: &Sender<Happened>) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])?;
+    // What is ignored here, as by nohup(1), is ignored by the command too.
+    let ignored = ignored_signals();
+    let watched = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2]
+        .into_iter()
+        .filter(|signal| ignored & (1 << (signal - 1)) == 0);
+    let mut signals = Signals::new(watched)?;
     let events = events.clone();
     std::thread::spawn(move || {
         for signal in signals.forever() {
@@ -172,6 +198,14 @@ fn watch_signals(events: &Sender<Happened>) -> std::io::Result<()> {
         }
     });
     Ok(())
+}
+
+/// A bit for each signal that was set to be ignored by whoever started this process; the lowest is
+/// that of signal 1.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }
 
 /// The kernel's own word that every path is covered by our mount.
@@ -188,6 +222,7 @@ fn confirm(request: &MountRequest) -> Result<(), JobError> {
 struct Launch {
     umask: u32,
     files: Option<u64>,
+    core: Option<u64>,
 }
 
 impl Launch {
@@ -198,12 +233,22 @@ impl Launch {
         events: &Sender<Happened>,
         happened: &Receiver<Happened>,
     ) -> Result<Ended, JobError> {
+        let ends = |event| match event {
+            Happened::Signal(signal @ (SIGTERM | SIGINT | SIGHUP | SIGQUIT)) => Some(signal),
+            _ => None,
+        };
+        if let Some(signal) = happened.try_iter().find_map(ends) {
+            tracing::warn!(signal, "told to end before the command was started");
+            return Ok(Ended::Signal(signal));
+        }
         let mut command = Command::new("/proc/self/exe");
         command.arg0("cmkfs").arg(CHILD_VERB);
         command.args(["--parent", &std::process::id().to_string()]);
         command.args(["--umask", &self.umask.to_string()]);
-        if let Some(files) = self.files {
-            command.args(["--files", &files.to_string()]);
+        for (flag, limit) in [("--files", self.files), ("--core", self.core)] {
+            if let Some(limit) = limit {
+                command.args([flag, &limit.to_string()]);
+            }
         }
         command.arg("--").args(&options.command).envs(options.place.environment());
         // From this thread, the main one: the command gets the signal of its parent's death when
@@ -218,14 +263,31 @@ impl Launch {
                 return Err(JobError::Spawn(error));
             }
         };
-        let events = events.clone();
+        let (events, pid) = (events.clone(), child.id());
         std::thread::spawn(move || {
-            if events.send(Happened::Ended(child.wait())).is_err() {
+            if events.send(Happened::Ended(until_ended(pid))).is_err() {
                 tracing::debug!("nobody waits for the command");
             }
         });
         watch(&process, options, session, happened)
     }
+}
+
+/// How the command ended. The ends of orphans, which nobody else waits for, are taken too.
+fn until_ended(command: u32) -> std::io::Result<ExitStatus> {
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if is(pid, command) => {
+                return Ok(ExitStatus::from_raw(status.as_raw()));
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn is(pid: Pid, id: u32) -> bool {
+    u32::try_from(pid.as_raw_nonzero().get()) == Ok(id)
 }
 
 /// Until the command has ended.
@@ -247,6 +309,7 @@ fn watch(
                 let path = options.request.points[index].mountpoint.clone();
                 tracing::error!("{}: the mount has ended; killing the command", path.display());
                 send(process, Signal::KILL);
+                family::kill_all();
                 lost.get_or_insert(path);
             }
             Happened::Session(Event::Asked(asked)) => {
@@ -284,7 +347,7 @@ fn send(process: &Process, signal: Signal) {
     }
 }
 
-/// Unmounts everything; what the command left running keeps nothing from that. Returns it.
+/// Unmounts everything; what others run in the mounts keeps nothing from that. Returns it.
 fn leave(session: &Session, happened: &Receiver<Happened>) -> Vec<String> {
     if let Err(error) = session.commit() {
         tracing::error!("commit after the command: {error}");

@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::error::VerbError;
@@ -112,10 +113,15 @@ pub fn daemon() -> Result<(), VerbError> {
     let request: MountRequest = serde_json::from_slice(&bytes)
         .map_err(|error| failed("no request of `cmkfs mount`")(std::io::Error::from(error)))?;
     let mut told = false;
-    let result = serve(&request, |report| {
-        tell(&mut stream, &Outcome::Serves { report: Box::new(report.clone()) });
-        told = true;
-    });
+    let watched = stream.try_clone().map_err(failed("can't keep it"))?;
+    let result = serve(
+        &request,
+        || !has_hung_up(&watched),
+        |report| {
+            told = true;
+            tell(&mut stream, &Outcome::Serves { report: Box::new(report.clone()) })
+        },
+    );
     if let Err(error) = &result
         && !told
     {
@@ -125,14 +131,23 @@ pub fn daemon() -> Result<(), VerbError> {
     result
 }
 
-fn tell(stream: &mut UnixStream, outcome: &Outcome) {
+/// Whether the command that wants the mount is gone: ended by a signal, or by its user.
+fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut polled = [PollFd::new(stream, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
+}
+
+/// Whether somebody was there to be told.
+fn tell(stream: &mut UnixStream, outcome: &Outcome) -> bool {
     let line = serde_json::to_vec(outcome).map_err(std::io::Error::from);
     let told = line.and_then(|mut line| {
         line.push(b'\n');
         stream.write_all(&line)?;
         stream.shutdown(Shutdown::Both)
     });
-    if let Err(error) = told {
+    if let Err(error) = &told {
         tracing::warn!("can't tell the command that started this daemon: {error}");
     }
+    told.is_ok()
 }

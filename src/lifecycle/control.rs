@@ -93,6 +93,7 @@ impl Control {
         if path.symlink_metadata().is_ok() {
             std::fs::remove_file(&path).map_err(fail())?;
         }
+        sweep(&dir);
         let listener = Arc::new(UnixListener::bind(&path).map_err(fail())?);
         let private = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(&path, private).map_err(fail())?;
@@ -103,6 +104,25 @@ impl Control {
 
     pub(in crate::lifecycle) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Removes sockets of processes that died without doing so: nobody listens, and no process has the
+/// id in the name. Best effort: they are in nobody's way.
+fn sweep(dir: &Path) {
+    for path in dir.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let pid = name.strip_suffix(".sock").and_then(|name| name.rsplit_once('-'));
+        let Some(pid) = pid.and_then(|(_, pid)| pid.parse::<u32>().ok()) else { continue };
+        let is_gone = !Path::new("/proc").join(pid.to_string()).exists();
+        // Processes of another container are not in this `/proc`, but answer.
+        let refused = std::io::ErrorKind::ConnectionRefused;
+        if is_gone
+            && UnixStream::connect(&path).is_err_and(|error| error.kind() == refused)
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::debug!("{}: not removed: {error}", path.display());
+        }
     }
 }
 

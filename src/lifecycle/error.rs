@@ -48,8 +48,24 @@ pub enum VerbError {
     )]
     TransientOpen(PathBuf),
     /// A volume where a new one was to be made.
-    #[error("{0}: already a volume; give init a new or an empty directory")]
+    #[error("{0}: already a volume; name a new or an empty directory")]
     AlreadyAVolume(PathBuf),
+    /// Ended on request before anything was mounted.
+    #[error("{0}: told to end before anything was mounted")]
+    Interrupted(PathBuf),
+    /// `terminate` was interrupted there.
+    #[error(
+        "{0}: being terminated, nothing else can be done with it: run `cmkfs terminate {0}` again"
+    )]
+    Terminating(PathBuf),
+    /// A store that can't be changed, wanted for changes.
+    #[error("{path}: can't be changed ({error}); `cmkfs mount --read-only` mounts it as it is")]
+    ReadOnlyStore {
+        /// The store.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
     /// A mountpoint that is not UTF-8.
     #[error("mountpoint {0:?}: its path is not UTF-8; choose another place")]
     NotText(PathBuf),
@@ -189,6 +205,9 @@ impl VerbError {
             Self::Key(_) | Self::TransientInit | Self::TransientOpen(_) => Exit::BadKeySource,
             Self::Untrusted { .. } => Exit::BadDescriptor,
             Self::AlreadyAVolume(_) => Exit::NotEmpty,
+            Self::Interrupted(_) => Exit::Unexpected,
+            Self::Terminating(_) => Exit::NotAStore,
+            Self::ReadOnlyStore { error, .. } => io_exit(error, Exit::StoreFailed),
             Self::NotText(_) | Self::Nested(_) => Exit::NoMountpoint,
             Self::Mount(error) => mount_exit(error),
             Self::NotMounted(_) => Exit::NotMounted,

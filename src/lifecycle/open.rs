@@ -1,5 +1,6 @@
 //! Opens a volume: lock, description, one call for its key, then the volume itself.
 
+use std::io::ErrorKind;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::format::descriptor::Descriptor;
 use crate::keys::{self, Context, KeySource};
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::init::unix_s;
-use crate::lifecycle::mounts;
+use crate::lifecycle::{mounts, terminate};
 use crate::limits::{CACHE_BYTES_DEFAULT, LOCK_WAIT};
 use crate::store::{Holder, LockError, LockMode, Store, StoreLock};
 
@@ -77,9 +78,12 @@ pub struct Opened {
 /// The store at a path, without links and dots.
 ///
 /// # Errors
-/// No store there.
+/// No store there, or one that is being terminated.
 pub fn find_store(path: &Path) -> Result<Store, VerbError> {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if real.join(terminate::MARKER_NAME).symlink_metadata().is_ok() {
+        return Err(VerbError::Terminating(real));
+    }
     Ok(Store::open(&real)?)
 }
 
@@ -153,6 +157,11 @@ fn finish(
 /// # Errors
 /// The holder that stays.
 pub fn lock(store: &Store, access: Access) -> Result<StoreLock, VerbError> {
+    if access == Access::Write {
+        rustix::fs::access(store.path(), rustix::fs::Access::WRITE_OK).map_err(|error| {
+            VerbError::ReadOnlyStore { path: store.path().to_owned(), error: error.into() }
+        })?;
+    }
     let mode = access.lock_mode();
     let lock = match store.lock(mode, Duration::ZERO) {
         Err(LockError::Held { .. }) if !is_mounted(store.path()) => store.lock(mode, LOCK_WAIT),
@@ -160,8 +169,19 @@ pub fn lock(store: &Store, access: Access) -> Result<StoreLock, VerbError> {
     };
     let mut lock = lock?;
     let holder = holder(Vec::new(), None);
-    lock.describe(&holder).map_err(VerbError::local(store.path(), "can't write its lock file"))?;
+    match lock.describe(&holder) {
+        // The lock holds without its text, and a store on a full disk can still be terminated.
+        Err(error) if is_full(&error) => {
+            tracing::warn!("{}/lock: {error}: not told who has it", store.path().display());
+        }
+        told => told.map_err(VerbError::local(store.path(), "can't write its lock file"))?,
+    }
     Ok(lock)
+}
+
+/// Whether there is no room, by the disk or by a quota.
+pub(in crate::lifecycle) fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 fn is_mounted(store: &Path) -> bool {

@@ -99,10 +99,7 @@ impl MountRequest {
             }
             self.check_point(&point.mountpoint)?;
         }
-        if !Path::new("/dev/fuse").exists() {
-            return Err(MountError::NoDevice.into());
-        }
-        Ok(())
+        Ok(fuse::check_device()?)
     }
 
     fn check_point(&self, path: &Path) -> Result<(), VerbError> {

@@ -28,11 +28,16 @@ impl From<Event> for Happened {
     }
 }
 
-/// Serves until the last mount has ended. Calls `ready` once all mounts are confirmed.
+/// Serves until the last mount has ended. Calls `ready` once all mounts are confirmed, and leaves
+/// if that says that nobody wants them; mounts nothing if `wanted` says so, or after a signal.
 ///
 /// # Errors
 /// What kept it from serving, or what could not be committed at the end.
-pub fn serve(request: &MountRequest, ready: impl FnOnce(&Report)) -> Result<(), VerbError> {
+pub fn serve(
+    request: &MountRequest,
+    wanted: impl FnOnce() -> bool,
+    ready: impl FnOnce(&Report) -> bool,
+) -> Result<(), VerbError> {
     raise_file_limit();
     let protection = crate::sys::protect_process();
     for missing in &protection.missing {
@@ -43,11 +48,17 @@ pub fn serve(request: &MountRequest, ready: impl FnOnce(&Report)) -> Result<(), 
     // Before the mounts, so that no signal finds them without a handler.
     watch_signals(&events)?;
     let opened = request.open()?;
+    let told = happened.try_iter().any(|event| matches!(event, Happened::Signal(_)));
+    if told || !wanted() {
+        return Err(VerbError::Interrupted(request.store.clone()));
+    }
     let options = request.mount_options();
     let session = Session::start(opened, &request.points, &options, protection, &events)?;
     if let Some(report) = session.report() {
         tracing::info!(store = %request.store.display(), "serving");
-        ready(&report);
+        if !ready(&report) && events.send(Happened::Signal(SIGTERM)).is_err() {
+            tracing::debug!("nobody hears of it");
+        }
     }
     run(&session, &happened);
     session.finish()

@@ -80,7 +80,12 @@ impl Session {
             shared.add_mountpoint(&point.mountpoint);
         }
         let holder = open::holder(shared.mountpoints(), Some(control.path().to_owned()));
-        lock.describe(&holder).map_err(VerbError::local(&path, "can't write its lock file"))?;
+        match lock.describe(&holder) {
+            Err(error) if open::is_full(&error) => {
+                tracing::warn!("{}/lock: {error}", path.display())
+            }
+            told => told.map_err(VerbError::local(&path, "can't write its lock file"))?,
+        }
         let unmounters = mounted.iter().map(Mounted::unmounter).collect();
         let timer = CommitTimer::start(&volume);
         let watch = |(index, mounted): (usize, Mounted)| {

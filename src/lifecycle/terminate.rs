@@ -18,7 +18,7 @@ use crate::format::VolumeId;
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::locate::locate;
 use crate::lifecycle::mounts;
-use crate::lifecycle::open::{Access, find_store, lock};
+use crate::lifecycle::open::{Access, is_full, lock};
 use crate::lifecycle::report::{SlotReport, slots};
 use crate::object::{CopyError, Shelf, remove_tree};
 use crate::store::{Store, StoreLock};
@@ -69,7 +69,7 @@ pub fn target(volume: &Path) -> Result<(PathBuf, String), VerbError> {
     if let Some(mountpoint) = located.mountpoints.into_iter().next() {
         return Err(VerbError::Mounted { store: located.store, mountpoint });
     }
-    let descriptor = find_store(&located.store)?.read_descriptor()?;
+    let descriptor = Store::open(&located.store)?.read_descriptor()?;
     Ok((located.store, descriptor.volume_id.to_string()))
 }
 
@@ -122,17 +122,30 @@ fn destroy_keys(
     let mut held = None;
     let mut destroyed = Vec::new();
     if path.join(DESCRIPTOR_NAME).symlink_metadata().is_ok() {
-        let store = find_store(path)?;
+        let store = Store::open(path)?;
         held = Some(lock(&store, Access::Write)?);
         // Another terminate may have come this far meanwhile.
         if let Ok(descriptor) = store.read_descriptor() {
             destroyed = slots(&descriptor);
         }
-        mark(path, volume_id)?;
-        overwrite(&store.descriptor_path())?;
+        destroy_descriptor(&store, volume_id)?;
     }
     sync_dir(path)?;
     Ok((held, destroyed))
+}
+
+/// On a full disk the marker comes after what it announces: destroying needs no room, and makes
+/// some.
+fn destroy_descriptor(store: &Store, volume_id: &str) -> Result<(), VerbError> {
+    let marked = match mark(store.path(), volume_id) {
+        Err(VerbError::Local { error, .. }) if is_full(&error) => false,
+        marked => marked.map(|()| true)?,
+    };
+    overwrite(&store.descriptor_path())?;
+    if !marked && let Err(error) = mark(store.path(), volume_id) {
+        tracing::warn!("{error}");
+    }
+    Ok(())
 }
 
 fn mark(path: &Path, volume_id: &str) -> Result<(), VerbError> {
@@ -140,7 +153,7 @@ fn mark(path: &Path, volume_id: &str) -> Result<(), VerbError> {
     let write = || -> std::io::Result<()> {
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&marker)?;
-        writeln!(file, "{volume_id}")?;
+        file.write_all(format!("{volume_id}\n").as_bytes())?;
         file.sync_all()
     };
     write().map_err(VerbError::local(&marker, "can't make it"))?;
@@ -241,7 +254,7 @@ pub(in crate::lifecycle) fn remove_contents(
 /// # Errors
 /// In use, or what could not be removed.
 pub fn remove_store(path: &Path) -> Result<(), VerbError> {
-    let store: Store = find_store(path)?;
+    let store = Store::open(path)?;
     let held = lock(&store, Access::Write)?;
     destroy_keys_under(&store)?;
     remove_rest(path)?;
@@ -251,6 +264,5 @@ pub fn remove_store(path: &Path) -> Result<(), VerbError> {
 
 fn destroy_keys_under(store: &Store) -> Result<(), VerbError> {
     let id = store.read_descriptor()?.volume_id.to_string();
-    mark(store.path(), &id)?;
-    overwrite(&store.descriptor_path())
+    destroy_descriptor(store, &id)
 }

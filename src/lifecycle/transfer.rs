@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::file::Kind;
 use crate::fs::Follow;
+use crate::keys::KeySource;
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::locate::locate;
 use crate::lifecycle::open::{Access, Tuning, open};
@@ -54,15 +55,19 @@ pub struct Copied {
     pub skipped: u64,
 }
 
-/// Where a volume's files can be had.
-fn tree(volume: &Path, access: Access) -> Result<Box<dyn Tree>, VerbError> {
+/// Where a volume's files can be had; `key` replaces what its slots say, unless it is mounted.
+fn tree(
+    volume: &Path,
+    key: Option<&KeySource>,
+    access: Access,
+) -> Result<Box<dyn Tree>, VerbError> {
     let located = locate(volume)?;
     let mountpoint = located.by_mountpoint.or_else(|| located.mountpoints.first().cloned());
     Ok(match mountpoint {
         Some(path) => Box::new(Plain::new(path, Side::Mount)),
         None => {
             let tuning = Tuning::default();
-            Box::new(Stored::new(open(&located.store, None, access, &tuning)?)?)
+            Box::new(Stored::new(open(&located.store, key, access, &tuning)?)?)
         }
     })
 }
@@ -85,10 +90,11 @@ pub struct Listed {
 /// See [`VerbError`], or `show`'s.
 pub fn list(
     at: &VolumePath,
+    key: Option<&KeySource>,
     recursive: bool,
     show: &mut dyn FnMut(&Listed) -> Result<(), VerbError>,
 ) -> Result<(), VerbError> {
-    let tree = tree(&at.volume, Access::Read)?;
+    let tree = tree(&at.volume, key, Access::Read)?;
     let item = tree.stat(&at.path)?.ok_or_else(|| missing(&*tree, &at.path))?;
     if item.kind != Kind::Dir {
         return show(&listed(&*tree, &at.path, PathBuf::new(), item)?);
@@ -137,9 +143,10 @@ fn check_depth(tree: &dyn Tree, path: &Path) -> Result<(), VerbError> {
 /// See [`VerbError`], or the sink's.
 pub fn cat(
     at: &VolumePath,
+    key: Option<&KeySource>,
     sink: &mut dyn FnMut(&[u8]) -> Result<(), VerbError>,
 ) -> Result<(), VerbError> {
-    let tree = tree(&at.volume, Access::Read)?;
+    let tree = tree(&at.volume, key, Access::Read)?;
     let zeros = vec![0; 64 << 10];
     let mut done = 0;
     let fill = |from: u64, to: u64, sink: &mut dyn FnMut(&[u8]) -> Result<(), VerbError>| {
@@ -165,10 +172,11 @@ pub fn cat(
 /// See [`VerbError`]; a file that could not be read whole is not left behind.
 pub fn get(
     at: &VolumePath,
+    key: Option<&KeySource>,
     local: &Path,
     progress: &mut dyn FnMut(&Path, Copied),
 ) -> Result<Copied, VerbError> {
-    let tree = tree(&at.volume, Access::Read)?;
+    let tree = tree(&at.volume, key, Access::Read)?;
     let target = Plain::new(PathBuf::new(), Side::Local);
     copy_named(&*tree, &at.path, &target, local, progress)
 }
@@ -180,6 +188,7 @@ pub fn get(
 pub fn put(
     local: &Path,
     at: &VolumePath,
+    key: Option<&KeySource>,
     progress: &mut dyn FnMut(&Path, Copied),
 ) -> Result<Copied, VerbError> {
     let source = Plain::new(PathBuf::new(), Side::Local);
@@ -188,7 +197,7 @@ pub fn put(
         action: "can't read it",
         error: std::io::ErrorKind::NotFound.into(),
     })?;
-    let tree = tree(&at.volume, Access::Write)?;
+    let tree = tree(&at.volume, key, Access::Write)?;
     copy_named(&source, local, &*tree, &at.path, progress)
 }
 
