@@ -69,7 +69,7 @@ fn a_store_that_is_being_terminated_is_only_that() {
     for args in ["ls store:/", "status store", "mount store mnt", "snapshot create store target"] {
         desk.refused(args, 11, &["cmkfs terminate", "again"]);
     }
-    // As if it had been killed before the keys, then after them.
+    // As if it had been killed between the marker and the keys.
     desk.ok(&format!("terminate store --confirm {id}"));
     assert!(!desk.at("store").exists());
 }
