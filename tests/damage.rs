@@ -222,6 +222,42 @@ fn a_flipped_bit_is_an_error_at_every_byte() {
 }
 
 #[test]
+fn a_flipped_bit_is_an_error_at_every_single_byte_of_a_small_store() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    for name in ["inline", "blocks"] {
+        let (_, content) = contents().into_iter().find(|(known, _)| known == name).unwrap();
+        let (file, _) = root.create_file(name.as_bytes(), ME, 0o644).unwrap();
+        file.write(0, &content).unwrap();
+        file.commit().unwrap();
+    }
+    root.make_dir(b"dir", ME, 0o755).unwrap();
+    root.set_xattr(Some(b"dir"), b"user.tag", b"of the directory", XattrMode::Any).unwrap();
+    let mut before = Tree::new();
+    walk(&root, b"", &mut before);
+    drop(root);
+    let mut files = vec![];
+    stored_files(&throwaway.path().join("tree"), &mut files);
+    assert_eq!(files.len(), 4, "two files and two markers");
+    let mut noticed = 0;
+    for path in files {
+        let file = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        for range in data_ranges(&path) {
+            for at in range.start..range.end.min(file.metadata().unwrap().len()) {
+                let mut byte = [0];
+                file.read_exact_at(&mut byte, at).unwrap();
+                file.write_all_at(&[byte[0] ^ (1 << (at % 8))], at).unwrap();
+                let what = format!("{} byte {at}", path.display());
+                noticed += usize::from(check(&throwaway, &before, &what) > 0);
+                file.write_all_at(&byte, at).unwrap();
+            }
+        }
+    }
+    // Prefix, payload and content of each file, and all of the two markers.
+    assert_eq!(noticed, (140 + 14) + (124 + 16 + 3584 + 20_000) + 2 * 48);
+}
+
+#[test]
 fn cutting_extending_and_zeroing_are_errors() {
     let (throwaway, before) = build();
     for path in all_stored(&throwaway) {
