@@ -255,13 +255,19 @@ fn damage_is_an_input_output_error_and_the_mount_lives_on() {
     assert!(mount.status().to_string().contains("damages"));
 }
 
+/// A directory on a disk of 24 MiB.
+fn small_disk() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let mut disk = Command::new("mount");
+    disk.args(["-t", "tmpfs", "-o", "size=24m", "none"]).arg(root.path());
+    assert!(disk.status().unwrap().success());
+    root
+}
+
 #[test]
 fn a_full_disk_is_an_error_and_harms_nothing_older() {
-    let root = tempfile::tempdir().unwrap();
+    let root = small_disk();
     let path = root.path().to_owned();
-    let mut disk = Command::new("mount");
-    disk.args(["-t", "tmpfs", "-o", "size=24m", "none"]).arg(&path);
-    assert!(disk.status().unwrap().success());
     {
         let mount = Mount::in_dir(root, &[]);
         fs::write(mount.at("older"), pattern(1 << 20, 1)).unwrap();
@@ -285,11 +291,8 @@ fn a_full_disk_is_an_error_and_harms_nothing_older() {
 
 #[test]
 fn a_full_disk_leaves_what_was_overwritten_and_what_was_not() {
-    let root = tempfile::tempdir().unwrap();
+    let root = small_disk();
     let path = root.path().to_owned();
-    let mut disk = Command::new("mount");
-    disk.args(["-t", "tmpfs", "-o", "size=24m", "none"]).arg(&path);
-    assert!(disk.status().unwrap().success());
     let mount = Mount::in_dir(root, &[]);
     let (old, new) = (pattern(8 << 20, 1), pattern(4 << 20, 77));
     fs::write(mount.at("mixed"), &old).unwrap();

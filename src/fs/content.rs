@@ -196,7 +196,7 @@ impl Fs {
 
     /// One handle less: what it left uncommitted is committed, as nobody may come after it.
     fn close(&self, id: InodeId, open: &OpenFile) -> Result<(), FsError> {
-        let committed = if open.file.is_dirty() { open.file.commit() } else { Ok(()) };
+        let committed = open.file.commit();
         self.inodes.drop_handle(id);
         Ok(committed?)
     }
@@ -289,10 +289,7 @@ impl Fs {
     /// # Errors
     /// `BadHandle`, and what a commit gives.
     pub fn flush(&self, handle: HandleId) -> Result<(), FsError> {
-        self.with_file(handle, |file| match file.file().is_dirty() {
-            true => Ok(file.file().commit()?),
-            false => Ok(()),
-        })
+        self.with_file(handle, |file| Ok(file.file().commit()?))
     }
 
     /// Returns when everything written survives a power cut; with [`Sync::Data`] attributes that
