@@ -116,8 +116,8 @@ impl Fs {
     /// Opens a file. `flags.exclusive` means nothing here.
     ///
     /// # Errors
-    /// `ReadOnly`, `NotFound` if nobody can know it any more, `Stale` if what was known of it was wrong
-    /// and has to be asked again, and the store's.
+    /// `ReadOnly`, `NotFound` if nobody can know it any more, `Stale` if what was known of it was
+    /// wrong and has to be asked again, and the store's.
     pub fn open(&self, id: InodeId, flags: OpenFlags) -> Result<HandleId, FsError> {
         let changes = flags.access == Access::Write || flags.truncate;
         let _changing = changes.then(|| self.must_be_writable()).transpose()?;
