@@ -41,3 +41,15 @@ fn models_are_cached_saved_and_loaded() {
     mount.remount();
     script("models.py", ["check", point.to_str().unwrap()]);
 }
+
+#[test]
+fn names_that_are_replaced_are_there_at_every_moment() {
+    let mount = Mount::new(&[]);
+    script("replaced.py", [mount.point()]);
+}
+
+#[test]
+fn every_kind_of_lock_lets_one_process_in_at_a_time() {
+    let mount = Mount::new(&[]);
+    script("locks.py", [mount.point()]);
+}
