@@ -33,6 +33,7 @@ impl Fs {
     pub fn forget(&self, id: InodeId, count: u64) {
         if id != InodeId::ROOT {
             self.inodes.forget(id, count);
+            self.volume.note_forgotten();
         }
     }
 
