@@ -36,8 +36,8 @@ as_root() {
 # Each command that the tests call, and the Debian package that has it.
 install_packages() {
     local missing=() pair
-    for pair in fusermount3:fuse3 shellcheck:shellcheck getfattr:attr setfacl:acl cc:gcc \
-        python3:python3 mkfs.ext4:e2fsprogs; do
+    for pair in fusermount3:fuse3 shellcheck:shellcheck getfattr:attr setfacl:acl cc:gcc git:git \
+        python3:python3 mkfs.ext4:e2fsprogs rsync:rsync tar:tar; do
         PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
