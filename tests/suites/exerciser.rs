@@ -337,7 +337,13 @@ impl Exerciser<'_> {
             Kind::Allocate => side.fallocate(Allocate::KEEP_SIZE, at, len),
             Kind::Shift => side.shift(at, len, choice, self.len_max),
             Kind::Copy => self.copy(step),
-            Kind::Seek => side.seek(at),
+            Kind::Seek => {
+                // What is only in a mapping yet, the kernel does not look at (`tests/posix.md`).
+                if let Some(held) = &mut self.held {
+                    held.sync().map_err(told("msync"))?;
+                }
+                side.seek(at)
+            }
             Kind::Forget => side.forget(),
             Kind::Sync => side.file().sync_all().map_err(told("fsync")),
             Kind::DataSync => side.file().sync_data().map_err(told("fdatasync")),
