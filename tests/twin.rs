@@ -10,6 +10,7 @@
     clippy::cast_sign_loss,
     reason = "a test fails by panicking, and its lengths are small"
 )]
+#![allow(unreachable_pub, reason = "the modules use each other's parts")]
 
 #[path = "support/mount.rs"]
 mod mount;
@@ -18,6 +19,12 @@ mod mount;
 mod stage;
 #[path = "twin/calls.rs"]
 mod calls;
+#[path = "twin/coherence.rs"]
+mod coherence;
+#[path = "twin/limits.rs"]
+mod limits;
+#[path = "twin/rename.rs"]
+mod rename;
 #[path = "twin/shown.rs"]
 mod shown;
 #[path = "twin/unlinked.rs"]

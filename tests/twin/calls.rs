@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "what has no safe form: mappings, fcntl and ioctl by number")]
 
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::thread;
@@ -253,6 +253,10 @@ fn result(code: i32) -> Result<i32> {
     if code < 0 { Err(Errno::from_io_error(&error).unwrap()) } else { Ok(code) }
 }
 
+fn done(code: i32) -> Result<()> {
+    result(code).map(drop)
+}
+
 pub fn fcntl(fd: &OwnedFd, command: i32, argument: i32) -> Result<i32> {
     // SAFETY: the commands of the scenes take a number.
     result(unsafe { libc::fcntl(fd.as_raw_fd(), command, argument) })
@@ -264,12 +268,18 @@ pub fn ioctl(fd: &OwnedFd, request: u64, argument: &mut [u64; 512]) -> Result<i3
     result(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument.as_mut_ptr()) })
 }
 
-pub fn sync_range(fd: &OwnedFd) -> Result<i32> {
+pub fn sync_range(fd: &OwnedFd) -> Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     // SAFETY: numbers only.
-    result(unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, flags) })
+    done(unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, flags) })
+}
+
+pub fn truncate(path: &str, len: i64) -> Result<()> {
+    let path = CString::new(path).unwrap();
+    // SAFETY: the path ends with a zero byte.
+    done(unsafe { libc::truncate(path.as_ptr(), len) })
 }
 
 /// A mapping of the start of a file.
@@ -316,9 +326,25 @@ impl Map {
         }
     }
 
-    pub fn sync(&self, flags: i32) -> Result<i32> {
+    /// Reads from the start of a file into the mapping.
+    pub fn read_from(&self, fd: &OwnedFd, len: usize) -> Result<i32> {
+        assert!(len <= self.len);
+        // SAFETY: inside the mapping.
+        let done = unsafe { libc::pread(fd.as_raw_fd(), self.start, len, 0) };
+        result(done.try_into().expect("at most its length"))
+    }
+
+    /// Writes the mapping to the start of a file.
+    pub fn write_to(&self, fd: &OwnedFd, len: usize) -> Result<i32> {
+        assert!(len <= self.len);
+        // SAFETY: inside the mapping.
+        let done = unsafe { libc::pwrite(fd.as_raw_fd(), self.start, len, 0) };
+        result(done.try_into().expect("at most its length"))
+    }
+
+    pub fn sync(&self, flags: i32) -> Result<()> {
         // SAFETY: exactly the mapping.
-        result(unsafe { libc::msync(self.start, self.len, flags) })
+        done(unsafe { libc::msync(self.start, self.len, flags) })
     }
 }
 

@@ -183,6 +183,7 @@ impl Stage {
 
 const PRELUDE: &str = "
 import ctypes, errno, fcntl, mmap, os, signal, socket, stat, struct, sys, time
+signal.alarm(60)
 def say(call, seen):
     print(call, '=', seen, flush=True)
 def tried(work):
@@ -197,6 +198,7 @@ def child(work):
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)
         try:
             work()
         except BaseException as error:
