@@ -14,7 +14,8 @@ mod world;
 use std::collections::BTreeSet;
 
 use cmkfs::fs::{
-    Change, Follow, Fs, HandleId, NodeKind, OpenFlags, Privileges, RenameMode, SetAttr, Sync,
+    Change, Creator, Follow, Fs, HandleId, NodeKind, OpenFlags, Privileges, RenameMode, SetAttr,
+    SetTime, Sync, XattrMode,
 };
 use volume::ME;
 use world::{ROOT, World, errno, names};
@@ -95,6 +96,7 @@ fn hard_links_are_one_inode_until_the_last_name_is_gone() {
 fn a_file_is_used_after_its_last_name_is_gone() {
     let world = World::new();
     let file = world.file(ROOT, "f", "content").ino;
+    world.fs.setxattr(file, b"user.old", b"kept", XattrMode::Create).unwrap();
     let handle = world.open(file, OpenFlags::WRITE);
     world.fs.unlink(ROOT, b"f").unwrap();
     assert_eq!(errno(world.lookup(ROOT, "f")), libc::ENOENT);
@@ -106,14 +108,27 @@ fn a_file_is_used_after_its_last_name_is_gone() {
     let mode = SetAttr { mode: Some(0o600), ..SetAttr::default() };
     assert_eq!(world.fs.setattr(file, &Change::of(mode)).unwrap().stat.mode, 0o600);
     world.fs.fsync(handle, Sync::All).unwrap();
-    assert_eq!(world.fs.listxattr(file).unwrap(), b"");
+    assert_eq!(world.fs.listxattr(file).unwrap(), b"user.old\0");
+    assert_eq!(world.fs.getxattr(file, b"user.old").unwrap(), b"kept");
     assert_eq!(errno(world.fs.getxattr(file, b"user.a")), libc::ENODATA);
+    world.fs.setxattr(file, b"user.a", b"new", XattrMode::Create).unwrap();
+    assert_eq!(world.fs.getxattr(file, b"user.a").unwrap(), b"new");
+    world.fs.removexattr(file, b"user.old").unwrap();
+    assert_eq!(world.fs.listxattr(file).unwrap(), b"user.a\0");
     // A new file of that name is another one.
     let other = world.file(ROOT, "f", "other").ino;
     assert_ne!(other, file, "the number is not given away while the file is known");
     assert_eq!(world.read(handle), "con");
     world.fs.release(handle).unwrap();
     assert_eq!(world.fs.getattr(file).unwrap().stat.nlink, 0);
+    // Through a path such as /proc/PID/fd/N it can be opened again.
+    assert_eq!(world.content(file), "con");
+    let handle = world.open(file, OpenFlags::WRITE);
+    world.fs.write(handle, 3, b"verted", Privileges::Keep).unwrap();
+    world.fs.release(handle).unwrap();
+    assert_eq!(world.content(file), "converted");
+    assert_eq!(world.fs.setattr(file, &Change::size(3)).unwrap().stat.size, 3);
+    assert_eq!(world.content(file), "con");
     world.fs.forget(file, 1);
     assert_eq!(errno(world.fs.getattr(file)), libc::ENOENT);
     assert_eq!(world.content(other), "other");
@@ -140,6 +155,39 @@ fn removed_files_and_directories_that_are_known_keep_their_numbers() {
     for id in &known {
         assert!(world.fs.getattr(*id).is_ok(), "{id:?}");
         world.fs.forget(*id, 1);
+    }
+    assert_eq!(world.fs.inode_count(), 0);
+}
+
+/// By a descriptor that only names them (`O_PATH`), or as the current directory.
+#[test]
+fn what_is_no_file_is_used_after_its_last_name_is_gone() {
+    let world = World::new();
+    let dir = world.fs.mkdir(ROOT, b"d", 0o755, ME).unwrap().ino;
+    let link = world.fs.symlink(ROOT, b"l", b"target", ME).unwrap().ino;
+    let fifo = world.fs.mknod(ROOT, b"p", NodeKind::Fifo, 0o644, ME).unwrap().ino;
+    world.fs.setxattr(dir, b"user.a", b"v", XattrMode::Any).unwrap();
+    world.fs.rmdir(ROOT, b"d").unwrap();
+    world.fs.unlink(ROOT, b"l").unwrap();
+    world.fs.unlink(ROOT, b"p").unwrap();
+    assert_eq!(world.fs.readlink(link).unwrap(), b"target");
+    assert_eq!(world.fs.getattr(link).unwrap().stat.size, 6);
+    assert_eq!(world.fs.getxattr(dir, b"user.a").unwrap(), b"v");
+    assert_eq!(errno(world.fs.create(dir, b"x", 0o600, OpenFlags::WRITE, ME)), libc::ENOENT);
+    assert_eq!(errno(world.fs.lookup(dir, b"x")), libc::ENOENT);
+    let stream = world.fs.opendir(dir).unwrap();
+    let listed = world.fs.readdir(stream, 0, |entry| panic!("a removed directory has {entry:?}"));
+    assert_eq!(errno(listed), libc::ENOENT, "as getdents(2) has it");
+    world.fs.releasedir(stream).unwrap();
+    let at = Some(SetTime::At(1, 5));
+    let owner = Creator { uid: 7, gid: 8 };
+    for (id, mode) in [(dir, Some(0o700)), (link, None), (fifo, Some(0o600))] {
+        let (uid, gid) = (Some(owner.uid), Some(owner.gid));
+        let set = SetAttr { mode, uid, gid, mtime: at, ..SetAttr::default() };
+        let stat = world.fs.setattr(id, &Change::of(set)).unwrap().stat;
+        assert_eq!((stat.uid, stat.gid, stat.mtime.s, stat.mtime.ns), (7, 8, 1, 5));
+        assert!(mode.is_none_or(|mode| mode == stat.mode), "{id:?}: {:o}", stat.mode);
+        world.fs.forget(id, 1);
     }
     assert_eq!(world.fs.inode_count(), 0);
 }
@@ -231,7 +279,7 @@ fn a_directory_is_found_again_wherever_it_was_moved() {
 }
 
 #[test]
-fn a_stream_lists_what_was_there_when_it_was_opened_or_rewound() {
+fn a_stream_lists_what_stays_exactly_once_whatever_comes_and_goes() {
     let world = World::new();
     let dir = world.dir(ROOT, "d");
     let all: Vec<String> = (0..100).map(|index| format!("f{index:03}")).collect();
@@ -254,7 +302,6 @@ fn a_stream_lists_what_was_there_when_it_was_opened_or_rewound() {
         taken
     };
     let first = batch(0, 10);
-    assert_eq!((&*first[0].1, &*first[1].1), (".", ".."));
     for name in &all[..50] {
         world.fs.unlink(dir, name.as_bytes()).unwrap();
     }
@@ -267,17 +314,27 @@ fn a_stream_lists_what_was_there_when_it_was_opened_or_rewound() {
         }
         seen.extend(more);
     }
+    let places: Vec<_> = seen.iter().map(|(next, _)| *next).collect();
     let seen: Vec<_> = seen.into_iter().map(|(_, name)| name).collect();
-    assert_eq!(seen.len(), 102, "each of what was there, once");
-    assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 102);
-    assert!(!seen.contains(&"late".into()));
-    // A place in the stream is found again.
-    assert_eq!(batch(first[4].0, 5), first[5..10]);
+    assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), seen.len(), "nothing twice");
+    for name in &all[50..] {
+        assert!(seen.contains(name), "{name} stayed");
+    }
+    // A place in the stream is found again, also that of an entry which is gone.
+    let after = |index: usize| -> Vec<_> {
+        let there = |name: &&String| !all[..50].contains(name);
+        seen[index + 1..].iter().filter(there).cloned().collect()
+    };
+    for index in [1, 4, 9, seen.len() - 2] {
+        let rest = batch(places[index], 1000).into_iter().map(|(_, name)| name);
+        let rest: Vec<_> = rest.filter(|name| name != "late").collect();
+        let wanted: Vec<_> = after(index).into_iter().filter(|name| name != "late").collect();
+        assert_eq!(rest, wanted, "after {index}");
+    }
     // Rewound, it lists what is there now.
     let again: Vec<_> = batch(0, 1000).into_iter().map(|(_, name)| name).collect();
     assert_eq!(again.len(), 2 + 50 + 1);
     assert!(again.contains(&"late".into()));
-    assert_eq!(batch(u64::MAX, 10), vec![]);
 }
 
 #[test]
@@ -291,34 +348,42 @@ fn a_listing_with_attributes_hands_out_what_was_taken_and_no_more() {
     assert_eq!(world.fs.inode_count(), 1);
     let handle = world.fs.opendir(dir).unwrap();
     world.fs.unlink(dir, b"f7").unwrap();
+    // The first of those that were handed out, and the dots, wherever the disk lists them.
     let mut taken = Vec::new();
-    world
-        .fs
-        .readdirplus(handle, 0, |entry| {
-            if taken.len() == 6 {
-                return false;
-            }
-            taken.push((entry.ino, entry.attr));
-            true
-        })
-        .unwrap();
-    assert!(taken[..2].iter().all(|(_, attr)| attr.is_none()), "the dots are never handed out");
-    assert_eq!((taken[0].0, taken[1].0), (dir, ROOT));
-    assert!(taken[2..].iter().all(|(_, attr)| attr.unwrap().stat.size == 5));
+    let take = |from: u64, count: usize, taken: &mut Vec<_>| {
+        let mut more = count;
+        world
+            .fs
+            .readdirplus(handle, from, |entry| {
+                let dot = matches!(entry.name, b"." | b"..");
+                assert_eq!(entry.attr.is_none(), dot, "the dots are never handed out");
+                if dot {
+                    let wanted = if entry.name == b"." { dir } else { ROOT };
+                    assert_eq!(entry.ino, wanted);
+                } else if more == 0 {
+                    return false;
+                } else {
+                    assert_eq!(entry.attr.unwrap().stat.size, 5);
+                    more -= 1;
+                    taken.push((entry.ino, entry.name.to_vec(), entry.next));
+                }
+                true
+            })
+            .unwrap();
+    };
+    take(0, 4, &mut taken);
     assert_eq!(world.fs.inode_count(), 1 + 4);
-    for (id, _) in &taken[2..] {
+    // Gone after it was listed: not listed with attributes.
+    let gone = (0..10)
+        .map(|index| format!("f{index}"))
+        .find(|name| name != "f7" && !taken.iter().any(|(_, taken, _)| taken == name.as_bytes()));
+    world.fs.unlink(dir, gone.unwrap().as_bytes()).unwrap();
+    let last = taken.last().unwrap().2;
+    take(last, 100, &mut taken);
+    assert_eq!(taken.len(), 8);
+    assert_eq!(world.fs.inode_count(), 1 + 8);
+    for (id, _, _) in &taken {
         world.fs.forget(*id, 1);
     }
     assert_eq!(world.fs.inode_count(), 1);
-    // Gone after the list was made: not listed with attributes.
-    world.fs.unlink(dir, b"f8").unwrap();
-    let mut count = 0;
-    world
-        .fs
-        .readdirplus(handle, 2, |_| {
-            count += 1;
-            true
-        })
-        .unwrap();
-    assert_eq!(count, 8);
 }

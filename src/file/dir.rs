@@ -1,6 +1,5 @@
-//! A directory by plaintext names: looking, opening, listing.
+//! A directory by plaintext names: looking, opening.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -13,7 +12,7 @@ use crate::file::stat::{Kind, Stat};
 use crate::file::volume::Volume;
 use crate::format::directory;
 use crate::format::ids::{DirId, FileId};
-use crate::format::name::{self, Stored};
+use crate::format::name;
 use crate::store::{DiskBlob, LowerStat, SetAttr, StoreDir};
 
 /// What a file is opened for.
@@ -23,17 +22,6 @@ pub enum Access {
     Read,
     /// Reading and writing.
     Write,
-}
-
-/// One entry of a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirEntry {
-    /// Plaintext name.
-    pub name: Vec<u8>,
-    /// Inode number.
-    pub ino: u64,
-    /// What it is.
-    pub kind: Kind,
 }
 
 /// An open directory. Cheap to clone; the copies share one descriptor.
@@ -48,37 +36,6 @@ struct Inner {
     ino: u64,
 }
 
-/// An object kept alive after its last name is gone.
-#[derive(Debug)]
-pub struct Held {
-    volume: Arc<Volume>,
-    fd: OwnedFd,
-}
-
-impl Held {
-    /// Attributes.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn stat(&self) -> Result<Stat, FileError> {
-        self.volume.stat_of(&rustix::fs::fstat(&self.fd)?)
-    }
-
-    /// Changes attributes, through `/proc` because the object is not open.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn set_attr(&self, set: &SetAttr) -> Result<Stat, FileError> {
-        use std::os::fd::AsRawFd;
-        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
-        let flags =
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
-        set.apply_to(&fd)?;
-        self.stat()
-    }
-}
-
 impl Volume {
     /// Attributes with plaintext sizes; those of an open file are its true ones.
     pub(in crate::file) fn stat_of(&self, lower: &LowerStat) -> Result<Stat, FileError> {
@@ -89,6 +46,45 @@ impl Volume {
             file.overlay(&mut stat);
         }
         Ok(stat)
+    }
+
+    /// Opens what a descriptor has open: the one open file of its inode. Errors are those of
+    /// [`Dir::open_file`].
+    pub(in crate::file) fn open_blob(
+        self: &Arc<Self>,
+        blob: DiskBlob,
+        writable: bool,
+    ) -> Result<Arc<File>, FileError> {
+        let lower = rustix::fs::fstat(&blob)?;
+        match Kind::from_lower(rustix::fs::FileType::from_raw_mode(lower.st_mode)) {
+            Some(Kind::File) => {}
+            Some(Kind::Dir) => return Err(FileError::Sys(Errno::ISDIR)),
+            _ => return Err(FileError::Invalid),
+        }
+        let volume = self;
+        let ino = lower.st_ino;
+        let mut blob = Some(blob);
+        let file = volume.open_with(ino, || {
+            let blob = blob.take().expect("called once");
+            let lower_len = u64::try_from(rustix::fs::fstat(&blob)?.st_size).unwrap_or(0);
+            match open::load(&volume.keys, blob, ino, lower_len, writable) {
+                Ok(Loaded::Whole(state)) => Ok(*state),
+                Ok(Loaded::Mended) => Err(FileError::Stale),
+                Err(error) => {
+                    volume.counters.damages.add(1);
+                    Err(error)
+                }
+            }
+        })?;
+        if let (Some(blob), true) = (blob, writable) {
+            let mut state = file.state_mut()?;
+            if !state.writable {
+                // It was open for reading only; this descriptor can do both.
+                state.blob = blob;
+                state.writable = true;
+            }
+        }
+        Ok(file)
     }
 }
 
@@ -190,6 +186,10 @@ impl Dir {
         &self.0.lower
     }
 
+    pub(in crate::file) fn names(&self) -> &DirCipher {
+        &self.0.names
+    }
+
     pub(in crate::file) fn id(&self) -> DirId {
         self.0.names.id()
     }
@@ -234,7 +234,11 @@ impl Dir {
         Self::open(&self.0.volume, lower, None)
     }
 
-    fn open_lower(&self, object: &[u8], access: Access) -> Result<(DiskBlob, bool), Errno> {
+    pub(in crate::file) fn open_lower(
+        &self,
+        object: &[u8],
+        access: Access,
+    ) -> Result<(DiskBlob, bool), Errno> {
         let lower = &self.0.lower;
         if self.0.volume.read_only() {
             return Ok((lower.open_file(object, false)?, false));
@@ -258,77 +262,7 @@ impl Dir {
     pub fn open_file(&self, name: &[u8], access: Access) -> Result<Arc<File>, FileError> {
         let stored = self.stored(name)?;
         let (blob, writable) = self.open_lower(stored.object(), access)?;
-        let lower = rustix::fs::fstat(&blob)?;
-        match Kind::from_lower(rustix::fs::FileType::from_raw_mode(lower.st_mode)) {
-            Some(Kind::File) => {}
-            Some(Kind::Dir) => return Err(FileError::Sys(Errno::ISDIR)),
-            _ => return Err(FileError::Invalid),
-        }
-        let volume = &self.0.volume;
-        let ino = lower.st_ino;
-        let mut blob = Some(blob);
-        let file = volume.open_with(ino, || {
-            let blob = blob.take().expect("called once");
-            let lower_len = u64::try_from(rustix::fs::fstat(&blob)?.st_size).unwrap_or(0);
-            match open::load(&volume.keys, blob, ino, lower_len, writable) {
-                Ok(Loaded::Whole(state)) => Ok(*state),
-                Ok(Loaded::Mended) => Err(FileError::Stale),
-                Err(error) => {
-                    volume.counters.damages.add(1);
-                    Err(error)
-                }
-            }
-        })?;
-        if let (Some(blob), true) = (blob, writable) {
-            let mut state = file.state_mut()?;
-            if !state.writable {
-                // It was open for reading only; this descriptor can do both.
-                state.blob = blob;
-                state.writable = true;
-            }
-        }
-        Ok(file)
-    }
-
-    /// Keeps an object alive, so that it can be looked at after its last name is gone.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn hold(&self, name: &[u8]) -> Result<Held, FileError> {
-        let fd = self.0.lower.hold(self.stored(name)?.object())?;
-        Ok(Held { volume: self.0.volume.clone(), fd })
-    }
-
-    /// Everything in the directory but `.` and `..`. A stored name that is not authentic is
-    /// logged and left out.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn entries(&self) -> Result<Vec<DirEntry>, FileError> {
-        let listed = self.0.lower.list()?;
-        let mut entries = Vec::with_capacity(listed.len());
-        for lower in listed {
-            let sealed = match name::decode(&lower.name) {
-                Stored::Own => continue,
-                Stored::Direct(sealed) => Some(sealed),
-                Stored::Long { sidecar } => self.0.lower.read_sidecar(&sidecar).ok(),
-                Stored::Foreign => None,
-            };
-            let opened = sealed.and_then(|sealed| self.0.names.open_name(&sealed));
-            // The name has to be the one that this object would be stored under.
-            let Some((name, _)) = opened.filter(|(_, stored)| stored.object() == lower.name) else {
-                let stored = String::from_utf8_lossy(&lower.name).into_owned();
-                self.0.volume.counters.damages.add(1);
-                tracing::error!(dir = self.0.ino, stored, "a stored name is not authentic");
-                continue;
-            };
-            let kind = match Kind::from_lower(lower.kind) {
-                Some(kind) => kind,
-                None => self.stat_stored(&lower.name)?.kind,
-            };
-            entries.push(DirEntry { name, ino: lower.ino, kind });
-        }
-        Ok(entries)
+        self.0.volume.open_blob(blob, writable)
     }
 
     /// Returns when the directory's entries survive a power cut.

@@ -9,6 +9,7 @@ use crate::file::dir::{Access, Dir};
 use crate::file::error::FileError;
 use crate::file::open;
 use crate::file::stat::{Kind, Stat};
+use crate::file::volume::Volume;
 use crate::format::envelope::{ENVELOPE_LEN, LINK_DIRECT_MAX, LINK_TARGET_MAX};
 use crate::format::ids::DirId;
 use crate::store::{
@@ -19,6 +20,32 @@ const SET_ID_BITS: u32 = 0o6000;
 const SET_GID: u32 = 0o2000;
 const OWNER_ALL: u32 = 0o700;
 const MODE_BITS: u32 = 0o7777;
+
+/// What the text of a stored link says; `ino` is named if it says nothing.
+fn parse(text: &[u8], ino: u64) -> Result<LinkContent, FileError> {
+    parse_link(text)
+        .ok_or_else(|| FileError::damaged(ino, "a symbolic link here has a text that is not ours"))
+}
+
+impl Volume {
+    /// Target of a symbolic link, from its stored text; `ino` is named if it is damaged.
+    pub(in crate::file) fn link_target(&self, text: &[u8], ino: u64) -> Result<Vec<u8>, FileError> {
+        let envelope = match parse(text, ino)? {
+            LinkContent::Envelope(envelope) => envelope,
+            LinkContent::Reference(file) => {
+                self.links.read_small(file.as_bytes(), LINK_TARGET_MAX + ENVELOPE_LEN)?
+            }
+        };
+        let valid = |len| (1..=LINK_TARGET_MAX).contains(&len);
+        let target = self.keys.open_link(&envelope);
+        let target = target.filter(|target| valid(target.len()) && !target.contains(&0));
+        let target = target.ok_or_else(|| {
+            self.counters.damages.add(1);
+            FileError::damaged(ino, "the target of a symbolic link here")
+        })?;
+        Ok(target.to_vec())
+    }
+}
 
 impl Dir {
     fn writable(&self) -> Result<(), FileError> {
@@ -176,10 +203,7 @@ impl Dir {
     }
 
     fn link_content(&self, object: &[u8]) -> Result<LinkContent, FileError> {
-        let text = self.lower().read_link(object)?;
-        parse_link(&text).ok_or_else(|| {
-            FileError::damaged(self.ino(), "a link in this directory has a text that is not ours")
-        })
+        parse(&self.lower().read_link(object)?, self.ino())
     }
 
     /// Plaintext length of a link's target; of a link that is damaged, 0: its stat must work.
@@ -202,21 +226,8 @@ impl Dir {
     /// `EINVAL` for what is no link, [`FileError::Damaged`], or the store's.
     pub fn read_link(&self, name: &[u8]) -> Result<Vec<u8>, FileError> {
         let stored = self.stored(name)?;
-        let envelope = match self.link_content(stored.object())? {
-            LinkContent::Envelope(envelope) => envelope,
-            LinkContent::Reference(file) => {
-                let len_max = LINK_TARGET_MAX + ENVELOPE_LEN;
-                self.volume().links.read_small(file.as_bytes(), len_max)?
-            }
-        };
-        let valid = |len| (1..=LINK_TARGET_MAX).contains(&len);
-        let target = self.volume().keys.open_link(&envelope);
-        let target = target.filter(|target| valid(target.len()) && !target.contains(&0));
-        let target = target.ok_or_else(|| {
-            self.volume().counters.damages.add(1);
-            FileError::damaged(self.ino(), "the target of a link in this directory")
-        })?;
-        Ok(target.to_vec())
+        let text = self.lower().read_link(stored.object())?;
+        self.volume().link_target(&text, self.ino())
     }
 
     /// Gives an object of `from` another name, in this directory.

@@ -3,7 +3,9 @@
 //! | module    | is                                                                      |
 //! |-----------|-------------------------------------------------------------------------|
 //! | `volume`  | an open volume: keys, block cache, cipher pool, the files that are open |
-//! | `dir`     | a directory by plaintext names                                          |
+//! | `dir`     | a directory by plaintext names; `listing`: all of them                  |
+//! | `held`    | what is kept of an object whose last name is going                      |
+//! | `attribute` | extended attributes                                                   |
 //! | `content` | an open file, and reading it                                            |
 //! | `write`   | writing, lengthening, cutting; `ranges`: holes, reserving, seeking      |
 //! | `state`   | what an open file knows: header, inline content or tree, dirty blocks   |
@@ -14,6 +16,7 @@
 //! *Dirty* is what memory has and the store has not. A commit seals dirty blocks, then nodes from
 //! the leaves up, then the header, and writes them in this order.
 
+mod attribute;
 mod cache;
 mod commit;
 mod content;
@@ -22,6 +25,8 @@ mod dir_attr;
 mod dir_make;
 mod error;
 mod figures;
+mod held;
+mod listing;
 mod open;
 mod ranges;
 mod salvage;
@@ -32,11 +37,13 @@ mod volume;
 mod write;
 
 pub use crate::store::{Creator, NodeKind, RenameMode, SetAttr, SetTime};
+pub use attribute::{Bearer, CAPABILITIES, XattrMode};
 pub use content::{File, Slice};
-pub use dir::{Access, Dir, DirEntry, Held};
-pub use dir_attr::XattrMode;
+pub use dir::{Access, Dir};
 pub use error::{Damage, FileError};
 pub use figures::Figures;
+pub use held::Held;
+pub use listing::{DirEntry, Listing};
 pub use ranges::{Allocate, Seek};
 pub use stat::{Kind, Stat, Time};
 pub use volume::{Changing, Frozen, StatFs, Volume, VolumeOptions};

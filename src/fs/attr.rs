@@ -1,7 +1,6 @@
 //! Attributes, size, extended attributes, space.
 
-use crate::file::{Access, Dir, FileError, Kind, SetAttr, Stat, StatFs, XattrMode};
-use crate::fs::content::{OpenFile, without_privileges};
+use crate::file::{Bearer, CAPABILITIES, FileError, Kind, SetAttr, Stat, StatFs, XattrMode};
 use crate::fs::core::Fs;
 use crate::fs::error::FsError;
 use crate::fs::ids::{Attr, InodeId, Privileges};
@@ -63,32 +62,22 @@ impl Fs {
             None if id == InodeId::ROOT => return Err(FsError::IsDir),
             _ => return Err(FsError::Invalid),
         }
-        // It may be open for reading only.
-        let writable = |open: &OpenFile| {
+        self.with_writable(id, |open| {
             open.apply(privileges)?;
-            if !open.allows(Access::Write) {
-                self.by_name(id, |dir, name| Ok(dir.open_file(name, Access::Write)?))?;
-            }
             Ok(open.file.set_len(size)?)
-        };
-        if let Some(done) = self.with_open(id, writable) {
-            return done;
-        }
-        if privileges == Privileges::Drop
-            && let Some(mode) = without_privileges(self.stat(id)?.mode)
-        {
-            self.set_attr(id, &SetAttr { mode: Some(mode), ..SetAttr::default() })?;
-        }
-        self.by_name(id, |dir, name| Ok(dir.truncate(name, size)?))
+        })
     }
 
     fn set_attr(&self, id: InodeId, set: &SetAttr) -> Result<Stat, FsError> {
         if id == InodeId::ROOT {
             return Ok(self.root.set_attr_self(set)?);
         }
+        if set.uid.is_some() || set.gid.is_some() {
+            self.remove_capabilities(id)?;
+        }
         let opened = self.with_open(id, |open| {
             let stat = open.file.set_attr(set)?;
-            open.mode_changed();
+            open.privileges_changed();
             Ok(stat)
         });
         if let Some(done) = opened {
@@ -100,29 +89,43 @@ impl Fs {
         self.by_name(id, |dir, name| self.same(id, dir.set_attr(name, set)?))
     }
 
-    /// Does something with the extended attributes of an inode: of the directory itself, or of a
-    /// name in a directory.
-    fn attributes<T>(
-        &self,
-        id: InodeId,
-        work: impl Fn(&Dir, Option<&[u8]>) -> Result<T, FsError>,
-    ) -> Result<T, FsError> {
-        let open = if id == InodeId::ROOT { Some(self.root.clone()) } else { self.dirs.get(id) };
-        match open {
-            Some(dir) => work(&dir, None),
-            None => self.by_name(id, |dir, name| work(dir, Some(name))),
+    /// A new owner must not gain what the old one was trusted with (capabilities(7)).
+    fn remove_capabilities(&self, id: InodeId) -> Result<(), FsError> {
+        if self.inodes.kind(id) != Some(Kind::File) {
+            return Ok(());
+        }
+        match self.attributes(id, |bearer| bearer.remove(CAPABILITIES)) {
+            // Out of a daemon's reach that is not root, so that there is none.
+            Err(error) if matches!(error.errno(), libc::ENODATA | libc::EPERM | libc::ENOTSUP) => {
+                Ok(())
+            }
+            removed => removed,
         }
     }
 
+    /// Does something with the extended attributes of an inode.
+    fn attributes<T>(
+        &self,
+        id: InodeId,
+        work: impl Fn(&Bearer<'_>) -> Result<T, FileError>,
+    ) -> Result<T, FsError> {
+        let open = if id == InodeId::ROOT { Some(self.root.clone()) } else { self.dirs.get(id) };
+        if let Some(dir) = open {
+            return Ok(work(&dir.bearer(None)?)?);
+        }
+        if let Some(held) = self.inodes.held(id) {
+            return Ok(work(&held.bearer()?)?);
+        }
+        self.by_name(id, |dir, name| Ok(work(&dir.bearer(Some(name))?)?))
+    }
+
     /// Value of an extended attribute. A store whose disk has no access control lists has none
-    /// on any file; an inode whose last name is gone shows no attributes.
+    /// on any file.
     ///
     /// # Errors
     /// `ENODATA`, damage, `EOPNOTSUPP`, and the store's.
     pub fn getxattr(&self, id: InodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
-        let got = self.attributes(id, |dir, object| Ok(dir.get_xattr(object, name)?));
-        got.map_err(|error| match error {
-            FsError::NotFound => FileError::NoAttribute.into(),
+        self.attributes(id, |bearer| bearer.get(name)).map_err(|error| match error {
             error if name.starts_with(ACL) && error.errno() == libc::EOPNOTSUPP => {
                 FileError::NoAttribute.into()
             }
@@ -142,10 +145,10 @@ impl Fs {
         mode: XattrMode,
     ) -> Result<(), FsError> {
         let _changing = self.must_be_writable()?;
-        self.attributes(id, |dir, object| Ok(dir.set_xattr(object, name, value, mode)?))?;
-        // An access control list changes the mode.
+        self.attributes(id, |bearer| bearer.set(name, value, mode))?;
+        // An access control list changes the mode, and there may be capabilities now.
         if let Some(open) = self.inodes.open(id) {
-            open.mode_changed();
+            open.privileges_changed();
         }
         Ok(())
     }
@@ -155,10 +158,7 @@ impl Fs {
     /// # Errors
     /// The store's.
     pub fn listxattr(&self, id: InodeId) -> Result<Vec<u8>, FsError> {
-        let names = match self.attributes(id, |dir, object| Ok(dir.list_xattr(object)?)) {
-            Err(FsError::NotFound) => vec![],
-            names => names?,
-        };
+        let names = self.attributes(id, |bearer| bearer.list())?;
         Ok(names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect())
     }
 
@@ -168,7 +168,7 @@ impl Fs {
     /// `ReadOnly`, `ENODATA`, and the store's.
     pub fn removexattr(&self, id: InodeId, name: &[u8]) -> Result<(), FsError> {
         let _changing = self.must_be_writable()?;
-        self.attributes(id, |dir, object| Ok(dir.remove_xattr(object, name)?))
+        self.attributes(id, |bearer| bearer.remove(name))
     }
 
     /// Space of the store's disk.

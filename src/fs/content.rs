@@ -20,12 +20,18 @@ pub(in crate::fs) struct OpenFile {
     writable: AtomicBool,
     /// Whether the mode may have set-id bits. Saves a look at the attributes before each write.
     maybe_set_id: AtomicBool,
+    /// Whether it may have capabilities. Saves a try to remove them before each write.
+    maybe_capable: AtomicBool,
 }
 
 impl OpenFile {
     fn new(file: Arc<File>, access: Access) -> Arc<Self> {
-        let writable = AtomicBool::new(access == Access::Write);
-        Arc::new(Self { file, writable, maybe_set_id: AtomicBool::new(true) })
+        Arc::new(Self {
+            file,
+            writable: AtomicBool::new(access == Access::Write),
+            maybe_set_id: AtomicBool::new(true),
+            maybe_capable: AtomicBool::new(true),
+        })
     }
 
     /// With a file that was opened meanwhile: one file has one open file, and is written through
@@ -40,23 +46,30 @@ impl OpenFile {
         }
     }
 
-    /// With a file that was just made.
+    /// With a file that was just made, which has no capabilities yet.
     pub(in crate::fs) fn fresh(there: Option<Arc<Self>>, file: Arc<File>) -> Arc<Self> {
-        Self::merged(there, file, Access::Write)
+        let open = Self::merged(there, file, Access::Write);
+        open.maybe_capable.store(false, Ordering::Relaxed);
+        open
     }
 
     pub(in crate::fs) fn allows(&self, access: Access) -> bool {
         access == Access::Read || self.writable.load(Ordering::Relaxed)
     }
 
-    /// The mode was changed.
-    pub(in crate::fs) fn mode_changed(&self) {
+    /// The mode was changed, or an extended attribute.
+    pub(in crate::fs) fn privileges_changed(&self) {
         self.maybe_set_id.store(true, Ordering::Relaxed);
+        self.maybe_capable.store(true, Ordering::Relaxed);
     }
 
-    /// Clears what set-id bits a change of the content takes away, as write(2) and chown(2) have
-    /// it: the group's only where the group executes, as elsewhere it means something else.
+    /// Clears what a change of the content takes away, as write(2) and capabilities(7) have it:
+    /// capabilities whoever changes it; set-id bits unless the caller may set them, the group's
+    /// only where the group executes, as elsewhere it means something else.
     pub(in crate::fs) fn apply(&self, privileges: Privileges) -> Result<(), FsError> {
+        if self.maybe_capable.swap(false, Ordering::Relaxed) {
+            self.file.remove_capabilities().inspect_err(|_| self.privileges_changed())?;
+        }
         if privileges == Privileges::Keep || !self.maybe_set_id.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -70,7 +83,7 @@ impl OpenFile {
 
 /// The mode without the set-id bits that a change of the content takes away; `None` if it has
 /// none.
-pub(in crate::fs) fn without_privileges(mode: u32) -> Option<u32> {
+fn without_privileges(mode: u32) -> Option<u32> {
     let group = if mode & GROUP_EXECUTES == 0 { 0 } else { SET_GID };
     let left = mode & !(SET_UID | group);
     (left != mode).then_some(left)
@@ -103,8 +116,8 @@ impl Fs {
     /// Opens a file. `flags.exclusive` means nothing here.
     ///
     /// # Errors
-    /// `ReadOnly`, `NotFound` if it has no name left, `Stale` if what was known of it was wrong
-    /// and has to be asked again, and the store's.
+    /// `ReadOnly`, `NotFound` if nobody can know it any more, `Stale` if what was known of it was
+    /// wrong and has to be asked again, and the store's.
     pub fn open(&self, id: InodeId, flags: OpenFlags) -> Result<HandleId, FsError> {
         let changes = flags.access == Access::Write || flags.truncate;
         let _changing = changes.then(|| self.must_be_writable()).transpose()?;
@@ -117,15 +130,7 @@ impl Fs {
         id: InodeId,
         flags: OpenFlags,
     ) -> Result<HandleId, FsError> {
-        let access = flags.access;
-        let open = match self.inodes.share_open(id, |open| open.allows(access)) {
-            Some(open) => open,
-            None => {
-                let file =
-                    self.by_name(id, |dir, name| self.same_file(id, dir.open_file(name, access)?))?;
-                self.inodes.add_handle(id, |there| OpenFile::merged(there, file, access))
-            }
-        };
+        let open = self.open_inode(id, flags.access)?;
         let handle = self.insert_file(id, open.clone(), flags.sync);
         if flags.truncate
             && let Err(error) = open.file.set_len(0)
@@ -134,6 +139,30 @@ impl Fs {
             return Err(error.into());
         }
         Ok(handle)
+    }
+
+    /// The open file of an inode, with one handle more.
+    fn open_inode(&self, id: InodeId, access: Access) -> Result<Arc<OpenFile>, FsError> {
+        match self.inodes.share_open(id, |open| open.allows(access)) {
+            Some(open) => Ok(open),
+            None => {
+                let file = self.file(id, access)?;
+                let merge = |there| OpenFile::merged(there, file, access);
+                Ok(self.inodes.add_handle(id, merge))
+            }
+        }
+    }
+
+    /// Changes the file of an inode, which need not be open.
+    pub(in crate::fs) fn with_writable<T>(
+        &self,
+        id: InodeId,
+        work: impl FnOnce(&OpenFile) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        let open = self.open_inode(id, Access::Write)?;
+        let done = work(&open);
+        let closed = self.close(id, &open);
+        done.and_then(|done| closed.map(|()| done))
     }
 
     /// Whether something written to a file was lost since this was last asked, as when the disk

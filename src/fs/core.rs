@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::file::{Changing, Dir, File, Kind, Stat, Volume};
+use crate::file::{Access, Changing, Dir, File, Kind, Stat, Volume};
 use crate::format::name::NAME_MAX;
 use crate::fs::dirs::OpenDirs;
 use crate::fs::error::FsError;
@@ -125,6 +125,9 @@ impl Fs {
         if let Some(dir) = self.dirs.get(id) {
             return Ok(dir);
         }
+        if let Some(held) = self.inodes.held(id) {
+            return held.dir().ok_or(FsError::NotDir);
+        }
         for _ in 0..ATTEMPTS {
             if let Some(dir) = self.reopen(id)? {
                 return Ok(dir);
@@ -188,6 +191,18 @@ impl Fs {
         Err(FsError::Stale)
     }
 
+    /// The file of that number, open for `access`, whether it has a name or not any more.
+    ///
+    /// # Errors
+    /// `NotFound`, `Stale`, and the store's.
+    pub(in crate::fs) fn file(&self, id: InodeId, access: Access) -> Result<Arc<File>, FsError> {
+        let named = self.by_name(id, |dir, name| self.same_file(id, dir.open_file(name, access)?));
+        match (named, self.inodes.held(id)) {
+            (Err(FsError::NotFound), Some(held)) => Ok(held.open_file(access)?),
+            (named, _) => named,
+        }
+    }
+
     /// The attributes as the lower filesystem and the open file give them.
     pub(in crate::fs) fn stat(&self, id: InodeId) -> Result<Stat, FsError> {
         if id == InodeId::ROOT {
@@ -213,11 +228,7 @@ impl Fs {
 
     /// # Errors
     /// `Stale` if this is another inode's: the store was changed from elsewhere.
-    pub(in crate::fs) fn same_file(
-        &self,
-        id: InodeId,
-        file: Arc<File>,
-    ) -> Result<Arc<File>, FsError> {
+    fn same_file(&self, id: InodeId, file: Arc<File>) -> Result<Arc<File>, FsError> {
         if file.ino() == self.lower(id) { Ok(file) } else { Err(FsError::Stale) }
     }
 }

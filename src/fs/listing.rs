@@ -1,9 +1,9 @@
-//! Directory streams. A stream lists what was there when it was opened or rewound: positions are
-//! places in that list, so that they stay valid whatever comes and goes (telldir(3), seekdir(3)).
+//! Directory streams. Positions are those of the store's disk, so that they stay valid whatever
+//! comes and goes (telldir(3), seekdir(3)), and a stream of any length takes the same memory.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::file::{Dir, DirEntry, Kind};
+use crate::file::{Dir, DirEntry, Kind, Listing};
 use crate::fs::core::Fs;
 use crate::fs::error::FsError;
 use crate::fs::handles::Handle;
@@ -15,8 +15,8 @@ pub(in crate::fs) struct DirHandle {
     inode: InodeId,
     parent: InodeId,
     dir: Dir,
-    /// Taken when the stream is first read, and again when it is read from its start.
-    listed: Mutex<Option<Arc<[DirEntry]>>>,
+    /// Begun when the stream is first read.
+    listing: Mutex<Option<Listing>>,
 }
 
 /// One entry of a directory stream.
@@ -37,29 +37,14 @@ pub struct Listed<'a> {
 /// Whether an entry was taken.
 type Taken = bool;
 
-/// `.` and `..` come first.
-const DOTS: u64 = 2;
-
 impl DirHandle {
-    fn entries(&self, offset: u64) -> Result<Arc<[DirEntry]>, FsError> {
-        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*listed {
-            Some(entries) if offset > 0 => Ok(entries.clone()),
-            _ => {
-                let entries: Arc<[DirEntry]> = self.dir.entries()?.into();
-                *listed = Some(entries.clone());
-                Ok(entries)
-            }
+    /// The stream's listing, where it was left or begun now.
+    fn listing(&self) -> Result<MutexGuard<'_, Option<Listing>>, FsError> {
+        let mut listing = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        if listing.is_none() {
+            *listing = Some(self.dir.listing()?);
         }
-    }
-
-    fn dots(&self, offset: u64) -> impl Iterator<Item = Listed<'static>> {
-        let dots: [(InodeId, &[u8]); 2] = [(self.inode, b"."), (self.parent, b"..")];
-        let kind = Kind::Dir;
-        (1..).zip(dots).skip_while(move |(next, _)| *next <= offset).map(move |(next, dot)| {
-            let (ino, name) = dot;
-            Listed { ino, kind, name, next, attr: None }
-        })
+        Ok(listing)
     }
 }
 
@@ -71,7 +56,7 @@ impl Fs {
     pub fn opendir(&self, id: InodeId) -> Result<HandleId, FsError> {
         let dir = self.dir(id)?;
         let parent = self.inodes.place(id).map_or(InodeId::ROOT, |place| place.parent);
-        let handle = DirHandle { inode: id, parent, dir, listed: Mutex::default() };
+        let handle = DirHandle { inode: id, parent, dir, listing: Mutex::default() };
         Ok(self.handles.insert(Handle::Dir(handle)))
     }
 
@@ -100,12 +85,12 @@ impl Fs {
         mut take: impl FnMut(&Listed<'_>) -> Taken,
     ) -> Result<(), FsError> {
         self.each(handle, offset, |stream, mut entry| {
-            if entry.next <= DOTS {
+            if matches!(entry.name, b"." | b"..") {
                 return take(&entry);
             }
             match self.lookup_in(stream, entry.name) {
                 Ok(attr) => (entry.ino, entry.attr) = (attr.ino, Some(attr)),
-                // Gone since the list was made: to those who list it now it never was.
+                // Gone since it was listed.
                 Err(error) if error.is_not_found() => return true,
                 Err(_) => drop(self.inodes.know(entry.ino, entry.kind, stream.inode, entry.name)),
             }
@@ -130,22 +115,30 @@ impl Fs {
     ) -> Result<(), FsError> {
         let handle = self.handles.get(handle)?;
         let Handle::Dir(stream) = &*handle else { return Err(FsError::NotDir) };
-        let entries = stream.entries(offset)?;
-        for dot in stream.dots(offset) {
-            if !take(stream, dot) {
-                return Ok(());
+        let mut listing = stream.listing()?;
+        let listing = listing.as_mut().expect("begun if it was not");
+        listing.seek(offset)?;
+        let mut any = false;
+        loop {
+            match listing.peek() {
+                Ok(Some(entry)) if take(stream, self.listed(stream, entry)) => any = true,
+                Ok(_) => return Ok(()),
+                // What was taken is worth having; the error comes again with the next request.
+                Err(_) if any => return Ok(()),
+                Err(error) => return Err(error.into()),
             }
+            listing.take()?;
         }
-        let start = offset.saturating_sub(DOTS);
-        let start = start.min(entries.len() as u64);
-        let rest = &entries[usize::try_from(start).expect("at most their count")..];
-        for (next, entry) in (start + DOTS + 1..).zip(rest) {
-            let (ino, kind) = (self.id(entry.ino), entry.kind);
-            if !take(stream, Listed { ino, kind, name: &entry.name, next, attr: None }) {
-                return Ok(());
-            }
-        }
-        Ok(())
+    }
+
+    fn listed<'a>(&self, stream: &DirHandle, entry: &'a DirEntry) -> Listed<'a> {
+        let DirEntry { name, kind, next, .. } = entry;
+        let ino = match &name[..] {
+            b"." => stream.inode,
+            b".." => stream.parent,
+            _ => self.id(entry.ino),
+        };
+        Listed { ino, kind: *kind, name, next: *next, attr: None }
     }
 
     /// Returns when the directory's entries, and what their names need to be read, survive a

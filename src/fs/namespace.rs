@@ -85,8 +85,11 @@ impl Fs {
     /// What a symbolic link points to.
     ///
     /// # Errors
-    /// `Invalid` if it is none, `NotFound` if its last name is gone, and the store's.
+    /// `Invalid` if it is none, and the store's.
     pub fn readlink(&self, id: InodeId) -> Result<Vec<u8>, FsError> {
+        if let Some(held) = self.inodes.held(id) {
+            return Ok(held.read_link()?);
+        }
         self.by_name(id, |dir, name| Ok(dir.read_link(name)?))
     }
 

@@ -49,7 +49,7 @@ impl Fs {
     fn losing(&self, parent: InodeId, dir: &Dir, name: &[u8], stat: &Stat) -> Losing {
         let id = self.id(stat.ino);
         let hold = || {
-            let held = dir.hold(name);
+            let held = dir.hold(name, stat.kind);
             // Without it the removal goes on: only who still asks for the removed inode by its
             // number, after closing it, gets an error.
             held.inspect_err(|error| tracing::warn!(ino = stat.ino, %error, "can't hold")).ok()

@@ -16,33 +16,59 @@ use crate::store::dir::{FILE_FLAGS, StoreDir};
 /// look in there, and opens the object instead, which works for files and directories.
 static BY_PATH: LazyLock<bool> = LazyLock::new(|| std::fs::read_dir("/proc/self/fd").is_ok());
 
-/// What has the attributes.
+/// Whose extended attributes are meant.
+#[derive(Clone, Debug)]
+pub enum Attributed<'a> {
+    /// What is open.
+    Open(BorrowedFd<'a>),
+    /// What stands where a descriptor of a place (`O_PATH`) points to.
+    Place(BorrowedFd<'a>),
+    /// An object in a stored directory.
+    Object(&'a StoreDir, Vec<u8>),
+}
+
+/// How the system is told whose they are.
 enum Target<'a> {
     Lent(BorrowedFd<'a>),
     Own(OwnedFd),
     Path(PathBuf),
+    /// A path of `/proc`, which is followed to what is open there and no further.
+    Followed(PathBuf),
+}
+
+fn path_of_fd(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 impl StoreDir {
     /// A path to an object through this directory's descriptor, where there can be one.
     pub(in crate::store) fn path_of(&self, object: &[u8]) -> Option<PathBuf> {
         let object = std::ffi::OsStr::from_bytes(object);
-        let path = || PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(object);
-        BY_PATH.then(path)
+        BY_PATH.then(|| path_of_fd(self.0.as_fd()).join(object))
     }
+}
 
-    fn attribute_target(&self, object: Option<&[u8]>) -> Result<Target<'_>, Errno> {
-        let Some(object) = object else { return Ok(Target::Lent(self.0.as_fd())) };
-        if let Some(path) = self.path_of(object) {
-            return Ok(Target::Path(path));
+impl<'a> Attributed<'a> {
+    fn target(&self) -> Result<Target<'a>, Errno> {
+        match self {
+            Self::Open(fd) => Ok(Target::Lent(*fd)),
+            Self::Place(fd) => Ok(Target::Followed(path_of_fd(*fd))),
+            Self::Object(dir, object) => match dir.path_of(object) {
+                Some(path) => Ok(Target::Path(path)),
+                None => {
+                    let flags = OFlags::RDONLY | FILE_FLAGS;
+                    rustix::fs::openat(&*dir.0, &object[..], flags, Mode::empty()).map(Target::Own)
+                }
+            },
         }
-        let flags = OFlags::RDONLY | FILE_FLAGS;
-        rustix::fs::openat(&*self.0, object, flags, Mode::empty()).map(Target::Own)
     }
 
-    /// Value of a lower extended attribute of an object, or of the directory itself.
-    pub fn get_xattr(&self, object: Option<&[u8]>, name: &str) -> Result<Vec<u8>, Errno> {
-        let target = self.attribute_target(object)?;
+    /// Value of a lower extended attribute.
+    ///
+    /// # Errors
+    /// `ENODATA`, and others of the system's (xattr(7)).
+    pub fn get(&self, name: &str) -> Result<Vec<u8>, Errno> {
+        let target = self.target()?;
         // 64 KiB is what Linux allows (xattr(7)); most are below the first size.
         let mut value = vec![0; 256];
         loop {
@@ -50,6 +76,7 @@ impl StoreDir {
                 Target::Lent(fd) => rustix::fs::fgetxattr(fd, name, &mut value[..]),
                 Target::Own(fd) => rustix::fs::fgetxattr(fd, name, &mut value[..]),
                 Target::Path(path) => rustix::fs::lgetxattr(path, name, &mut value[..]),
+                Target::Followed(path) => rustix::fs::getxattr(path, name, &mut value[..]),
             };
             match got {
                 Err(Errno::RANGE) if value.len() < 65536 => value.resize(65536, 0),
@@ -62,59 +89,56 @@ impl StoreDir {
         }
     }
 
-    fn set(
-        &self,
-        object: Option<&[u8]>,
-        name: &str,
-        value: &[u8],
-        flags: XattrFlags,
-    ) -> Result<(), Errno> {
-        match self.attribute_target(object)? {
+    fn set_bytes(&self, name: &str, value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
+        match self.target()? {
             Target::Lent(fd) => rustix::fs::fsetxattr(fd, name, value, flags),
             Target::Own(fd) => rustix::fs::fsetxattr(fd, name, value, flags),
             Target::Path(path) => rustix::fs::lsetxattr(&path, name, value, flags),
+            Target::Followed(path) => rustix::fs::setxattr(&path, name, value, flags),
         }
     }
 
     /// Sets a lower extended attribute to something sealed.
-    pub fn set_xattr(
-        &self,
-        object: Option<&[u8]>,
-        name: &str,
-        value: &Sealed,
-        flags: XattrFlags,
-    ) -> Result<(), Errno> {
-        self.set(object, name, value.as_bytes(), flags)
+    ///
+    /// # Errors
+    /// `EEXIST` and `ENODATA` by `flags`, and others of the system's.
+    pub fn set(&self, name: &str, value: &Sealed, flags: XattrFlags) -> Result<(), Errno> {
+        self.set_bytes(name, value.as_bytes(), flags)
     }
 
     /// Sets a POSIX access control list, which the store's disk has to understand as it is.
-    pub fn set_acl(
-        &self,
-        object: Option<&[u8]>,
-        name: &str,
-        list: &[u8],
-        flags: XattrFlags,
-    ) -> Result<(), Errno> {
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn set_acl(&self, name: &str, list: &[u8], flags: XattrFlags) -> Result<(), Errno> {
         assert!(name.starts_with("system.posix_acl_"), "only access control lists are in clear");
-        self.set(object, name, list, flags)
+        self.set_bytes(name, list, flags)
     }
 
     /// Removes a lower extended attribute.
-    pub fn remove_xattr(&self, object: Option<&[u8]>, name: &str) -> Result<(), Errno> {
-        match self.attribute_target(object)? {
+    ///
+    /// # Errors
+    /// `ENODATA`, and others of the system's.
+    pub fn remove(&self, name: &str) -> Result<(), Errno> {
+        match self.target()? {
             Target::Lent(fd) => rustix::fs::fremovexattr(fd, name),
             Target::Own(fd) => rustix::fs::fremovexattr(fd, name),
             Target::Path(path) => rustix::fs::lremovexattr(&path, name),
+            Target::Followed(path) => rustix::fs::removexattr(&path, name),
         }
     }
 
     /// Names of the lower extended attributes.
-    pub fn list_xattr(&self, object: Option<&[u8]>) -> Result<Vec<Vec<u8>>, Errno> {
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn list(&self) -> Result<Vec<Vec<u8>>, Errno> {
         let mut names = vec![0; 65536];
-        let len = match self.attribute_target(object)? {
+        let len = match self.target()? {
             Target::Lent(fd) => rustix::fs::flistxattr(fd, &mut names[..]),
             Target::Own(fd) => rustix::fs::flistxattr(fd, &mut names[..]),
             Target::Path(path) => rustix::fs::llistxattr(&path, &mut names[..]),
+            Target::Followed(path) => rustix::fs::listxattr(&path, &mut names[..]),
         }?;
         names.truncate(len);
         let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());

@@ -41,6 +41,14 @@ impl DiskBlob {
     pub fn new(fd: OwnedFd) -> Self {
         Self(fd)
     }
+
+    /// The same file by one more descriptor.
+    ///
+    /// # Errors
+    /// The system's, out of descriptors.
+    pub fn again(&self) -> Result<Self, Errno> {
+        rustix::io::fcntl_dupfd_cloexec(&self.0, 0).map(Self)
+    }
 }
 
 impl AsFd for DiskBlob {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::cipher::{Sealed, StoredName};
@@ -114,24 +114,35 @@ impl SetAttr {
         }
         Ok(())
     }
-}
 
-/// A file name in a stored directory, as its disk lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LowerEntry {
-    /// File name.
-    pub name: Vec<u8>,
-    /// Lower inode number.
-    pub ino: u64,
-    /// What it is; `Unknown` where the disk does not tell in a listing.
-    pub kind: FileType,
+    /// Changes what stands where a descriptor of a place (`O_PATH`) points to. It may have no
+    /// name any more, and can't be opened without doing something to it; so by `/proc`, where
+    /// the system follows the path to what is open and no further.
+    ///
+    /// # Errors
+    /// The system's, such as `EOPNOTSUPP` for the mode of a symbolic link; what came before it
+    /// is done.
+    pub fn apply_by_place(&self, fd: impl AsFd) -> Result<(), Errno> {
+        let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+        if let Some((uid, gid)) = self.owner() {
+            rustix::fs::chownat(&fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+        }
+        if let Some(mode) = self.mode {
+            rustix::fs::chmod(&path, Mode::from_raw_mode(mode))?;
+        }
+        if self.sets_times() {
+            let times = self.timestamps();
+            rustix::fs::utimensat(rustix::fs::CWD, &path, &times, AtFlags::empty())?;
+        }
+        Ok(())
+    }
 }
 
 /// A stored directory. Cheap to clone: the copies share one descriptor.
 #[derive(Clone, Debug)]
 pub struct StoreDir(pub(in crate::store) Arc<OwnedFd>);
 
-const DIR_FLAGS: OFlags =
+pub(in crate::store) const DIR_FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Never blocks on a FIFO that somebody put in the place of a file.
 pub(in crate::store) const FILE_FLAGS: OFlags =
@@ -281,9 +292,7 @@ impl StoreDir {
             Errno::LOOP => Errno::NOTDIR,
             other => other,
         })?;
-        let mut others = dir.list()?;
-        others.retain(|entry| entry.name != MARKER_NAME);
-        if !others.is_empty() {
+        if !dir.has_only(MARKER_NAME)? {
             return Err(Errno::NOTEMPTY);
         }
         // Without one it is what a crash left of a directory that was being made.
@@ -397,24 +406,6 @@ impl StoreDir {
     /// Removes a small file of ours.
     pub fn remove_small(&self, name: &[u8]) -> Result<(), Errno> {
         rustix::fs::unlinkat(&*self.0, name, AtFlags::empty())
-    }
-
-    /// Everything in the directory but `.` and `..`.
-    pub fn list(&self) -> Result<Vec<LowerEntry>, Errno> {
-        // A descriptor of its own: the position in a listing belongs to the descriptor.
-        let fd = rustix::fs::openat(&*self.0, c".", DIR_FLAGS, Mode::empty())?;
-        let mut buffer = Vec::with_capacity(32 << 10);
-        let mut entries = Vec::new();
-        let mut listing = RawDir::new(fd, buffer.spare_capacity_mut());
-        while let Some(entry) = listing.next() {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                let (ino, kind) = (entry.ino(), entry.file_type());
-                entries.push(LowerEntry { name: name.to_vec(), ino, kind });
-            }
-        }
-        Ok(entries)
     }
 
     /// chmod(2) follows symbolic links, and somebody may have put one in the place of an object:

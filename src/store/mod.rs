@@ -17,12 +17,15 @@ mod dir;
 mod layout;
 mod link;
 mod lock;
+mod stream;
 
+pub use attribute::Attributed;
 pub use blob::{Blob, DiskBlob};
-pub use dir::{Creator, LowerEntry, LowerStat, NodeKind, RenameMode, SetAttr, SetTime, StoreDir};
+pub use dir::{Creator, LowerStat, NodeKind, RenameMode, SetAttr, SetTime, StoreDir};
 pub use layout::{Store, StoreError};
 pub use link::{LinkContent, LinkText, parse_link};
 pub use lock::{Holder, LockError, LockMode, StoreLock};
+pub use stream::{DirStream, LowerEntry, is_dot};
 
 /// Notes that something was left behind which harms nobody: it costs space until it is written
 /// over or found by a check, and no operation should fail for it.

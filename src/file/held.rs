@@ -1,0 +1,149 @@
+//! What is kept of an object whose last name is going, so that those who still have it go on.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use crate::cipher::Owner;
+use crate::file::attribute::Bearer;
+use crate::file::content::File;
+use crate::file::dir::{Access, Dir};
+use crate::file::error::FileError;
+use crate::file::stat::{Kind, Stat};
+use crate::file::volume::Volume;
+use crate::store::{Attributed, DiskBlob, SetAttr};
+
+/// An object kept alive after its last name is gone.
+#[derive(Debug)]
+pub struct Held(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    Dir(Dir),
+    /// Open as [`Dir::open_file`] would open it.
+    File {
+        volume: Arc<Volume>,
+        blob: DiskBlob,
+        writable: bool,
+    },
+    /// What must not be opened to be looked at: by a descriptor of its place (`O_PATH`).
+    Other {
+        volume: Arc<Volume>,
+        fd: OwnedFd,
+    },
+}
+
+impl Dir {
+    /// Keeps an object alive, so that it can be used after its last name is gone.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn hold(&self, name: &[u8], kind: Kind) -> Result<Held, FileError> {
+        let stored = self.stored(name)?;
+        let volume = self.volume().clone();
+        Ok(Held(match kind {
+            Kind::Dir => Kept::Dir(self.open_dir(name)?),
+            Kind::File => {
+                let (blob, writable) = self.open_lower(stored.object(), Access::Read)?;
+                Kept::File { volume, blob, writable }
+            }
+            Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
+                Kept::Other { volume, fd: self.lower().hold(stored.object())? }
+            }
+        }))
+    }
+}
+
+impl Held {
+    /// Attributes.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn stat(&self) -> Result<Stat, FileError> {
+        match &self.0 {
+            Kept::Dir(dir) => dir.stat(),
+            Kept::File { volume, blob, .. } => volume.stat_of(&rustix::fs::fstat(blob)?),
+            Kept::Other { volume, fd } => {
+                let mut stat = volume.stat_of(&rustix::fs::fstat(fd)?)?;
+                if stat.kind == Kind::Symlink {
+                    stat.size = self.read_link().map_or(0, |target| target.len() as u64);
+                }
+                Ok(stat)
+            }
+        }
+    }
+
+    /// Changes attributes.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn set_attr(&self, set: &SetAttr) -> Result<Stat, FileError> {
+        match &self.0 {
+            Kept::Dir(dir) => return dir.set_attr_self(set),
+            Kept::File { volume, blob, .. } => {
+                let ino = rustix::fs::fstat(blob)?.st_ino;
+                if let Some(file) = volume.opened(ino) {
+                    return file.set_attr(set);
+                }
+                set.apply_to(blob)?;
+            }
+            Kept::Other { fd, .. } => set.apply_by_place(fd)?,
+        }
+        self.stat()
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> Option<Dir> {
+        match &self.0 {
+            Kept::Dir(dir) => Some(dir.clone()),
+            Kept::File { .. } | Kept::Other { .. } => None,
+        }
+    }
+
+    /// Opens the file: the one open file of its inode.
+    ///
+    /// # Errors
+    /// `EISDIR` or `EINVAL` for what is no file, and those of [`Dir::open_file`].
+    pub fn open_file(&self, access: Access) -> Result<Arc<File>, FileError> {
+        match &self.0 {
+            Kept::Dir(_) => Err(FileError::Sys(Errno::ISDIR)),
+            Kept::Other { .. } => Err(FileError::Invalid),
+            Kept::File { writable: false, .. } if access == Access::Write => {
+                Err(FileError::Sys(Errno::ACCESS))
+            }
+            Kept::File { volume, blob, writable } => volume.open_blob(blob.again()?, *writable),
+        }
+    }
+
+    /// Target of a symbolic link.
+    ///
+    /// # Errors
+    /// `EINVAL` for what is no link, [`FileError::Damaged`], `ENOENT` for one so long that its
+    /// target went with its name, or the store's.
+    pub fn read_link(&self) -> Result<Vec<u8>, FileError> {
+        let Kept::Other { volume, fd } = &self.0 else { return Err(FileError::Invalid) };
+        let text = rustix::fs::readlinkat(fd, c"", Vec::new())?.into_bytes();
+        volume.link_target(&text, rustix::fs::fstat(fd)?.st_ino)
+    }
+
+    /// Its extended attributes.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn bearer(&self) -> Result<Bearer<'_>, FileError> {
+        match &self.0 {
+            Kept::Dir(dir) => dir.bearer(None),
+            Kept::File { volume, blob, .. } => {
+                let ino = rustix::fs::fstat(blob)?.st_ino;
+                let owner = || Ok(Owner::File(self.open_file(Access::Read)?.id()?));
+                Ok(Bearer::new(volume, Attributed::Open(blob.as_fd()), ino, Box::new(owner)))
+            }
+            Kept::Other { volume, fd } => {
+                let ino = rustix::fs::fstat(fd)?.st_ino;
+                let owner = || Ok(Owner::Other);
+                Ok(Bearer::new(volume, Attributed::Place(fd.as_fd()), ino, Box::new(owner)))
+            }
+        }
+    }
+}
