@@ -23,9 +23,13 @@ mod calls;
 mod coherence;
 #[path = "twin/limits.rs"]
 mod limits;
+#[path = "twin/modes.rs"]
+mod modes;
 #[path = "twin/rename.rs"]
 mod rename;
 #[path = "twin/shown.rs"]
 mod shown;
 #[path = "twin/unlinked.rs"]
 mod unlinked;
+#[path = "twin/users.rs"]
+mod users;

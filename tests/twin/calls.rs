@@ -104,12 +104,21 @@ pub fn bytes_of(fd: &OwnedFd) -> Result<Vec<u8>> {
 pub fn text_at(fd: &OwnedFd, offset: u64, len: usize) -> Result<String> {
     let mut part = vec![0; len];
     let len = rustix::io::pread(fd, &mut part[..], offset)?;
-    Ok(part[..len].escape_ascii().to_string())
+    Ok(printable(&part[..len]))
+}
+
+/// As text; what is not printable is escaped.
+pub fn printable(bytes: &[u8]) -> String {
+    let shown = |byte: &u8| match byte {
+        b' '..=b'~' => char::from(*byte).to_string(),
+        byte => byte.escape_ascii().to_string(),
+    };
+    bytes.iter().map(shown).collect()
 }
 
 /// Its content as text; what is not printable is escaped.
 pub fn text_of(fd: &OwnedFd) -> Result<String> {
-    Ok(bytes_of(fd)?.escape_ascii().to_string())
+    Ok(printable(&bytes_of(fd)?))
 }
 
 pub fn cat(path: &str) -> Result<String> {
@@ -221,7 +230,7 @@ pub fn setx(path: &str, name: &str, value: &[u8]) -> Result<()> {
 pub fn getx(path: &str, name: &str) -> Result<String> {
     let mut value = vec![0; 65536];
     let len = rustix::fs::lgetxattr(path, name, &mut value[..])?;
-    Ok(value[..len].escape_ascii().to_string())
+    Ok(printable(&value[..len]))
 }
 
 /// Names of all extended attributes, sorted.
@@ -233,7 +242,7 @@ pub fn listx(path: &str) -> Result<Vec<String>> {
 
 pub fn names_in(list: &[u8]) -> Vec<String> {
     let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    let mut names: Vec<_> = names.map(|name| name.escape_ascii().to_string()).collect();
+    let mut names: Vec<_> = names.map(printable).collect();
     names.sort();
     names
 }
@@ -313,7 +322,7 @@ impl Map {
             // SAFETY: volatile, as others change the file meanwhile.
             unsafe { place.read_volatile() }
         };
-        (from..from + len).map(byte).collect::<Vec<_>>().escape_ascii().to_string()
+        printable(&(from..from + len).map(byte).collect::<Vec<_>>())
     }
 
     pub fn set(&self, from: usize, text: &str) {

@@ -8,7 +8,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::calls::*;
 use crate::shown::digest;
-use crate::stage::{Known, Stage, twins};
+use crate::stage::{Stage, known, twins};
 
 /// Appends lines from eight processes at once, some through the shell, some by O_APPEND.
 const APPENDERS: &str = r"
@@ -262,19 +262,17 @@ fn another_process_sees_each_change_at_once() {
         true => "(61000, 61000, b'y mapping', True, True, True)",
         false => "(61000, 61000, b'y mapping', False, True, True)",
     };
-    let known = |call, ext4| Known { call, ext4: mapped(ext4), cmkfs: mapped(!ext4), why };
-    twins(seen_at_once, &[known("mapped", true), known("flushed", false)]);
+    let other = |call, ext4| known(call, mapped(ext4), mapped(!ext4), why);
+    twins(seen_at_once, &[other("mapped", true), other("flushed", false)]);
 }
 
 #[test]
 fn mappings_and_descriptors_show_the_same_bytes() {
     let why = "the kernel's FUSE does not zero the rest of a mapped page when a file grows";
-    let call = "text_at(&fd, 19_994, 100)";
-    let (ext4, cmkfs) =
-        (r"ending\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", r"endinglost\x00\x00\x00\x00\x00\x00");
-    let read = Known { call, ext4, cmkfs, why };
-    let call = "beyond.text(20_000, 4)";
-    let seen = Known { call, ext4: r"\x00\x00\x00\x00", cmkfs: "lost", why };
+    let zeros = r"ending\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    let polluted = r"endinglost\x00\x00\x00\x00\x00\x00";
+    let read = known("text_at(&fd, 19_994, 100)", zeros, polluted, why);
+    let seen = known("beyond.text(20_000, 4)", r"\x00\x00\x00\x00", "lost", why);
     twins(mapped, &[read, seen]);
 }
 

@@ -120,10 +120,20 @@ pub type Scene = fn(&mut Stage);
 /// Where ext4 and cmkfs are known to differ, and why that is accepted.
 #[derive(Debug)]
 pub struct Known {
-    pub call: &'static str,
+    pub call: String,
     pub ext4: &'static str,
     pub cmkfs: &'static str,
     pub why: &'static str,
+}
+
+/// Such a difference; `call` as the step that it is.
+pub fn known(
+    call: impl Into<String>,
+    ext4: &'static str,
+    cmkfs: &'static str,
+    why: &'static str,
+) -> Known {
+    Known { call: call.into(), ext4, cmkfs, why }
 }
 
 const PANIC: &str = "panic";
@@ -245,7 +255,7 @@ fn compare(ext4: &[Step], ours: &[Step], known: &[Known]) -> String {
             && theirs.call == our.call
         {
             let fits = |known: &Known| {
-                (known.call, known.ext4, known.cmkfs) == (&theirs.call, &theirs.seen, &our.seen)
+                (&known.call, known.ext4, known.cmkfs) == (&theirs.call, &*theirs.seen, &*our.seen)
             };
             match known.iter().position(fits) {
                 Some(at) => used[at] = true,

@@ -11,7 +11,7 @@ use rustix::io::Result;
 
 use crate::calls::*;
 use crate::shown::digest;
-use crate::stage::{Known, Stage, twins};
+use crate::stage::{Stage, known, twins};
 
 fn times_of(fd: &OwnedFd) -> Result<(i64, u64)> {
     let stat = rustix::fs::fstat(fd)?;
@@ -27,7 +27,7 @@ fn names_on(fd: &OwnedFd) -> Result<Vec<String>> {
 fn value_on(fd: &OwnedFd, name: &str) -> Result<String> {
     let mut value = [0; 4096];
     let len = rustix::fs::fgetxattr(fd, name, &mut value[..])?;
-    Ok(value[..len].escape_ascii().to_string())
+    Ok(printable(&value[..len]))
 }
 
 /// All that can be done with a descriptor, whatever names its file has.
@@ -278,16 +278,7 @@ fn removed_directories_stay_what_those_in_them_know() {
 #[test]
 fn what_the_binding_does_not_pass_on_is_refused() {
     let why = "fuser 0.18 has no such request";
-    twins(
-        without_a_name,
-        &[
-            Known {
-                call: "open(\".\", RDWR | OFlags::TMPFILE).map(drop)",
-                ext4: "ok",
-                cmkfs: "EOPNOTSUPP",
-                why,
-            },
-            Known { call: "has(StatxFlags::BTIME)", ext4: "true", cmkfs: "false", why },
-        ],
-    );
+    let unnamed = known("open(\".\", RDWR | OFlags::TMPFILE).map(drop)", "ok", "EOPNOTSUPP", why);
+    let birth = known("has(StatxFlags::BTIME)", "true", "false", why);
+    twins(without_a_name, &[unnamed, birth]);
 }
