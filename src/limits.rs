@@ -1,6 +1,7 @@
 //! Bounds that flags do not move, and the defaults and ranges of those that flags do. Asserts
 //! below say how they relate.
 
+use std::num::NonZero;
 use std::time::Duration;
 
 /// The longest that written data stays uncommitted on a mount: the timer's period.
@@ -36,6 +37,15 @@ pub const CACHE_BYTES_DEFAULT: u64 = 64 << 20;
 /// Bytes of the smallest block cache: fewer would evict blocks of the request being served.
 pub const CACHE_BYTES_MIN: u64 = 4 << 20;
 
+/// Directories that stay open besides those in use, unless a flag says otherwise. Each holds a
+/// descriptor, of which a process has 1024 by default, and most of those are for files; a tree
+/// that is walked needs its depth.
+pub const OPEN_DIRS_DEFAULT: NonZero<usize> = NonZero::new(256).expect("not zero");
+
+/// Directories that stay open, at most: as many as descriptors that Linux allows a process
+/// (`fs.nr_open`) unless told otherwise.
+pub const OPEN_DIRS_MAX: usize = 1 << 20;
+
 /// Threads of a mount, at most.
 pub const THREADS_MAX: usize = 64;
 
@@ -53,4 +63,5 @@ pub const BUSY_NAMED_MAX: usize = 8;
 
 const _: () = assert!(LOCK_WAIT.as_secs() < SERVE_WAIT.as_secs());
 const _: () = assert!(DETACH_WAIT.as_secs() < LEAVE_WAIT.as_secs());
+const _: () = assert!(OPEN_DIRS_DEFAULT.get() <= OPEN_DIRS_MAX);
 const _: () = assert!(CACHE_BYTES_MIN <= CACHE_BYTES_DEFAULT);

@@ -12,7 +12,7 @@ use crate::format::BlockSize;
 use crate::job::{CHILD_VERB, Role};
 use crate::lifecycle::background::DAEMON_VERB;
 use crate::lifecycle::transfer::VolumePath;
-use crate::limits::{CACHE_BYTES_MIN, THREADS_MAX};
+use crate::limits::{CACHE_BYTES_MIN, OPEN_DIRS_DEFAULT, OPEN_DIRS_MAX, THREADS_MAX};
 
 const TERMS: &str = "\
 STORE is the directory with the ciphertext, VOLUME a store or the mountpoint of one, TARGET a \
@@ -135,6 +135,9 @@ pub(in crate::cli) struct TuningArgs {
     /// Threads of the mount and of the ciphers; by default one a core
     #[arg(long, value_name = "N", value_parser = threads)]
     pub(in crate::cli) threads: Option<NonZero<usize>>,
+    /// Directories that stay open, a descriptor each, besides those that are in use
+    #[arg(long, value_name = "N", default_value_t = OPEN_DIRS_DEFAULT, value_parser = open_dirs)]
+    pub(in crate::cli) open_dirs: NonZero<usize>,
 }
 
 /// A role, in place of a path.
@@ -360,6 +363,12 @@ fn threads(text: &str) -> Result<NonZero<usize>, String> {
     if count.get() > THREADS_MAX { Err(wanted()) } else { Ok(count) }
 }
 
+fn open_dirs(text: &str) -> Result<NonZero<usize>, String> {
+    let wanted = || format!("{text} is no number of directories: wanted 1 to {OPEN_DIRS_MAX}");
+    let count: NonZero<usize> = text.parse().map_err(|_| wanted())?;
+    if count.get() > OPEN_DIRS_MAX { Err(wanted()) } else { Ok(count) }
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| {
         format!("{text:?} is no pair for the encryption context: wanted KEY=VALUE")
@@ -397,6 +406,7 @@ mod tests {
         assert!(block_size("16K").is_ok() && block_size("12K").is_err());
         assert!(block_size("2K").is_err() && block_size("128K").is_err());
         assert!(cache_size("64M").is_ok() && cache_size("1M").is_err());
+        assert!(open_dirs("1").is_ok() && open_dirs("0").is_err() && open_dirs("9e9").is_err());
         assert!(threads("4").is_ok() && threads("0").is_err() && threads("1000").is_err());
         assert!(pair("a=b=c").is_ok_and(|(_, value)| value == "b=c") && pair("a").is_err());
     }

@@ -12,6 +12,7 @@ use crate::lifecycle::report::Report;
 use crate::lifecycle::request::{KernelOptions, MountRequest};
 use crate::lifecycle::session::Point;
 use crate::lifecycle::{Exit, background, leave, locate, serve};
+use crate::limits::OPEN_DIRS_DEFAULT;
 
 /// The role's place; `None` if a path was typed instead.
 pub(in crate::cli) fn place(arguments: &RoleArgs) -> Result<Option<Place>, Fail> {
@@ -85,6 +86,7 @@ fn request(arguments: &MountArgs) -> Result<MountRequest, Fail> {
     };
     request.cache_bytes = arguments.tuning.cache_size.0;
     request.threads = arguments.tuning.threads;
+    request.open_dirs = arguments.tuning.open_dirs;
     request.read_only = words.read_only.unwrap_or(false) || arguments.read_only;
     if request.read_only {
         // Nothing can be made in a volume that is not to be changed.
@@ -94,6 +96,9 @@ fn request(arguments: &MountArgs) -> Result<MountRequest, Fail> {
     kernel.allow_other = words.allow_other.unwrap_or(kernel.allow_other);
     kernel.default_permissions = words.default_permissions.unwrap_or(kernel.default_permissions);
     kernel.allow_nonempty = words.nonempty.unwrap_or(kernel.allow_nonempty);
+    kernel.set_id = words.set_id.unwrap_or(kernel.set_id);
+    kernel.devices = words.devices.unwrap_or(kernel.devices);
+    kernel.write_back = words.write_back.unwrap_or(kernel.write_back);
     Ok(request)
 }
 
@@ -111,11 +116,8 @@ fn plain(store: &Path, mountpoint: &Path, key: Option<String>) -> Result<MountRe
         make: None,
         cache_bytes: 0,
         threads: None,
+        open_dirs: OPEN_DIRS_DEFAULT,
         read_only: false,
-        kernel: KernelOptions {
-            allow_other: rustix::process::geteuid().is_root(),
-            default_permissions: true,
-            allow_nonempty: false,
-        },
+        kernel: KernelOptions::usual(),
     })
 }

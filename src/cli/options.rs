@@ -11,12 +11,18 @@ pub(in crate::cli) struct MountWords {
     pub(in crate::cli) default_permissions: Option<bool>,
     /// `nonempty`.
     pub(in crate::cli) nonempty: Option<bool>,
+    /// `suid`, `nosuid`.
+    pub(in crate::cli) set_id: Option<bool>,
+    /// `dev`, `nodev`.
+    pub(in crate::cli) devices: Option<bool>,
+    /// `writeback_cache`, `nowriteback_cache`.
+    pub(in crate::cli) write_back: Option<bool>,
 }
 
 const KNOWN: &str = "ro, rw, allow_other, noallow_other, default_permissions, \
-                     nodefault_permissions, nonempty; without a meaning here, but allowed: \
-                     defaults, _netdev, nofail, auto, noauto, user, nouser, users, nosuid, \
-                     nodev, x-...";
+                     nodefault_permissions, nonempty, suid, nosuid, dev, nodev, writeback_cache, \
+                     nowriteback_cache; without a meaning here, but allowed: defaults, _netdev, \
+                     nofail, auto, noauto, user, nouser, users, x-...";
 
 impl MountWords {
     /// A later word wins over an earlier one.
@@ -31,9 +37,15 @@ impl MountWords {
                 "default_permissions" => found.default_permissions = Some(true),
                 "nodefault_permissions" => found.default_permissions = Some(false),
                 "nonempty" => found.nonempty = Some(true),
-                // For mount(8) and init systems; set-id and devices are off on every mount.
+                "suid" => found.set_id = Some(true),
+                "nosuid" => found.set_id = Some(false),
+                "dev" => found.devices = Some(true),
+                "nodev" => found.devices = Some(false),
+                "writeback_cache" => found.write_back = Some(true),
+                "nowriteback_cache" => found.write_back = Some(false),
+                // For mount(8) and init systems. Here `defaults` leaves set-id and devices off.
                 "" | "defaults" | "_netdev" | "nofail" | "auto" | "noauto" | "user" | "nouser"
-                | "users" | "nosuid" | "nodev" => {}
+                | "users" => {}
                 word if word.starts_with("x-") => {}
                 word => return Err(format!("-o {word}: no such option; known are {KNOWN}")),
             }
@@ -57,6 +69,9 @@ mod tests {
         assert_eq!(found.read_only, Some(false));
         assert_eq!(found.allow_other, Some(false));
         assert_eq!(found.nonempty, None);
+        let found = parse("suid,nosuid,dev,writeback_cache").unwrap();
+        assert_eq!((found.set_id, found.devices), (Some(false), Some(true)));
+        assert_eq!(found.write_back, Some(true));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::format::descriptor::Descriptor;
 use crate::format::geometry::{BlockSize, Geometry};
 use crate::format::ids::DirId;
 use crate::format::name::NAME_MAX;
+use crate::limits::OPEN_DIRS_DEFAULT;
 use crate::store::{Store, StoreDir};
 
 /// The table of open files is in this many parts, each with its own lock.
@@ -36,11 +37,18 @@ pub struct VolumeOptions {
     pub read_only: bool,
     /// Threads that seal and open a large request; `None` for one a core.
     pub threads: Option<NonZero<usize>>,
+    /// Directories that stay open besides those in use, a descriptor each.
+    pub open_dirs: NonZero<usize>,
 }
 
 impl Default for VolumeOptions {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, read_only: false, threads: None }
+        Self {
+            cache_bytes: 64 << 20,
+            read_only: false,
+            threads: None,
+            open_dirs: OPEN_DIRS_DEFAULT,
+        }
     }
 }
 
@@ -205,6 +213,11 @@ impl Volume {
     /// Whether nothing is written to the store.
     pub fn read_only(&self) -> bool {
         self.options.read_only
+    }
+
+    /// Directories that stay open besides those in use.
+    pub fn open_dirs(&self) -> NonZero<usize> {
+        self.options.open_dirs
     }
 
     /// Budget of the block cache, bytes.

@@ -37,10 +37,10 @@ impl Fs {
     /// The file system of an open volume, with `root` as its root.
     pub fn new(volume: Arc<Volume>, root: Dir) -> Arc<Self> {
         Arc::new(Self {
+            dirs: OpenDirs::new(volume.open_dirs()),
             volume,
             root,
             inodes: Table::new(),
-            dirs: OpenDirs::new(),
             guards: NameGuards::new(),
             handles: Handles::default(),
         })

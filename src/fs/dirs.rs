@@ -9,17 +9,13 @@ use lru::LruCache;
 use crate::file::Dir;
 use crate::fs::ids::InodeId;
 
-/// Directories that stay open. Each holds a descriptor, of which a process has 1024 by default,
-/// and most of those are for files; a tree that is walked needs its depth.
-const OPEN_DIRS_MAX: NonZero<usize> = NonZero::new(256).expect("not zero");
-
 /// The directories that are open.
 #[derive(Debug)]
 pub(in crate::fs) struct OpenDirs(Mutex<LruCache<InodeId, Dir>>);
 
 impl OpenDirs {
-    pub(in crate::fs) fn new() -> Self {
-        Self(Mutex::new(LruCache::new(OPEN_DIRS_MAX)))
+    pub(in crate::fs) fn new(count: NonZero<usize>) -> Self {
+        Self(Mutex::new(LruCache::new(count)))
     }
 
     fn lock(&self) -> MutexGuard<'_, LruCache<InodeId, Dir>> {

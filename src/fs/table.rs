@@ -17,6 +17,8 @@ use crate::fs::content::OpenFile;
 use crate::fs::ids::InodeId;
 
 const SHARDS_LOG2: u32 = 6;
+/// Places of a shard that are never given back.
+const SPARE_MIN: usize = 1024;
 
 /// A name that an inode was seen under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +96,10 @@ impl Table {
         let inode = entry.get_mut();
         inode.lookups = inode.lookups.saturating_sub(count);
         let gone = inode.is_unknown().then(|| entry.remove());
+        if gone.is_some() && shard.capacity() > SPARE_MIN && shard.len() < shard.capacity() / 8 {
+            let room = 2 * shard.len();
+            shard.shrink_to(room);
+        }
         drop(shard);
         drop(gone);
     }

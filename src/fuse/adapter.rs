@@ -34,17 +34,19 @@ pub(in crate::fuse) struct Adapter {
     fs: Arc<Fs>,
     /// Whether the kernel checks permissions, and access control lists with them.
     checks: bool,
+    /// Whether the kernel gathers writes.
+    gathers: bool,
 }
 
 impl Adapter {
-    pub(in crate::fuse) fn new(fs: Arc<Fs>, checks: bool) -> Self {
-        Self { fs, checks }
+    pub(in crate::fuse) fn new(fs: Arc<Fs>, checks: bool, gathers: bool) -> Self {
+        Self { fs, checks, gathers }
     }
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        settle(config, self.checks);
+        settle(config, self.checks, self.gathers);
         Ok(())
     }
 

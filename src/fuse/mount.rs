@@ -42,6 +42,13 @@ pub struct MountOptions {
     pub default_permissions: bool,
     /// The mountpoint may have entries, or a file system mounted on it that is not FUSE.
     pub allow_nonempty: bool,
+    /// Set-id bits and file capabilities of programs count; only root can mount so. Modes are not
+    /// authenticated: whoever can write to the store can make such a program.
+    pub set_id: bool,
+    /// Devices can be opened; only root can mount so. Who can write to the store can make one.
+    pub devices: bool,
+    /// The kernel gathers writes, and sends them later or when a sync or close asks for them.
+    pub write_back: bool,
     /// Threads that serve the mount; 0 for one a core, and at least two.
     pub threads: usize,
     /// What is shown as mounted: the store.
@@ -56,6 +63,9 @@ impl MountOptions {
             allow_other: rustix::process::geteuid().is_root(),
             default_permissions: true,
             allow_nonempty: false,
+            set_id: false,
+            devices: false,
+            write_back: false,
             threads: 0,
             fs_name: fs_name.into(),
         }
@@ -100,8 +110,8 @@ pub struct Unmounter {
 
 /// Mounts a file system and serves it on threads of its own; returns when the mount answers.
 ///
-/// Set-user-id programs and devices of the volume mean nothing on the mount: modes are not
-/// authenticated, so whoever can write to the store could make one.
+/// Set-user-id programs and devices of the volume mean nothing on the mount unless the options
+/// say so.
 ///
 /// # Errors
 /// A [`MountError`]; nothing is mounted then.
@@ -145,7 +155,7 @@ fn serve(
     fd: OwnedFd,
     options: &MountOptions,
 ) -> io::Result<JoinHandle<io::Result<()>>> {
-    let adapter = Adapter::new(fs.clone(), options.default_permissions);
+    let adapter = Adapter::new(fs.clone(), options.default_permissions, options.write_back);
     let mut config = Config::default();
     config.acl = options.acl();
     config.n_threads = Some(options.thread_count());
@@ -215,9 +225,13 @@ fn attach_directly(path: &Path, options: &MountOptions) -> Result<OwnedFd, Mount
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
     let text = format!("fd={fd},rootmode=40000,user_id={user},group_id={group}{common}");
     let text = CString::new(text).expect("digits and names of options");
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
-    if options.read_only {
-        flags |= MountFlags::RDONLY;
+    let mut flags = MountFlags::empty();
+    for (set, flag) in [
+        (options.read_only, MountFlags::RDONLY),
+        (!options.set_id, MountFlags::NOSUID),
+        (!options.devices, MountFlags::NODEV),
+    ] {
+        flags |= if set { flag } else { MountFlags::empty() };
     }
     let kind = format!("fuse.{SUBTYPE}");
     match rustix::mount::mount(&*options.fs_name, path, kind, flags, &*text) {
@@ -233,6 +247,11 @@ fn attach_by_helper(
     options: &MountOptions,
     direct: &str,
 ) -> Result<OwnedFd, MountError> {
+    if options.set_id || options.devices {
+        return Err(MountError::NotPermitted(format!(
+            "{direct}, and only root may mount with the options suid and dev: leave them out"
+        )));
+    }
     let mode = if options.read_only { "ro" } else { "rw" };
     let (name, common) = (helper::escaped(&options.fs_name), options.common());
     let text = format!("{mode},nosuid,nodev,fsname={name},subtype={SUBTYPE}{common}");

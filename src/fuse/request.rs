@@ -16,8 +16,9 @@ const REQUEST_LEN_MAX: u32 = 1 << 20;
 /// Requests that readahead and direct I/O may have under way.
 const BACKGROUND_MAX: u16 = 64;
 
-/// Asks the kernel for what it can do and we want; `checks` if it checks permissions.
-pub(in crate::fuse) fn settle(config: &mut KernelConfig, checks: bool) {
+/// Asks the kernel for what it can do and we want; `checks` if it checks permissions, `gathers`
+/// if it gathers writes.
+pub(in crate::fuse) fn settle(config: &mut KernelConfig, checks: bool, gathers: bool) {
     // HANDLE_KILLPRIV_V2: clearing set-id bits is ours, for which the kernel does without
     // asking for security.capability before each write. ATOMIC_O_TRUNC is not asked for, so
     // a truncating open is an open and a change of the size. AUTO_INVAL_DATA is not either:
@@ -32,6 +33,10 @@ pub(in crate::fuse) fn settle(config: &mut KernelConfig, checks: bool) {
         // Access control lists count only where the kernel checks; with a default list the
         // umask does not, which the lower filesystem decides.
         wanted |= InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
+    }
+    if gathers {
+        // The kernel then keeps size and times itself, and gives the offset of what is appended.
+        wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
     }
     let offered = config.capabilities() & wanted;
     config.add_capabilities(offered).expect("only what the kernel offers");

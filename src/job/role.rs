@@ -14,7 +14,7 @@ use std::str::FromStr;
 
 use crate::lifecycle::request::{KernelOptions, MountRequest, NewVolume};
 use crate::lifecycle::session::Point;
-use crate::limits::CACHE_BYTES_DEFAULT;
+use crate::limits::{CACHE_BYTES_DEFAULT, OPEN_DIRS_DEFAULT};
 
 /// What a container or instance is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,12 +134,9 @@ impl Place {
             make: Some(NewVolume { key: own.to_owned(), dirs: dirs.collect() }),
             cache_bytes: CACHE_BYTES_DEFAULT,
             threads: None,
+            open_dirs: OPEN_DIRS_DEFAULT,
             read_only: false,
-            kernel: KernelOptions {
-                allow_other: rustix::process::geteuid().is_root(),
-                default_permissions: true,
-                allow_nonempty: false,
-            },
+            kernel: KernelOptions::usual(),
         }
     }
 

@@ -50,9 +50,15 @@ pub fn describe(store: &Path) -> Result<(Store, Descriptor), VerbError> {
 /// A connection to the daemon that serves this mountpoint of this store, or any of the store's
 /// daemons, and what it says of itself; `None` if none answers.
 pub fn daemon(store: &Path, mountpoint: Option<&Path>) -> Option<(Client, Report)> {
-    let (store, descriptor) = describe(store).ok()?;
-    let named = store.holder().and_then(|holder| holder.socket);
-    let prefix = format!("{}-", descriptor.volume_id);
+    // A store that its own mount hides is known by the mountpoint alone.
+    let described = describe(store).ok();
+    if described.is_none() && mountpoint.is_none() {
+        return None;
+    }
+    let holder = described.as_ref().and_then(|(store, _)| store.holder());
+    let named = holder.and_then(|holder| holder.socket);
+    let volume_id = described.map(|(_, descriptor)| descriptor.volume_id.to_string());
+    let prefix = volume_id.as_ref().map_or_else(String::new, |id| format!("{id}-"));
     let dir = crate::config::runtime_dir().ok();
     let listed = dir.and_then(|dir| dir.read_dir().ok()).into_iter().flatten().flatten();
     let of_volume =
@@ -62,7 +68,8 @@ pub fn daemon(store: &Path, mountpoint: Option<&Path>) -> Option<(Client, Report
         let mut client = Client::connect(&socket).ok()?;
         let Ok(Response::Status { report }) = client.ask(&Request::Status) else { return None };
         let serves = |path: &Path| report.mountpoints.iter().any(|other| other == path);
-        let fits = report.volume_id == descriptor.volume_id && mountpoint.is_none_or(serves);
+        let is_it = volume_id.as_ref().is_none_or(|id| report.volume_id.to_string() == *id);
+        let fits = is_it && mountpoint.is_none_or(serves);
         fits.then_some((client, *report))
     })
 }

@@ -13,7 +13,7 @@ use crate::keys::{self, Context, KeySource};
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::init::unix_s;
 use crate::lifecycle::{mounts, terminate};
-use crate::limits::{CACHE_BYTES_DEFAULT, LOCK_WAIT};
+use crate::limits::{CACHE_BYTES_DEFAULT, LOCK_WAIT, OPEN_DIRS_DEFAULT};
 use crate::store::{Holder, LockError, LockMode, Store, StoreLock};
 
 /// What a volume is opened for.
@@ -41,11 +41,13 @@ pub struct Tuning {
     pub cache_bytes: u64,
     /// Threads of the cipher pool and of each mount; `None`: one a core.
     pub threads: Option<NonZero<usize>>,
+    /// Directories that stay open.
+    pub open_dirs: NonZero<usize>,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { cache_bytes: CACHE_BYTES_DEFAULT, threads: None }
+        Self { cache_bytes: CACHE_BYTES_DEFAULT, threads: None, open_dirs: OPEN_DIRS_DEFAULT }
     }
 }
 
@@ -145,6 +147,7 @@ fn finish(
         cache_bytes: usize::try_from(tuning.cache_bytes).unwrap_or(usize::MAX),
         read_only: access == Access::Read,
         threads: tuning.threads,
+        open_dirs: tuning.open_dirs,
     };
     let volume =
         Volume::open(&store, keys, &descriptor, &options).map_err(VerbError::file(&path))?;

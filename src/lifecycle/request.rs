@@ -35,6 +35,8 @@ pub struct MountRequest {
     pub cache_bytes: u64,
     /// Threads; `None`: one a core.
     pub threads: Option<NonZero<usize>>,
+    /// Directories that stay open.
+    pub open_dirs: NonZero<usize>,
     /// Whether writing is refused.
     pub read_only: bool,
     /// How the kernel serves it.
@@ -43,6 +45,7 @@ pub struct MountRequest {
 
 /// Options that only the kernel's side of a mount knows.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a mount option of its own")]
 pub struct KernelOptions {
     /// Whether other users may use the mount.
     pub allow_other: bool,
@@ -50,6 +53,26 @@ pub struct KernelOptions {
     pub default_permissions: bool,
     /// Whether a mountpoint may have files, which the mount then hides.
     pub allow_nonempty: bool,
+    /// Whether set-id bits and file capabilities of programs count.
+    pub set_id: bool,
+    /// Whether devices can be opened.
+    pub devices: bool,
+    /// Whether the kernel gathers writes.
+    pub write_back: bool,
+}
+
+impl KernelOptions {
+    /// For everyone if root mounts; permissions are checked.
+    pub fn usual() -> Self {
+        Self {
+            allow_other: rustix::process::geteuid().is_root(),
+            default_permissions: true,
+            allow_nonempty: false,
+            set_id: false,
+            devices: false,
+            write_back: false,
+        }
+    }
 }
 
 /// How a volume is made when it is missing.
@@ -68,7 +91,7 @@ impl MountRequest {
     }
 
     fn tuning(&self) -> Tuning {
-        Tuning { cache_bytes: self.cache_bytes, threads: self.threads }
+        Tuning { cache_bytes: self.cache_bytes, threads: self.threads, open_dirs: self.open_dirs }
     }
 
     /// For the kernel and the threads that serve it.
@@ -80,6 +103,9 @@ impl MountRequest {
             fs_name: self.store.to_string_lossy().into_owned(),
             default_permissions: self.kernel.default_permissions,
             allow_nonempty: self.kernel.allow_nonempty,
+            set_id: self.kernel.set_id,
+            devices: self.kernel.devices,
+            write_back: self.kernel.write_back,
         }
     }
 
@@ -107,7 +133,10 @@ impl MountRequest {
             return Err(VerbError::NotText(path.to_owned()));
         }
         let real = fuse::checked(path, self.kernel.allow_nonempty)?;
-        if real.starts_with(&self.store) || self.store.starts_with(&real) {
+        // A store below the mountpoint is hidden by the mount, and was opened before.
+        let hidden = self.store.starts_with(&real) && self.store != real;
+        let inside = real.starts_with(&self.store) || self.store == real;
+        if inside || (hidden && !self.kernel.allow_nonempty) {
             return Err(VerbError::Nested(path.to_owned()));
         }
         Ok(())
