@@ -17,6 +17,8 @@ mod mount;
 #[path = "twin/stage.rs"]
 #[macro_use]
 mod stage;
+#[path = "twin/acl.rs"]
+mod acl;
 #[path = "twin/calls.rs"]
 mod calls;
 #[path = "twin/coherence.rs"]
@@ -33,3 +35,5 @@ mod shown;
 mod unlinked;
 #[path = "twin/users.rs"]
 mod users;
+#[path = "twin/xattr.rs"]
+mod xattr;
