@@ -21,6 +21,8 @@ use crate::store::Attributed;
 
 const USER: &str = "user.cmkfs.";
 const TRUSTED: &str = "trusted.cmkfs.";
+/// Name spaces that are kept, as attributes of theirs start.
+const SPACES: [&str; 3] = ["user.", "trusted.", "security."];
 const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 /// Longest value that Linux allows (xattr(7)).
 const VALUE_MAX: usize = 65536;
@@ -37,6 +39,8 @@ pub enum XattrMode {
     Create,
     /// Fails with `ENODATA` if it is not.
     Replace,
+    /// Both of these, so that it always fails.
+    Neither,
 }
 
 enum Lower {
@@ -79,6 +83,9 @@ impl<'a> Bearer<'a> {
         }
         if let Some(acl) = ACLS.iter().find(|acl| acl.as_bytes() == attribute) {
             return Ok(Lower::Acl(acl));
+        }
+        if SPACES.iter().any(|space| space.as_bytes() == attribute) {
+            return Err(FileError::Invalid);
         }
         let hash = || self.volume.keys.attribute_name(attribute);
         let starts = |prefix: &str| attribute.starts_with(prefix.as_bytes());
@@ -141,7 +148,8 @@ impl<'a> Bearer<'a> {
     ///
     /// # Errors
     /// [`FileError::NoAttribute`] and `EEXIST` as `mode` says, [`FileError::Range`] for a value
-    /// over 64 KiB, [`FileError::NotSupported`], or the store's.
+    /// over 64 KiB, [`FileError::Invalid`] for the name of a name space, [`FileError::NotSupported`],
+    /// or the store's.
     pub fn set(&self, attribute: &[u8], value: &[u8], mode: XattrMode) -> Result<(), FileError> {
         self.writable()?;
         if value.len() > VALUE_MAX {
@@ -151,6 +159,7 @@ impl<'a> Bearer<'a> {
             XattrMode::Any => XattrFlags::empty(),
             XattrMode::Create => XattrFlags::CREATE,
             XattrMode::Replace => XattrFlags::REPLACE,
+            XattrMode::Neither => XattrFlags::CREATE | XattrFlags::REPLACE,
         };
         let set = match self.lower_name(attribute)? {
             Lower::Acl(acl) => self.lower.set_acl(acl, value, flags),
@@ -161,6 +170,8 @@ impl<'a> Bearer<'a> {
         };
         match set {
             Err(Errno::NODATA) => Err(FileError::NoAttribute),
+            // It fitted before it was sealed.
+            Err(Errno::TOOBIG) => Err(Errno::NOSPC.into()),
             other => Ok(other?),
         }
     }

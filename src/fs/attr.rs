@@ -48,9 +48,14 @@ impl Fs {
         if let Some(size) = change.size {
             self.set_size(id, size, change.privileges)?;
         }
-        let stat = match change.set {
-            set if set == SetAttr::default() => self.stat(id)?,
-            set => self.set_attr(id, &set)?,
+        let stat = match (change.set, change.size) {
+            // How a change of owner to the same one arrives, which clears set-id bits.
+            (set, None) if set == SetAttr::default() => {
+                let uid = Some(self.stat(id)?.uid);
+                self.set_attr(id, &SetAttr { uid, ..set })?
+            }
+            (set, Some(_)) if set == SetAttr::default() => self.stat(id)?,
+            (set, _) => self.set_attr(id, &set)?,
         };
         Ok(self.attr(stat))
     }

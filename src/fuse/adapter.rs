@@ -18,7 +18,7 @@ use crate::fs::{Change, Fs, FsError, NodeKind, Privileges, SetAttr};
 use crate::fuse::convert::{self, TTL, errno, file_attr, generation, inode, ttl};
 use crate::fuse::request::{
     creator, fopen_flags, give_attr, give_entry, give_nothing, give_opened, give_value, guarded,
-    handle, privileges, settle, sync,
+    handle, privileges, settle, sync, visible,
 };
 use crate::fuse::umask;
 
@@ -394,8 +394,11 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        guarded("listxattr", || give_value(reply, self.fs.listxattr(inode(ino)), size));
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        guarded("listxattr", || {
+            let names = self.fs.listxattr(inode(ino));
+            give_value(reply, names.map(|names| visible(request, names)), size);
+        });
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

@@ -174,10 +174,12 @@ pub(in crate::fuse) fn seek(whence: i32) -> Option<Seek> {
 
 /// `None` for flags that setxattr(2) does not know.
 pub(in crate::fuse) fn xattr_mode(flags: i32) -> Option<XattrMode> {
+    const NEITHER: i32 = libc::XATTR_CREATE | libc::XATTR_REPLACE;
     match flags {
         0 => Some(XattrMode::Any),
         libc::XATTR_CREATE => Some(XattrMode::Create),
         libc::XATTR_REPLACE => Some(XattrMode::Replace),
+        NEITHER => Some(XattrMode::Neither),
         _ => None,
     }
 }

@@ -65,6 +65,16 @@ pub(in crate::fuse) fn privileges(request: &Request) -> Privileges {
     if request.uid() == 0 { Privileges::Keep } else { Privileges::Drop }
 }
 
+/// Names of extended attributes, each with a zero byte after it, that the caller may know of:
+/// those of the administrator are for nobody else (xattr(7)).
+pub(in crate::fuse) fn visible(request: &Request, names: Vec<u8>) -> Vec<u8> {
+    if request.uid() == 0 {
+        return names;
+    }
+    let kept = names.split_inclusive(|byte| *byte == 0);
+    kept.filter(|name| !name.starts_with(b"trusted.")).flatten().copied().collect()
+}
+
 pub(in crate::fuse) fn sync(data_only: bool) -> Sync {
     if data_only { Sync::Data } else { Sync::All }
 }
