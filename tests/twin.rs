@@ -31,6 +31,8 @@ mod modes;
 mod rename;
 #[path = "twin/shown.rs"]
 mod shown;
+#[path = "twin/times.rs"]
+mod times;
 #[path = "twin/unlinked.rs"]
 mod unlinked;
 #[path = "twin/users.rs"]
