@@ -3,10 +3,11 @@
 #
 #   tests/all.sh
 #
-# Installs what it needs where it is missing: Debian packages with apt-get, a KMS emulator and the
-# Python packages of the tests in target/test-tools. CMKFS_MOTO and CMKFS_PYTHON, if set, name an
-# emulator (moto_server) and an interpreter that are there already. CMKFS_TEST_PROFILE is `dev`,
-# or `release` to test what users run.
+# Installs what it needs where it is missing: Debian packages with apt-get, a KMS emulator, the
+# Python packages of the tests and the suites pjdfstest and fsx in target/test-tools. CMKFS_MOTO and
+# CMKFS_PYTHON, if set, name an emulator (moto_server) and an interpreter that are there already;
+# CMKFS_PJDFSTEST and CMKFS_FSX the suites' programs. CMKFS_TEST_PROFILE is `dev`, or `release` to
+# test what users run; CMKFS_FSX_OPS is how many operations of each mix are tried (200000).
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -36,8 +37,8 @@ as_root() {
 # Each command that the tests call, and the Debian package that has it.
 install_packages() {
     local missing=() pair
-    for pair in fusermount3:fuse3 shellcheck:shellcheck getfattr:attr setfacl:acl cc:gcc \
-        python3:python3 mkfs.ext4:e2fsprogs; do
+    for pair in fusermount3:fuse3 shellcheck:shellcheck getfattr:attr setfacl:acl cc:gcc git:git \
+        python3:python3 mkfs.ext4:e2fsprogs rsync:rsync tar:tar; do
         PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
@@ -60,6 +61,17 @@ install_python_packages() {
         echo "$wanted" >"$venv/installed"
     fi
     export CMKFS_MOTO=$venv/bin/moto_server CMKFS_PYTHON=$venv/bin/python
+}
+
+# The versions are pinned: tests/posix.md names tests of theirs.
+install_suites() {
+    local root=$tools/suites suite
+    for suite in pjdfstest@0.2.2 fsx@0.3.2; do
+        grep -qF "\"${suite/@/ } " "$root/.crates.toml" 2>/dev/null ||
+            cargo install --quiet --locked --root "$root" "$suite"
+    done
+    export CMKFS_PJDFSTEST=${CMKFS_PJDFSTEST:-$root/bin/pjdfstest}
+    export CMKFS_FSX=${CMKFS_FSX:-$root/bin/fsx}
 }
 
 lint_scripts() {
@@ -98,6 +110,9 @@ export AWS_EC2_METADATA_DISABLED=true
 run "packages" install_packages
 if [ -z "${CMKFS_MOTO:-}" ] || [ -z "${CMKFS_PYTHON:-}" ]; then
     run "KMS emulator" install_python_packages
+fi
+if [ -z "${CMKFS_PJDFSTEST:-}" ] || [ -z "${CMKFS_FSX:-}" ]; then
+    run "suites" install_suites
 fi
 run "format" cargo fmt --check
 run "shellcheck" lint_scripts

@@ -92,6 +92,8 @@ pub struct Volume {
     /// Files that were closed with something lost: as many as there were errors.
     spoiled: Mutex<HashSet<u64>>,
     changes: RwLock<()>,
+    /// Inodes that were forgotten since somebody asked.
+    forgotten: AtomicU64,
 }
 
 /// While this lives, nobody is changing the volume, and whoever begins to waits.
@@ -137,6 +139,7 @@ impl Volume {
             next_file: AtomicU64::new(1),
             spoiled: Mutex::default(),
             changes: RwLock::new(()),
+            forgotten: AtomicU64::new(0),
         }))
     }
 
@@ -278,6 +281,16 @@ impl Volume {
     /// kept what was written has to forget it.
     pub fn take_spoiled(&self, ino: u64) -> bool {
         lock(&self.spoiled).remove(&ino)
+    }
+
+    /// Somebody outside has forgotten an inode.
+    pub fn note_forgotten(&self) {
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many inodes were forgotten since this was last asked.
+    pub fn take_forgotten(&self) -> u64 {
+        self.forgotten.swap(0, Ordering::Relaxed)
     }
 
     /// Whether dirty blocks have to be stored ahead of their commits.

@@ -1,6 +1,6 @@
 //! Attributes, size, extended attributes, space.
 
-use crate::file::{Bearer, CAPABILITIES, FileError, Kind, SetAttr, Stat, StatFs, XattrMode};
+use crate::file::{Bearer, CAPABILITIES, Dir, FileError, Kind, SetAttr, Stat, StatFs, XattrMode};
 use crate::fs::core::Fs;
 use crate::fs::error::FsError;
 use crate::fs::ids::{Attr, InodeId, Privileges};
@@ -88,10 +88,8 @@ impl Fs {
         if let Some(done) = opened {
             return done;
         }
-        if let Some(held) = self.inodes.held(id) {
-            return Ok(held.set_attr(set)?);
-        }
-        self.by_name(id, |dir, name| self.same(id, dir.set_attr(name, set)?))
+        let named = |dir: &Dir, name: &[u8]| self.same(id, dir.set_attr(name, set)?);
+        self.by_held_or_name(id, |held| Ok(held.set_attr(set)?), named)
     }
 
     /// A new owner must not gain what the old one was trusted with (capabilities(7)).
@@ -118,10 +116,8 @@ impl Fs {
         if let Some(dir) = open {
             return Ok(work(&dir.bearer(None)?)?);
         }
-        if let Some(held) = self.inodes.held(id) {
-            return Ok(work(&held.bearer()?)?);
-        }
-        self.by_name(id, |dir, name| Ok(work(&dir.bearer(Some(name))?)?))
+        let named = |dir: &Dir, name: &[u8]| Ok(work(&dir.bearer(Some(name))?)?);
+        self.by_held_or_name(id, |held| Ok(work(&held.bearer()?)?), named)
     }
 
     /// Value of an extended attribute. A store whose disk has no access control lists has none

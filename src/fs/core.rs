@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::file::{Access, Changing, Dir, File, Kind, Stat, Volume};
+use crate::file::{Access, Changing, Dir, File, Held, Kind, Stat, Volume};
 use crate::format::name::NAME_MAX;
 use crate::fs::dirs::OpenDirs;
 use crate::fs::error::FsError;
@@ -125,15 +125,45 @@ impl Fs {
         if let Some(dir) = self.dirs.get(id) {
             return Ok(dir);
         }
-        if let Some(held) = self.inodes.held(id) {
-            return held.dir().ok_or(FsError::NotDir);
-        }
-        for _ in 0..ATTEMPTS {
-            if let Some(dir) = self.reopen(id)? {
-                return Ok(dir);
+        let held = |held: &Held| held.dir().ok_or(FsError::NotDir);
+        self.held_or(id, held, || {
+            for _ in 0..ATTEMPTS {
+                if let Some(dir) = self.reopen(id)? {
+                    return Ok(dir);
+                }
             }
+            Err(FsError::Stale)
+        })
+    }
+
+    /// Does something with what is kept of an inode without a name, or else `named`. Its last name
+    /// may go when that has begun, so that the one look decides nothing.
+    fn held_or<T>(
+        &self,
+        id: InodeId,
+        kept: impl Fn(&Held) -> Result<T, FsError>,
+        named: impl FnOnce() -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        if let Some(held) = self.inodes.held(id) {
+            return kept(&held);
         }
-        Err(FsError::Stale)
+        match (named(), self.inodes.held(id)) {
+            (Err(FsError::NotFound), Some(held)) => kept(&held),
+            (done, _) => done,
+        }
+    }
+
+    /// Does something with an inode by what is kept of it, or by a name it has.
+    ///
+    /// # Errors
+    /// As [`Fs::by_name`].
+    pub(in crate::fs) fn by_held_or_name<T>(
+        &self,
+        id: InodeId,
+        kept: impl Fn(&Held) -> Result<T, FsError>,
+        named: impl Fn(&Dir, &[u8]) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        self.held_or(id, kept, || self.by_name(id, named))
     }
 
     /// Opens a directory, by the names of those above it that are not open. `None` if one of them
@@ -196,11 +226,8 @@ impl Fs {
     /// # Errors
     /// `NotFound`, `Stale`, and the store's.
     pub(in crate::fs) fn file(&self, id: InodeId, access: Access) -> Result<Arc<File>, FsError> {
-        let named = self.by_name(id, |dir, name| self.same_file(id, dir.open_file(name, access)?));
-        match (named, self.inodes.held(id)) {
-            (Err(FsError::NotFound), Some(held)) => Ok(held.open_file(access)?),
-            (named, _) => named,
-        }
+        let named = |dir: &Dir, name: &[u8]| self.same_file(id, dir.open_file(name, access)?);
+        self.by_held_or_name(id, |held| Ok(held.open_file(access)?), named)
     }
 
     /// The attributes as the lower filesystem and the open file give them.
@@ -211,13 +238,11 @@ impl Fs {
         if let Some(open) = self.inodes.open(id) {
             return Ok(open.file.stat()?);
         }
-        if let Some(held) = self.inodes.held(id) {
-            return Ok(held.stat()?);
-        }
         if let Some(dir) = self.dirs.get(id) {
             return Ok(dir.stat()?);
         }
-        self.by_name(id, |dir, name| self.same(id, dir.lookup(name)?))
+        let named = |dir: &Dir, name: &[u8]| self.same(id, dir.lookup(name)?);
+        self.by_held_or_name(id, |held| Ok(held.stat()?), named)
     }
 
     /// # Errors

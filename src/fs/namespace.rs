@@ -33,6 +33,7 @@ impl Fs {
     pub fn forget(&self, id: InodeId, count: u64) {
         if id != InodeId::ROOT {
             self.inodes.forget(id, count);
+            self.volume.note_forgotten();
         }
     }
 
@@ -87,10 +88,8 @@ impl Fs {
     /// # Errors
     /// `Invalid` if it is none, and the store's.
     pub fn readlink(&self, id: InodeId) -> Result<Vec<u8>, FsError> {
-        if let Some(held) = self.inodes.held(id) {
-            return Ok(held.read_link()?);
-        }
-        self.by_name(id, |dir, name| Ok(dir.read_link(name)?))
+        let named = |dir: &Dir, name: &[u8]| Ok(dir.read_link(name)?);
+        self.by_held_or_name(id, |held| Ok(held.read_link()?), named)
     }
 
     /// Gives an inode one more name; handed out.

@@ -439,6 +439,11 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        if self.gathers {
+            // What the kernel has gathered and not sent would be told as a hole; programs that
+            // copy would lose it. The kernel then tells all of a file as data.
+            return reply.error(Errno::ENOSYS);
+        }
         guarded("lseek", || {
             let offset = u64::try_from(offset).map_err(|_| FsError::Invalid);
             let seek = convert::seek(whence).ok_or(FsError::Invalid);

@@ -21,9 +21,9 @@ use crate::lifecycle::mounts;
 use crate::lifecycle::open::{self, Opened};
 use crate::lifecycle::report::{Report, Shared};
 use crate::lifecycle::tree::stored::ensure_dir;
-use crate::limits::COMMIT_INTERVAL;
+use crate::limits::{COMMIT_INTERVAL, FORGOTTEN_MANY};
 use crate::store::StoreLock;
-use crate::sys::Protection;
+use crate::sys::{Protection, give_back_memory};
 
 /// A directory of the volume and where it is mounted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -244,6 +244,9 @@ impl CommitTimer {
                     drop(stopped);
                     if let Err(error) = volume.commit_all() {
                         tracing::error!("commit by the timer: {error}");
+                    }
+                    if volume.take_forgotten() >= FORGOTTEN_MANY {
+                        give_back_memory();
                     }
                     due = Instant::now() + COMMIT_INTERVAL;
                     stopped = locked(flag);

@@ -1,8 +1,10 @@
 //! What is asked of the operating system for the whole process, and the only folder where `unsafe`
 //! may stand.
 
+mod memory;
 mod protect;
 mod scrub;
 
+pub use memory::give_back_memory;
 pub use protect::{Protection, protect_process};
 pub use scrub::scrubbing;

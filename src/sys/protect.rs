@@ -1,5 +1,7 @@
 //! Keeps keys and plaintext in memory from reaching a disk: no core dumps, no swap.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rustix::io::Errno;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -71,7 +73,16 @@ fn lock_memory() -> Result<(), String> {
     locked.map_err(refused)
 }
 
+/// Whether [`lock_all`] has ever worked: it then works again.
+static LOCKED: AtomicBool = AtomicBool::new(false);
+
+pub(in crate::sys) fn is_locked() -> bool {
+    LOCKED.load(Ordering::Relaxed)
+}
+
 /// Pages are locked as they are touched: a thread's stack of 2 MiB does not become resident.
-fn lock_all() -> Result<(), Errno> {
-    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
+pub(in crate::sys) fn lock_all() -> Result<(), Errno> {
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)?;
+    LOCKED.store(true, Ordering::Relaxed);
+    Ok(())
 }
