@@ -23,14 +23,26 @@ mod acl;
 mod calls;
 #[path = "twin/coherence.rs"]
 mod coherence;
+#[path = "twin/events.rs"]
+mod events;
 #[path = "twin/limits.rs"]
 mod limits;
+#[path = "twin/locks.rs"]
+mod locks;
 #[path = "twin/modes.rs"]
 mod modes;
+#[path = "twin/nodes.rs"]
+mod nodes;
+#[path = "twin/ranges.rs"]
+mod ranges;
 #[path = "twin/rename.rs"]
 mod rename;
 #[path = "twin/shown.rs"]
 mod shown;
+#[path = "twin/space.rs"]
+mod space;
+#[path = "twin/times.rs"]
+mod times;
 #[path = "twin/unlinked.rs"]
 mod unlinked;
 #[path = "twin/users.rs"]

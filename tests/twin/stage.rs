@@ -114,6 +114,11 @@ pub fn twins(scene: Scene, known: &[Known]) {
     World::shared().play(scene, known);
 }
 
+/// Plays a scene on a world of its own, where nobody else takes space.
+pub fn twins_alone(scene: Scene, known: &[Known]) {
+    World::new().play(scene, known);
+}
+
 /// What is played: in a thread of its own, whose working directory is that of the scene.
 pub type Scene = fn(&mut Stage);
 
