@@ -277,7 +277,7 @@ fn compare(ext4: &[Step], ours: &[Step], known: &[Known]) -> String {
     }
     for (known, used) in known.iter().zip(used) {
         if !used {
-            writeln!(broken, "no longer so, or not reached: {known:?}").unwrap();
+            writeln!(broken, "no longer so, or not reached: {known:?} ({})", known.why).unwrap();
         }
     }
     broken
