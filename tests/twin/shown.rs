@@ -84,11 +84,6 @@ pub fn name(error: Errno) -> String {
     found.map_or_else(|| format!("errno {number}"), |named| named.1.to_owned())
 }
 
-/// The errno of the standard library's calls.
-pub fn errno<T>(done: std::io::Result<T>) -> Result<T, Errno> {
-    done.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-}
-
 /// Long content, told by its length and a checksum.
 pub fn digest(bytes: &[u8]) -> String {
     let mut sum = 0xcbf2_9ce4_8422_2325_u64;
