@@ -18,6 +18,9 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+/// The two ways of the kernel with what is written: it hands it on at once, or keeps it a while.
+const WAYS: [&[&str]; 2] = [&[], &["-o", "writeback_cache"]];
+
 /// What a program printed; it has to succeed.
 #[track_caller]
 fn succeed(command: &mut Command) -> String {

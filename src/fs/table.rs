@@ -18,7 +18,7 @@ use crate::fs::ids::InodeId;
 
 const SHARDS_LOG2: u32 = 6;
 /// Places of a shard that are never given back.
-const SPARE_MIN: usize = 1024;
+const SPARE_MIN: usize = 64;
 
 /// A name that an inode was seen under.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,16 +7,17 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::mount::Mount;
-use crate::{python, said, script, succeed};
+use crate::{WAYS, python, said, script, succeed};
 
-fn ledger(mode: &str, entries: &str) {
-    let mount = Mount::new(&[]);
+fn ledger(way: &[&str], mode: &str) {
+    let mount = Mount::new(way);
     let database = mount.at("ledger.db");
     let path = database.to_str().unwrap();
+    let whole = || script("sqlite.py", ["check", path, "3000"]);
     script("sqlite.py", ["fill", path, mode]);
-    script("sqlite.py", ["check", path, entries]);
+    whole();
     mount.remount();
-    script("sqlite.py", ["check", path, entries]);
+    whole();
     // One that dies in the middle leaves a journal, which has to be found and used.
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/sqlite.py");
     let died = python().arg(here).args(["spill", path]).output().unwrap();
@@ -24,18 +25,22 @@ fn ledger(mode: &str, entries: &str) {
     let journal = mount.at(if mode == "wal" { "ledger.db-wal" } else { "ledger.db-journal" });
     assert!(journal.metadata().unwrap().len() > 4096, "{}", journal.display());
     mount.remount();
-    script("sqlite.py", ["check", path, entries]);
+    whole();
     assert!(!journal.exists(), "{} is still there", journal.display());
 }
 
 #[test]
 fn sqlite_keeps_its_promises_with_a_rollback_journal() {
-    ledger("delete", "3000");
+    for way in WAYS {
+        ledger(way, "delete");
+    }
 }
 
 #[test]
 fn sqlite_keeps_its_promises_with_a_write_ahead_log() {
-    ledger("wal", "3000");
+    for way in WAYS {
+        ledger(way, "wal");
+    }
 }
 
 /// An index of packages, served from a directory for as long as this lives.

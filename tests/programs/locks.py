@@ -8,7 +8,7 @@ import os
 import sys
 
 PROCESSES = 6
-ROUNDS = 100
+ROUNDS = 50
 
 
 def until_made(make, path):

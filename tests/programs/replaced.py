@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-REPLACEMENTS = 800
+REPLACEMENTS = 500
 
 
 def replace_file(top, number):

@@ -75,6 +75,11 @@ impl Mount {
         assert!(is_mounted(&point), "mount returned before the mountpoint serves");
     }
 
+    /// Options of the mounts to come.
+    pub fn set_options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+    }
+
     pub fn umount(&self) {
         self.ok(&["umount", self.point().to_str().unwrap()]);
         assert!(!is_mounted(&self.point()));

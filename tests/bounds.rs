@@ -1,0 +1,154 @@
+//! What a mount keeps stays bounded: descriptors by a flag, memory by what the kernel knows; and
+//! nothing waits for itself where store and mountpoint lie one below the other.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/mount.rs"]
+mod mount;
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use mount::{CMKFS, Mount, is_mounted};
+
+/// Files that the kernel is made to know.
+const FILES: usize = 50_000;
+const DIRS: usize = 500;
+
+fn descriptors(daemon: u32) -> usize {
+    fs::read_dir(format!("/proc/{daemon}/fd")).unwrap().count()
+}
+
+fn resident_kib(daemon: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{daemon}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Waits until `done`, for as long as a loaded machine may take.
+fn until(what: &str, done: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Mounts with no more than `limit` descriptors for the daemon.
+fn mount_with_limit(mount: &Mount, limit: u32, options: &str) {
+    let (store, point) = (mount.store(), mount.point());
+    let home = store.parent().unwrap().join("home");
+    let script = format!("ulimit -n {limit} && exec \"$0\" mount \"$1\" \"$2\" {options}");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, CMKFS]).args([&store, &point]);
+    command.env("HOME", &home).env("XDG_DATA_HOME", home.join("data"));
+    command.env("XDG_STATE_HOME", home.join("state")).env("XDG_RUNTIME_DIR", home.join("run"));
+    assert!(command.status().unwrap().success());
+}
+
+#[test]
+fn a_mount_with_few_descriptors_serves_many_files_and_forgets_them() {
+    let mount = Mount::new(&[]);
+    mount.umount();
+    mount_with_limit(&mount, 1024, "--open-dirs 32");
+    let daemon = mount.daemon();
+    let (base_fds, base_kib) = (descriptors(daemon), resident_kib(daemon));
+    let each = |dir: usize| (0..FILES / DIRS).map(move |file| format!("d{dir}/f{file}"));
+    for dir in 0..DIRS {
+        fs::create_dir(mount.at(format!("d{dir}"))).unwrap();
+        for name in each(dir) {
+            File::create(mount.at(name)).unwrap();
+        }
+    }
+    // All are known to the kernel now; a walk back and forth needs each directory anew.
+    for dir in (0..DIRS).rev() {
+        for name in each(dir) {
+            assert_eq!(fs::metadata(mount.at(name)).unwrap().len(), 0);
+        }
+        assert_eq!(fs::read_dir(mount.at(format!("d{dir}"))).unwrap().count(), FILES / DIRS);
+    }
+    let extra = descriptors(daemon) - base_fds;
+    assert!(extra <= 32 + 8, "{extra} descriptors for {DIRS} directories and no open file");
+    // As many open files as descriptors are left, and more: those are refused, nothing breaks.
+    let mut open = Vec::new();
+    let refused = (0..DIRS).flat_map(each).find_map(|name| match File::open(mount.at(name)) {
+        Ok(file) => {
+            open.push(file);
+            None
+        }
+        Err(error) => Some(error),
+    });
+    assert_eq!(refused.unwrap().raw_os_error(), Some(libc::EMFILE));
+    assert!(open.len() > 800, "{} files could be open", open.len());
+    drop(open);
+    until("descriptors are closed", || descriptors(daemon) <= base_fds + 32 + 8);
+    assert_eq!(fs::read(mount.at("d0/f0")).unwrap(), b"");
+    let full_kib = resident_kib(daemon);
+    // Dentries and inodes; the system's own caches do not matter here.
+    fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+    let limit_kib = base_kib + (full_kib.saturating_sub(base_kib)) / 2;
+    until("memory is given back", || {
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        resident_kib(daemon) < limit_kib
+    });
+}
+
+#[test]
+fn a_store_below_its_own_mountpoint_is_hidden_and_serves() {
+    let root = tempfile::tempdir().unwrap();
+    let place = root.path().join("place");
+    fs::create_dir(&place).unwrap();
+    let store = place.join("store");
+    let home = root.path().join("home");
+    let run = |args: &[&str]| {
+        // A program that waits for itself would wait for ever.
+        let mut command = Command::new("timeout");
+        command.args(["60", CMKFS]).args(args).env("HOME", &home);
+        command.env("XDG_DATA_HOME", home.join("data")).env("XDG_STATE_HOME", home.join("state"));
+        let output = command.env("XDG_RUNTIME_DIR", home.join("run")).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (place_text, store_text) = (place.to_str().unwrap(), store.to_str().unwrap());
+    assert_eq!(run(&["init", store_text]).0, Some(0));
+    assert_eq!(run(&["mount", store_text, place_text]).0, Some(32), "it is not empty");
+    let inside = store.join("tree");
+    let inside_text = inside.to_str().unwrap();
+    assert_eq!(run(&["mount", store_text, inside_text, "-o", "nonempty"]).0, Some(30));
+    for round in 0..2 {
+        assert_eq!(run(&["mount", store_text, place_text, "-o", "nonempty"]).0, Some(0));
+        assert!(is_mounted(&place));
+        assert!(!store.exists(), "the mount hides it");
+        let file = place.join(format!("round {round}"));
+        fs::write(&file, "x".repeat(100_000)).unwrap();
+        File::open(&file).unwrap().sync_all().unwrap();
+        assert_eq!(run(&["status", place_text]).0, Some(0));
+        let names = fs::read_dir(&place).unwrap().count();
+        assert_eq!(names, round + 1);
+        let (code, said) = run(&[["umount", "stop"][round], place_text]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(!is_mounted(&place) && Path::new(&store).exists());
+    }
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 1, "nothing beside the store");
+}
+
+/// Set-id bits and devices mean something only where root said so when mounting.
+#[test]
+fn suid_and_dev_count_where_the_options_say_so() {
+    let mut mount = Mount::new(&[]);
+    mount.sh("cp /usr/bin/id $1/id; chmod 4755 $1/id; mknod -m 666 $1/null c 1 3");
+    let script = "setpriv --reuid=65534 --regid=65534 --clear-groups $1/id -u";
+    fs::set_permissions(
+        mount.point().parent().unwrap(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    assert_eq!(mount.sh(script).trim(), "65534");
+    assert_eq!(File::open(mount.at("null")).unwrap_err().raw_os_error(), Some(libc::EACCES));
+    mount.umount();
+    mount.set_options(&["-o", "suid,dev"]);
+    mount.mount();
+    assert_eq!(mount.sh(script).trim(), "0");
+    assert_eq!(fs::read(mount.at("null")).unwrap(), b"");
+}
