@@ -168,7 +168,8 @@ fn of_directories(g: &mut Stage) {
     here("moved itself", &|| rename("d", "x").and_then(|()| rename("x", "d")));
     here("an attribute", &|| setx("d", "user.a", b"x"));
     here("a list", &|| {
-        let list = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x04\0\x05\0\xff\xff\xff\xff\x20\0\x05\0\xff\xff\xff\xff";
+        let list = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\
+            \x04\0\x05\0\xff\xff\xff\xff\x20\0\x05\0\xff\xff\xff\xff";
         setx("d", "system.posix_acl_access", list)
     });
     symlink("d", "l").unwrap();
