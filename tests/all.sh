@@ -38,7 +38,8 @@ as_root() {
 install_packages() {
     local missing=() pair
     for pair in fusermount3:fuse3 shellcheck:shellcheck getfattr:attr setfacl:acl cc:gcc git:git \
-        python3:python3 mkfs.ext4:e2fsprogs rsync:rsync tar:tar; do
+        python3:python3 mkfs.ext4:e2fsprogs rsync:rsync tar:tar \
+        mount:mount setpriv:util-linux setcap:libcap2-bin; do
         PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)

@@ -148,7 +148,7 @@ impl<'a> Bearer<'a> {
     ///
     /// # Errors
     /// [`FileError::NoAttribute`] and `EEXIST` as `mode` says, [`FileError::Range`] for a value
-    /// over 64 KiB, [`FileError::Invalid`] for the name of a name space,
+    /// over 64 KiB, [`FileError::Invalid`] for no more than the name of a name space,
     /// [`FileError::NotSupported`], or the store's.
     pub fn set(&self, attribute: &[u8], value: &[u8], mode: XattrMode) -> Result<(), FileError> {
         self.writable()?;

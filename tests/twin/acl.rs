@@ -145,8 +145,8 @@ fn round_trip(g: &mut Stage) {
     sh(g, "tar --acls --xattrs -cf t.tar a && rm -r a && tar --acls --xattrs -xf t.tar");
     sh(g, "tree a -n | cmp - saved; chmod -R g-w a; tree a -cn; ls -lR a | wc -l");
     g.part("in bytes");
-    let list = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x04\0\x04\0\xff\xff\xff\xff\
-        \x20\0\x04\0\xff\xff\xff\xff";
+    let list = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\
+        \x04\0\x04\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
     see!(g, setx("saved", "system.posix_acl_access", list), "ok");
     see!(g, (look("saved"), listx("saved")));
     see!(g, setx("saved", "system.posix_acl_access", &list[..27]), "EINVAL");

@@ -8,7 +8,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::calls::*;
 use crate::shown::digest;
-use crate::stage::{Stage, known, twins};
+use crate::stage::{Known, Stage, known, twins, twins_written_back};
 
 /// Appends lines from eight processes at once, some through the shell, some by O_APPEND.
 const APPENDERS: &str = r"
@@ -99,9 +99,8 @@ tick(); os.ftruncate(fd, 49999); seen('cut')
 tick(); os.ftruncate(fd, 60000); seen('grown')
 tick(); os.posix_fallocate(fd, 0, 61000); seen('allocated')
 memory = mmap.mmap(fd, 61000)
-memory[60990:61000] = b'by mapping'
-seen('mapped')
-memory.flush(); seen('flushed')
+tick(); memory[60990:61000] = b'by mapping'; seen('mapped')
+tick(); memory.flush(); seen('flushed')
 tick(); os.close(os.open('f', os.O_WRONLY | os.O_TRUNC)); seen('truncated by open')
 tick(); os.pwrite(fd, b'end', 0); seen('written after it')
 os.write(asked, b'.')
@@ -250,6 +249,16 @@ fn direct(g: &mut Stage) {
     see!(g, rustix::fs::fcntl_getfl(&around).map(|flags| flags.contains(OFlags::DIRECT)), "true");
 }
 
+/// What was mapped beyond the end comes to light when the file grows.
+fn polluted() -> [Known; 2] {
+    let why = "the kernel's FUSE does not zero the rest of a mapped page when a file grows";
+    let zeros = r"ending\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    let lost = r"endinglost\x00\x00\x00\x00\x00\x00";
+    let read = known("text_at(&fd, 19_994, 100)", zeros, lost, why);
+    let seen = known("beyond.text(20_000, 4)", r"\x00\x00\x00\x00", "lost", why);
+    [read, seen]
+}
+
 #[test]
 fn appended_lines_of_many_processes_are_all_there() {
     twins(appended, &[]);
@@ -268,12 +277,7 @@ fn another_process_sees_each_change_at_once() {
 
 #[test]
 fn mappings_and_descriptors_show_the_same_bytes() {
-    let why = "the kernel's FUSE does not zero the rest of a mapped page when a file grows";
-    let zeros = r"ending\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
-    let polluted = r"endinglost\x00\x00\x00\x00\x00\x00";
-    let read = known("text_at(&fd, 19_994, 100)", zeros, polluted, why);
-    let seen = known("beyond.text(20_000, 4)", r"\x00\x00\x00\x00", "lost", why);
-    twins(mapped, &[read, seen]);
+    twins(mapped, &polluted());
 }
 
 #[test]
@@ -289,4 +293,12 @@ fn what_was_cut_off_comes_back_as_zeros() {
 #[test]
 fn direct_reads_and_writes_agree_with_cached_ones() {
     twins(direct, &[]);
+}
+
+#[test]
+fn what_the_kernel_keeps_back_is_seen_at_once() {
+    for scene in [appended, seen_at_once, cut_under_a_mapping, truncated, direct] {
+        twins_written_back(scene, &[]);
+    }
+    twins_written_back(mapped, &polluted());
 }

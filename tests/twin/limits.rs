@@ -117,10 +117,10 @@ fn listed_meanwhile(g: &mut Stage) {
         let fd = get!(g, open("d", RD | DIR));
         let found = listed(&fd, room, |round| {
             for index in 0..20 {
-                unlink(format!("d/goes{:03}", (round * 20 + index) % 600)).ok();
-                make(&format!("d/comes{room}-{round}-{index}"), "").ok();
+                whatever(unlink(format!("d/goes{:03}", (round * 20 + index) % 600)));
+                whatever(make(&format!("d/comes{room}-{round}-{index}"), ""));
                 let moved = format!("d/renamed{:03}", (round * 20 + index) % 600);
-                rename(format!("d/goes{:03}", 599 - (round * 20 + index) % 600), moved).ok();
+                whatever(rename(format!("d/goes{:03}", 599 - (round * 20 + index) % 600), moved));
             }
         });
         let stays = found.iter().filter(|entry| entry.0.starts_with("stays"));

@@ -11,7 +11,7 @@ use rustix::pipe::{SpliceFlags, pipe, splice};
 
 use crate::calls::*;
 use crate::shown::digest;
-use crate::stage::{Stage, known, twins};
+use crate::stage::{Known, Stage, known, twins, twins_written_back};
 
 const KEEP: FallocateFlags = FallocateFlags::KEEP_SIZE;
 
@@ -247,11 +247,15 @@ fn nothing_that_follows_is_moved() {
     twins(moved, &both.collect::<Vec<_>>());
 }
 
+/// Where no file of ext4 has a byte.
+fn far_out() -> Known {
+    let why = "the kernel's FUSE knows no limit, and has the store refuse a write there";
+    known("seek(&fd, SeekFrom::Start(1 << 62))", "EINVAL", "4611686018427387904", why)
+}
+
 #[test]
 fn holes_are_found_where_they_are() {
-    let why = "the kernel's FUSE knows no limit, and has the store refuse a write there";
-    let far = known("seek(&fd, SeekFrom::Start(1 << 62))", "EINVAL", "4611686018427387904", why);
-    twins(holes, &[far]);
+    twins(holes, &[far_out()]);
 }
 
 #[test]
@@ -264,4 +268,22 @@ fn vectors_and_flags_of_one_call_mean_what_they_do_on_ext4() {
     let why = "the kernel's FUSE cannot tell whether it would wait";
     let nowait = "nowait: preadv2(&fd, &mut room, 100, flags)";
     twins(vectors, &[known(nowait, "50", "EOPNOTSUPP", why)]);
+}
+
+#[test]
+fn no_holes_are_told_in_what_the_kernel_keeps_back() {
+    let why = "what the kernel has not sent yet may lie in any hole, so that none is told";
+    let near = "((10 << 20) - 65_536..=10 << 20).contains(&found)";
+    let end = "((10 << 20) + 6..=(10 << 20) + 65_536).contains(&end)";
+    let all = [
+        known("(65_536..=131_072).contains(&start)", "true", "false", why),
+        known("(data(start), data(8 << 20))", "ENXIO ENXIO", "ENXIO 8388608", why),
+        known("hole(8 << 20)", "8388608", "16777216", why),
+        known(near, "true", "false", why),
+        known(end, "true", "false", why),
+        known("hole(0)", "0", "16777216", why),
+        known("data(0).map(|found| found > 65_536)", "true", "false", why),
+        far_out(),
+    ];
+    twins_written_back(holes, &all);
 }

@@ -5,7 +5,7 @@ use rustix::fs::{
 };
 
 use crate::calls::*;
-use crate::stage::{Stage, twins};
+use crate::stage::{Stage, known, twins};
 
 const KINDS: [&str; 7] = ["none", "file", "other", "dir", "full", "link", "fifo"];
 
@@ -38,7 +38,7 @@ fn what(path: &str) -> String {
 fn clear(path: &str) {
     let inside = format!("{path}/inside");
     for gone in [unlink(&inside), unlink(path), rmdir(path)] {
-        gone.ok();
+        whatever(gone);
     }
 }
 
@@ -82,6 +82,13 @@ fn each_over_each(g: &mut Stage) {
     see!(g, rename("d", "e/"), "ok");
     see!(g, rename("e/", "d"), "ok");
     see!(g, rename("t", ""), "ENOENT");
+}
+
+/// A device in the place of what is renamed, for those who stack file systems.
+fn whiteouts(g: &mut Stage) {
+    see!(g, make("s", "content"), "ok");
+    see!(g, rename_how("s", "t", RenameFlags::WHITEOUT | RenameFlags::EXCHANGE), "EINVAL");
+    see!(g, rename_how("s", "t", RenameFlags::WHITEOUT));
 }
 
 fn into_itself(g: &mut Stage) {
@@ -254,6 +261,13 @@ fn hard_links(g: &mut Stage) {
 #[test]
 fn each_kind_is_renamed_over_each_other_as_on_ext4() {
     twins(each_over_each, &[]);
+}
+
+#[test]
+fn nothing_is_left_where_something_was() {
+    let why = "no whiteouts: FUSE cannot be the upper file system of an overlay anyway";
+    let call = "rename_how(\"s\", \"t\", RenameFlags::WHITEOUT)";
+    twins(whiteouts, &[known(call, "ok", "EINVAL", why)]);
 }
 
 #[test]

@@ -77,19 +77,19 @@ pub struct World {
 static SHARED: Mutex<Weak<World>> = Mutex::new(Weak::new());
 
 impl World {
-    pub fn new() -> Self {
+    pub fn new(options: &[&str]) -> Self {
         let disk = Disk::new();
         fs::create_dir(disk.path().join("plain")).unwrap();
         let root = tempfile::tempdir_in(disk.path()).unwrap();
         open_to_all(root.path());
-        let mount = Mount::in_dir(root, &[]);
+        let mount = Mount::in_dir(root, options);
         Self { mount, disk, scenes: AtomicU32::new(0) }
     }
 
     fn shared() -> Arc<Self> {
         let mut shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         shared.upgrade().unwrap_or_else(|| {
-            let world = Arc::new(Self::new());
+            let world = Arc::new(Self::new(&[]));
             *shared = Arc::downgrade(&world);
             world
         })
@@ -97,6 +97,7 @@ impl World {
 
     /// Plays a scene on both, and compares.
     pub fn play(&self, scene: Scene, known: &[Known]) {
+        assert!(known.iter().all(|known| !known.why.is_empty()), "a difference without a reason");
         let name = format!("scene{}", self.scenes.fetch_add(1, Ordering::Relaxed));
         let ext4 = act(&self.disk.path().join("plain").join(&name), scene);
         let wrong: Vec<_> = ext4.iter().filter(|step| step.is_wrong()).collect();
@@ -116,7 +117,12 @@ pub fn twins(scene: Scene, known: &[Known]) {
 
 /// Plays a scene on a world of its own, where nobody else takes space.
 pub fn twins_alone(scene: Scene, known: &[Known]) {
-    World::new().play(scene, known);
+    World::new(&[]).play(scene, known);
+}
+
+/// Plays a scene where the kernel keeps back what is written.
+pub fn twins_written_back(scene: Scene, known: &[Known]) {
+    World::new(&["-o", "writeback_cache"]).play(scene, known);
 }
 
 /// What is played: in a thread of its own, whose working directory is that of the scene.

@@ -8,7 +8,7 @@ use rustix::fs::{
 };
 
 use crate::calls::*;
-use crate::stage::{Stage, twins};
+use crate::stage::{Stage, twins, twins_written_back};
 
 fn may(path: &str) -> String {
     let all = [("r", Access::READ_OK), ("w", Access::WRITE_OK), ("x", Access::EXEC_OK)];
@@ -206,4 +206,9 @@ fn directories_let_in_whom_ext4_would() {
 #[test]
 fn the_first_class_that_fits_decides() {
     twins(classes, &[]);
+}
+
+#[test]
+fn what_the_kernel_keeps_back_is_as_secret() {
+    twins_written_back(secrets, &[]);
 }

@@ -7,7 +7,7 @@ use rustix::io::Result;
 
 use crate::calls::*;
 use crate::shown::digest;
-use crate::stage::{Stage, known, twins};
+use crate::stage::{Stage, known, twins, twins_written_back};
 
 /// What setcap(8) writes: `cap_net_raw=ep`, version 2.
 const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
@@ -230,4 +230,9 @@ fn each_user_may_see_and_set_what_he_may_on_ext4() {
 #[test]
 fn capabilities_go_with_the_content_that_they_were_given_to() {
     twins(capabilities, &[]);
+}
+
+#[test]
+fn what_the_kernel_keeps_back_takes_capabilities_too() {
+    twins_written_back(capabilities, &[]);
 }
