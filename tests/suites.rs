@@ -39,7 +39,7 @@ use mount::Mount;
 
 /// What the suites mount with, one set after the other. pjdfstest runs once for each; the seeds of
 /// the other suites take them in turn.
-const OPTION_SETS: &[&[&str]] = &[&[]];
+const OPTION_SETS: &[&[&str]] = &[&[], &["-o", "writeback_cache"]];
 
 /// How many tests of pjdfstest have to pass: fewer mean that it could not do its work here.
 const PASSED_MIN: usize = 380;
