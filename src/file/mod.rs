@@ -36,7 +36,7 @@ mod tree;
 mod volume;
 mod write;
 
-pub use crate::store::{Creator, NodeKind, RenameMode, SetAttr, SetTime};
+pub use crate::store::{Creator, Durability, NodeKind, RenameMode, SetAttr, SetTime};
 pub use attribute::{Bearer, CAPABILITIES, XattrMode};
 pub use content::{File, Slice};
 pub use dir::{Access, Dir};

@@ -19,7 +19,7 @@ use crate::format::geometry::{BlockSize, Geometry};
 use crate::format::ids::DirId;
 use crate::format::name::NAME_MAX;
 use crate::limits::OPEN_DIRS_DEFAULT;
-use crate::store::{Store, StoreDir};
+use crate::store::{Durability, Store, StoreDir};
 
 /// The table of open files is in this many parts, each with its own lock.
 const OPEN_SHARDS: usize = 64;
@@ -39,6 +39,8 @@ pub struct VolumeOptions {
     pub threads: Option<NonZero<usize>>,
     /// Directories that stay open besides those in use, a descriptor each.
     pub open_dirs: NonZero<usize>,
+    /// How much has to survive a power cut.
+    pub durability: Durability,
 }
 
 impl Default for VolumeOptions {
@@ -48,6 +50,7 @@ impl Default for VolumeOptions {
             read_only: false,
             threads: None,
             open_dirs: OPEN_DIRS_DEFAULT,
+            durability: Durability::Strict,
         }
     }
 }
@@ -129,9 +132,9 @@ impl Volume {
             pool: pool.map_err(|_| FileError::Sys(rustix::io::Errno::AGAIN))?,
             cache: BlockCache::new(options.cache_bytes),
             counters: Counters::default(),
-            links: store.links().map_err(sys)?,
+            links: store.links(options.durability).map_err(sys)?,
             block_size: descriptor.block_size(),
-            tree: store.tree().map_err(sys)?,
+            tree: store.tree(options.durability).map_err(sys)?,
             root_id: descriptor.root_id,
             options: *options,
             gives_away: rustix::process::geteuid().is_root(),
@@ -160,7 +163,8 @@ impl Volume {
     /// # Errors
     /// The store's.
     pub fn format(store: &Store, keys: &VolumeKeys, root_id: DirId) -> Result<(), FileError> {
-        let tree = store.tree().map_err(|_| FileError::Sys(rustix::io::Errno::IO))?;
+        let tree = store.tree(Durability::Strict);
+        let tree = tree.map_err(|_| FileError::Sys(rustix::io::Errno::IO))?;
         tree.write_marker(&keys.new_marker(root_id))?;
         tree.sync()?;
         Ok(())
@@ -216,6 +220,11 @@ impl Volume {
     /// Whether nothing is written to the store.
     pub fn read_only(&self) -> bool {
         self.options.read_only
+    }
+
+    /// How much has to survive a power cut.
+    pub fn durability(&self) -> Durability {
+        self.options.durability
     }
 
     /// Directories that stay open besides those in use.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cipher::{Secret, VolumeKeys};
-use crate::file::{Volume, VolumeOptions};
+use crate::file::{Durability, Volume, VolumeOptions};
 use crate::format::descriptor::Descriptor;
 use crate::keys::{self, Context, KeySource};
 use crate::lifecycle::error::VerbError;
@@ -148,6 +148,7 @@ fn finish(
         read_only: access == Access::Read,
         threads: tuning.threads,
         open_dirs: tuning.open_dirs,
+        durability: Durability::Strict,
     };
     let volume =
         Volume::open(&store, keys, &descriptor, &options).map_err(VerbError::file(&path))?;

@@ -44,7 +44,7 @@ impl StoreDir {
     /// A path to an object through this directory's descriptor, where there can be one.
     pub(in crate::store) fn path_of(&self, object: &[u8]) -> Option<PathBuf> {
         let object = std::ffi::OsStr::from_bytes(object);
-        BY_PATH.then(|| path_of_fd(self.0.as_fd()).join(object))
+        BY_PATH.then(|| path_of_fd(self.fd.as_fd()).join(object))
     }
 }
 
@@ -57,7 +57,7 @@ impl<'a> Attributed<'a> {
                 Some(path) => Ok(Target::Path(path)),
                 None => {
                     let flags = OFlags::RDONLY | FILE_FLAGS;
-                    rustix::fs::openat(&*dir.0, &object[..], flags, Mode::empty()).map(Target::Own)
+                    rustix::fs::openat(&*dir.fd, &object[..], flags, Mode::empty()).map(Target::Own)
                 }
             },
         }

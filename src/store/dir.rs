@@ -10,6 +10,7 @@ use crate::cipher::{Sealed, StoredName};
 use crate::format::directory::{MARKER_LEN, MARKER_NAME};
 use crate::format::name::SIDECAR_LEN_MAX;
 use crate::store::blob::DiskBlob;
+use crate::store::durability::Durability;
 use crate::store::leave;
 use crate::store::link::LinkText;
 
@@ -140,7 +141,10 @@ impl SetAttr {
 
 /// A stored directory. Cheap to clone: the copies share one descriptor.
 #[derive(Clone, Debug)]
-pub struct StoreDir(pub(in crate::store) Arc<OwnedFd>);
+pub struct StoreDir {
+    pub(in crate::store) fd: Arc<OwnedFd>,
+    pub(in crate::store) durability: Durability,
+}
 
 pub(in crate::store) const DIR_FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -150,35 +154,36 @@ pub(in crate::store) const FILE_FLAGS: OFlags =
 
 impl AsFd for StoreDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
 impl StoreDir {
     /// The directory behind this descriptor.
-    pub fn new(fd: OwnedFd) -> Self {
-        Self(Arc::new(fd))
+    pub fn new(fd: OwnedFd, durability: Durability) -> Self {
+        Self { fd: Arc::new(fd), durability }
     }
 
     /// What the disk says of the directory itself.
     pub fn stat_self(&self) -> Result<LowerStat, Errno> {
-        rustix::fs::fstat(&*self.0)
+        rustix::fs::fstat(&*self.fd)
     }
 
     /// What the disk says of an object.
     pub fn stat(&self, object: &[u8]) -> Result<LowerStat, Errno> {
-        rustix::fs::statat(&*self.0, object, AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::statat(&*self.fd, object, AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// Opens a stored directory in this one.
     pub fn open_dir(&self, object: &[u8]) -> Result<Self, Errno> {
-        rustix::fs::openat(&*self.0, object, DIR_FLAGS, Mode::empty()).map(Self::new)
+        let fd = rustix::fs::openat(&*self.fd, object, DIR_FLAGS, Mode::empty())?;
+        Ok(Self::new(fd, self.durability))
     }
 
     /// Opens a stored file, for writing too if asked.
     pub fn open_file(&self, object: &[u8], writable: bool) -> Result<DiskBlob, Errno> {
         let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
-        rustix::fs::openat(&*self.0, object, access | FILE_FLAGS, Mode::empty()).map(DiskBlob::new)
+        rustix::fs::openat(&*self.fd, object, access | FILE_FLAGS, Mode::empty()).map(DiskBlob::new)
     }
 
     /// Opens a stored file for reading and writing whose mode forbids its owner to, by lending it
@@ -195,13 +200,13 @@ impl StoreDir {
     /// Keeps an object alive without opening it.
     pub fn hold(&self, object: &[u8]) -> Result<OwnedFd, Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&*self.0, object, flags, Mode::empty())
+        rustix::fs::openat(&*self.fd, object, flags, Mode::empty())
     }
 
     fn write_sidecar(&self, name: &StoredName) -> Result<(), Errno> {
         let Some((sidecar, sealed)) = name.sidecar() else { return Ok(()) };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | FILE_FLAGS;
-        let file = rustix::fs::openat(&*self.0, sidecar, flags, Mode::from_raw_mode(0o600))?;
+        let file = rustix::fs::openat(&*self.fd, sidecar, flags, Mode::from_raw_mode(0o600))?;
         let written = rustix::io::write(&file, sealed)?;
         if written == sealed.len() { Ok(()) } else { Err(Errno::NOSPC) }
     }
@@ -209,7 +214,7 @@ impl StoreDir {
     /// A sidecar that stays behind harms nobody: it is written over or found by a check.
     fn remove_sidecar(&self, name: &StoredName) {
         if let Some((sidecar, _)) = name.sidecar() {
-            let removed = rustix::fs::unlinkat(&*self.0, sidecar, AtFlags::empty());
+            let removed = rustix::fs::unlinkat(&*self.fd, sidecar, AtFlags::empty());
             leave(removed, "sidecar of a name that is gone");
         }
     }
@@ -235,7 +240,7 @@ impl StoreDir {
     pub fn create_file(&self, name: &StoredName, mode: u32) -> Result<DiskBlob, Errno> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | FILE_FLAGS;
         self.named(name, || {
-            rustix::fs::openat(&*self.0, name.object(), flags, Mode::from_raw_mode(mode))
+            rustix::fs::openat(&*self.fd, name.object(), flags, Mode::from_raw_mode(mode))
                 .map(DiskBlob::new)
         })
     }
@@ -244,7 +249,7 @@ impl StoreDir {
     pub fn make_dir(&self, name: &StoredName, mode: u32) -> Result<Self, Errno> {
         self.named(name, || {
             let mode = Mode::from_raw_mode(mode);
-            rustix::fs::mkdirat(&*self.0, name.object(), mode | Mode::RWXU)?;
+            rustix::fs::mkdirat(&*self.fd, name.object(), mode | Mode::RWXU)?;
             self.open_dir(name.object())
         })
     }
@@ -259,29 +264,29 @@ impl StoreDir {
             NodeKind::BlockDevice(device) => (FileType::BlockDevice, device),
         };
         let mode = Mode::from_raw_mode(mode);
-        self.named(name, || rustix::fs::mknodat(&*self.0, name.object(), kind, mode, device))
+        self.named(name, || rustix::fs::mknodat(&*self.fd, name.object(), kind, mode, device))
     }
 
     /// Makes a symbolic link; `target` is text without a zero byte, made of a sealed one.
     pub fn make_symlink(&self, name: &StoredName, target: &LinkText) -> Result<(), Errno> {
-        self.named(name, || rustix::fs::symlinkat(&target.0[..], &*self.0, name.object()))
+        self.named(name, || rustix::fs::symlinkat(&target.0[..], &*self.fd, name.object()))
     }
 
     /// The text of a symbolic link.
     pub fn read_link(&self, object: &[u8]) -> Result<Vec<u8>, Errno> {
-        Ok(rustix::fs::readlinkat(&*self.0, object, Vec::new())?.into_bytes())
+        Ok(rustix::fs::readlinkat(&*self.fd, object, Vec::new())?.into_bytes())
     }
 
     /// Gives an object of another directory a name in this one.
     pub fn link(&self, name: &StoredName, from: &Self, object: &[u8]) -> Result<(), Errno> {
         self.named(name, || {
-            rustix::fs::linkat(&*from.0, object, &*self.0, name.object(), AtFlags::empty())
+            rustix::fs::linkat(&*from.fd, object, &*self.fd, name.object(), AtFlags::empty())
         })
     }
 
     /// Removes what is not a directory.
     pub fn unlink(&self, name: &StoredName) -> Result<(), Errno> {
-        rustix::fs::unlinkat(&*self.0, name.object(), AtFlags::empty())?;
+        rustix::fs::unlinkat(&*self.fd, name.object(), AtFlags::empty())?;
         self.remove_sidecar(name);
         Ok(())
     }
@@ -301,16 +306,16 @@ impl StoreDir {
             Err(Errno::NOENT) => None,
             Err(error) => return Err(error),
         };
-        match rustix::fs::unlinkat(&*dir.0, MARKER_NAME, AtFlags::empty()) {
+        match rustix::fs::unlinkat(&*dir.fd, MARKER_NAME, AtFlags::empty()) {
             Err(Errno::ACCESS) => {
                 let all = Mode::RWXU;
-                rustix::fs::fchmod(&*dir.0, all)?;
-                rustix::fs::unlinkat(&*dir.0, MARKER_NAME, AtFlags::empty())?;
+                rustix::fs::fchmod(&*dir.fd, all)?;
+                rustix::fs::unlinkat(&*dir.fd, MARKER_NAME, AtFlags::empty())?;
             }
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error),
         }
-        if let Err(error) = rustix::fs::unlinkat(&*self.0, name.object(), AtFlags::REMOVEDIR) {
+        if let Err(error) = rustix::fs::unlinkat(&*self.fd, name.object(), AtFlags::REMOVEDIR) {
             if let Some(marker) = marker {
                 dir.put_back_marker(&marker);
             }
@@ -323,7 +328,7 @@ impl StoreDir {
     fn put_back_marker(&self, marker: &[u8]) {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | FILE_FLAGS;
         let mode = Mode::from_raw_mode(0o600);
-        let put = rustix::fs::openat(&*self.0, MARKER_NAME, flags, mode)
+        let put = rustix::fs::openat(&*self.fd, MARKER_NAME, flags, mode)
             .and_then(|file| rustix::io::write(&file, marker));
         if put != Ok(marker.len()) {
             tracing::error!(result = ?put, "can't put back the marker of a directory");
@@ -350,9 +355,9 @@ impl StoreDir {
         }
         let (from, to) = (name.object(), target_name.object());
         let renamed = if flags.is_empty() {
-            rustix::fs::renameat(&*self.0, from, &*target.0, to)
+            rustix::fs::renameat(&*self.fd, from, &*target.fd, to)
         } else {
-            rustix::fs::renameat_with(&*self.0, from, &*target.0, to, flags)
+            rustix::fs::renameat_with(&*self.fd, from, &*target.fd, to, flags)
         };
         if let Err(error) = renamed {
             if !was_there {
@@ -371,7 +376,7 @@ impl StoreDir {
     pub fn write_marker(&self, marker: &Sealed) -> Result<(), Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | FILE_FLAGS;
         let mode = Mode::from_raw_mode(0o644);
-        let file = rustix::fs::openat(&*self.0, MARKER_NAME, flags, mode)?;
+        let file = rustix::fs::openat(&*self.fd, MARKER_NAME, flags, mode)?;
         let written = rustix::io::write(&file, marker.as_bytes())?;
         if written == marker.as_bytes().len() { Ok(()) } else { Err(Errno::NOSPC) }
     }
@@ -388,7 +393,7 @@ impl StoreDir {
 
     /// The bytes of a small file of ours, at most `len_max` + 1.
     pub fn read_small(&self, name: &[u8], len_max: usize) -> Result<Vec<u8>, Errno> {
-        let file = rustix::fs::openat(&*self.0, name, OFlags::RDONLY | FILE_FLAGS, Mode::empty())?;
+        let file = rustix::fs::openat(&*self.fd, name, OFlags::RDONLY | FILE_FLAGS, Mode::empty())?;
         let mut bytes = vec![0; len_max + 1];
         let len = rustix::io::read(&file, &mut bytes)?;
         bytes.truncate(len);
@@ -398,14 +403,14 @@ impl StoreDir {
     /// Writes a small file of ours that was not there, under a plain name.
     pub fn write_small(&self, name: &str, sealed: &Sealed) -> Result<(), Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | FILE_FLAGS;
-        let file = rustix::fs::openat(&*self.0, name, flags, Mode::from_raw_mode(0o600))?;
+        let file = rustix::fs::openat(&*self.fd, name, flags, Mode::from_raw_mode(0o600))?;
         let written = rustix::io::write(&file, sealed.as_bytes())?;
         if written == sealed.as_bytes().len() { Ok(()) } else { Err(Errno::NOSPC) }
     }
 
     /// Removes a small file of ours.
     pub fn remove_small(&self, name: &[u8]) -> Result<(), Errno> {
-        rustix::fs::unlinkat(&*self.0, name, AtFlags::empty())
+        rustix::fs::unlinkat(&*self.fd, name, AtFlags::empty())
     }
 
     /// chmod(2) follows symbolic links, and somebody may have put one in the place of an object:
@@ -418,32 +423,32 @@ impl StoreDir {
         match self.path_of(object) {
             // The descriptor's own path: the kernel follows it to what is open, and no further.
             Some(_) => rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), mode),
-            None => rustix::fs::chmodat(&*self.0, object, mode, AtFlags::empty()),
+            None => rustix::fs::chmodat(&*self.fd, object, mode, AtFlags::empty()),
         }
     }
 
     /// Changes attributes of an object; a symbolic link itself, not what it points to.
     pub fn set_attr(&self, object: &[u8], set: &SetAttr) -> Result<(), Errno> {
         if let Some((uid, gid)) = set.owner() {
-            rustix::fs::chownat(&*self.0, object, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::chownat(&*self.fd, object, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         }
         if let Some(mode) = set.mode {
             self.set_mode(object, Mode::from_raw_mode(mode))?;
         }
         if set.sets_times() {
             let times = set.timestamps();
-            rustix::fs::utimensat(&*self.0, object, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::utimensat(&*self.fd, object, &times, AtFlags::SYMLINK_NOFOLLOW)?;
         }
         Ok(())
     }
 
     /// Returns when the directory's entries survive a power cut.
     pub fn sync(&self) -> Result<(), Errno> {
-        rustix::fs::fsync(&*self.0)
+        rustix::fs::fsync(&*self.fd)
     }
 
     /// Space of the disk.
     pub fn space(&self) -> Result<rustix::fs::StatVfs, Errno> {
-        rustix::fs::fstatvfs(&*self.0)
+        rustix::fs::fstatvfs(&*self.fd)
     }
 }

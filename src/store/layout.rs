@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::format::descriptor::{self, DESCRIPTOR_LEN_MAX, Descriptor, DescriptorError};
 use crate::store::dir::StoreDir;
+use crate::store::durability::Durability;
 
 const DESCRIPTOR_NAME: &str = "volume.json";
 const TREE_NAME: &str = "tree";
@@ -164,9 +165,9 @@ impl Store {
         })
     }
 
-    fn child(&self, name: &str) -> Result<StoreDir, StoreError> {
+    fn child(&self, name: &str, durability: Durability) -> Result<StoreDir, StoreError> {
         rustix::fs::openat(&self.root, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())
-            .map(StoreDir::new)
+            .map(|fd| StoreDir::new(fd, durability))
             .map_err(Self::sys(&self.path.join(name), "can't open it"))
     }
 
@@ -174,16 +175,16 @@ impl Store {
     ///
     /// # Errors
     /// The system's.
-    pub fn tree(&self) -> Result<StoreDir, StoreError> {
-        self.child(TREE_NAME)
+    pub fn tree(&self, durability: Durability) -> Result<StoreDir, StoreError> {
+        self.child(TREE_NAME, durability)
     }
 
     /// The directory of long link targets.
     ///
     /// # Errors
     /// The system's.
-    pub fn links(&self) -> Result<StoreDir, StoreError> {
-        self.child(LINKS_NAME)
+    pub fn links(&self, durability: Durability) -> Result<StoreDir, StoreError> {
+        self.child(LINKS_NAME, durability)
     }
 
     /// Makes the store's directories durable, for the end of `init`.

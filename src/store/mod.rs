@@ -14,6 +14,7 @@
 mod attribute;
 mod blob;
 mod dir;
+mod durability;
 mod layout;
 mod link;
 mod lock;
@@ -22,6 +23,7 @@ mod stream;
 pub use attribute::Attributed;
 pub use blob::{Blob, DiskBlob};
 pub use dir::{Creator, LowerStat, NodeKind, RenameMode, SetAttr, SetTime, StoreDir};
+pub use durability::Durability;
 pub use layout::{Store, StoreError};
 pub use link::{LinkContent, LinkText, parse_link};
 pub use lock::{Holder, LockError, LockMode, StoreLock};

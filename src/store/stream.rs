@@ -38,7 +38,7 @@ impl StoreDir {
     /// # Errors
     /// The system's.
     pub fn stream(&self) -> Result<DirStream, Errno> {
-        let fd = rustix::fs::openat(&*self.0, c".", DIR_FLAGS, Mode::empty())?;
+        let fd = rustix::fs::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty())?;
         Ok(DirStream { fd, buffer: Box::new_uninit_slice(BUFFER_LEN) })
     }
 
