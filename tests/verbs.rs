@@ -126,6 +126,7 @@ fn readers_share_a_volume_and_keep_writers_out() {
     let volumes = status["volumes"].as_array().unwrap();
     assert_eq!(volumes.len(), 2);
     assert!(volumes.iter().all(|volume| volume["daemon"]["read_only"] == true));
+    assert!(volumes.iter().all(|volume| volume["daemon"]["durability"] == "strict"));
     desk.dir("third");
     desk.refused("mount store third", 35, &["in use"]);
     desk.ok("snapshot create store target");

@@ -10,6 +10,7 @@ use crate::cli::options::MountWords;
 use crate::config::Size;
 use crate::format::BlockSize;
 use crate::job::{CHILD_VERB, Role};
+use crate::lifecycle::Durability;
 use crate::lifecycle::background::DAEMON_VERB;
 use crate::lifecycle::transfer::VolumePath;
 use crate::limits::{CACHE_BYTES_MIN, OPEN_DIRS_DEFAULT, OPEN_DIRS_MAX, THREADS_MAX};
@@ -138,6 +139,10 @@ pub(in crate::cli) struct TuningArgs {
     /// Directories that stay open, a descriptor each, besides those that are in use
     #[arg(long, value_name = "N", default_value_t = OPEN_DIRS_DEFAULT, value_parser = open_dirs)]
     pub(in crate::cli) open_dirs: NonZero<usize>,
+    /// strict: what fsync acknowledged survives a power cut; relaxed: not while it is overwritten.
+    /// By default relaxed with a transient key and for every role but notebook, strict otherwise
+    #[arg(long, value_name = "strict|relaxed")]
+    pub(in crate::cli) durability: Option<Durability>,
 }
 
 /// A role, in place of a path.
@@ -171,7 +176,8 @@ const STATUS_FIELDS: &str = "\
 With --json: {\"volumes\": [...]}, each with volume_id, store, state (mounted, stopped, or \
 unreachable: mounted, but its daemon does not answer), mountpoints, created_unix_s, block_size, \
 epochs, slots (id, provider, key) and, if mounted, daemon: pid, release, uptime_s, read_only, \
-key_provider, key_id, key_slot, memory_locked, core_dumps_off, cache_budget_bytes, figures.";
+durability, key_provider, key_id, key_slot, memory_locked, core_dumps_off, cache_budget_bytes, \
+figures.";
 
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_FIELDS)]
@@ -416,11 +422,13 @@ mod tests {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         assert!(parse("cmkfs mount store mnt -o ro,allow_other").is_ok());
         assert!(parse("cmkfs mount --role training --root /r --store /s").is_ok());
+        assert!(parse("cmkfs run --role training --durability strict -- true").is_ok());
         for bad in [
             "cmkfs mount",
             "cmkfs mount store",
             "cmkfs mount store mnt --role training",
             "cmkfs mount --role trainer",
+            "cmkfs mount store mnt --durability lax",
             "cmkfs run --role training",
             "cmkfs stop",
             "cmkfs check store",

@@ -11,7 +11,7 @@ use crate::keys::KeySource;
 use crate::lifecycle::report::Report;
 use crate::lifecycle::request::{KernelOptions, MountRequest};
 use crate::lifecycle::session::Point;
-use crate::lifecycle::{Exit, background, leave, locate, serve};
+use crate::lifecycle::{Durability, Exit, background, leave, locate, serve};
 use crate::limits::OPEN_DIRS_DEFAULT;
 
 /// The role's place; `None` if a path was typed instead.
@@ -87,6 +87,7 @@ fn request(arguments: &MountArgs) -> Result<MountRequest, Fail> {
     request.cache_bytes = arguments.tuning.cache_size.0;
     request.threads = arguments.tuning.threads;
     request.open_dirs = arguments.tuning.open_dirs;
+    request.durability = arguments.tuning.durability.unwrap_or(request.durability);
     request.read_only = words.read_only.unwrap_or(false) || arguments.read_only;
     if request.read_only {
         // Nothing can be made in a volume that is not to be changed.
@@ -117,6 +118,7 @@ fn plain(store: &Path, mountpoint: &Path, key: Option<String>) -> Result<MountRe
         cache_bytes: 0,
         threads: None,
         open_dirs: OPEN_DIRS_DEFAULT,
+        durability: Durability::Strict,
         read_only: false,
         kernel: KernelOptions::usual(),
     })

@@ -21,6 +21,8 @@ pub(in crate::cli) fn run(arguments: &RunArgs) -> Result<u8, Fail> {
     let mut request = place.request(key.as_deref());
     request.cache_bytes = arguments.tuning.cache_size.0;
     request.threads = arguments.tuning.threads;
+    request.open_dirs = arguments.tuning.open_dirs;
+    request.durability = arguments.tuning.durability.unwrap_or(request.durability);
     let options = JobOptions {
         place,
         request,

@@ -81,6 +81,7 @@ fn report_text(report: &Report) -> String {
     row("release", daemon.release.clone());
     row("uptime", format!("{} s", daemon.uptime_s));
     row("read-only", yes(daemon.read_only));
+    row("durability", daemon.durability.to_string());
     row("key in use", format!("{} {}", daemon.key_provider, daemon.key_id));
     row("memory locked", yes(daemon.memory_locked));
     row("core dumps off", yes(daemon.core_dumps_off));

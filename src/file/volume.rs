@@ -50,7 +50,7 @@ impl Default for VolumeOptions {
             read_only: false,
             threads: None,
             open_dirs: OPEN_DIRS_DEFAULT,
-            durability: Durability::Strict,
+            durability: Durability::default(),
         }
     }
 }

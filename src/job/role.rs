@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::lifecycle::Durability;
 use crate::lifecycle::request::{KernelOptions, MountRequest, NewVolume};
 use crate::lifecycle::session::Point;
 use crate::limits::{CACHE_BYTES_DEFAULT, OPEN_DIRS_DEFAULT};
@@ -127,6 +128,7 @@ impl Place {
             .into_iter()
             .flat_map(|(path, _)| ML_DIRS.iter().map(move |dir| format!("{}/{dir}", subdir(path))));
         let own = if self.role.is_ephemeral() { "transient" } else { "local" };
+        let dies = self.role.is_ephemeral() || key.unwrap_or(own) == "transient";
         MountRequest {
             store: self.store.clone(),
             points: points.collect(),
@@ -135,6 +137,7 @@ impl Place {
             cache_bytes: CACHE_BYTES_DEFAULT,
             threads: None,
             open_dirs: OPEN_DIRS_DEFAULT,
+            durability: if dies { Durability::Relaxed } else { Durability::Strict },
             read_only: false,
             kernel: KernelOptions::usual(),
         }
@@ -196,5 +199,17 @@ mod tests {
         let notebook = Place::new(Role::Notebook, &root, None).unwrap();
         assert_eq!(notebook.request(None).make.unwrap().key, "local");
         assert_eq!(notebook.environment().len(), 1);
+    }
+
+    #[test]
+    fn what_ends_with_its_instance_or_its_key_is_relaxed() {
+        let dir = tempfile::tempdir().unwrap();
+        for role in ROLES {
+            let place = Place::new(role, dir.path(), None).unwrap();
+            let strict = |key| place.request(key).durability == Durability::Strict;
+            assert_eq!(strict(None), role == Role::Notebook, "{role}");
+            assert_eq!(strict(Some("local")), role == Role::Notebook, "{role}");
+            assert!(!strict(Some("transient")), "{role}");
+        }
     }
 }

@@ -43,5 +43,6 @@ pub mod terminate;
 pub mod transfer;
 pub mod tree;
 
+pub use crate::file::Durability;
 pub use error::VerbError;
 pub use exit::Exit;

@@ -43,11 +43,18 @@ pub struct Tuning {
     pub threads: Option<NonZero<usize>>,
     /// Directories that stay open.
     pub open_dirs: NonZero<usize>,
+    /// How much has to survive a power cut.
+    pub durability: Durability,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { cache_bytes: CACHE_BYTES_DEFAULT, threads: None, open_dirs: OPEN_DIRS_DEFAULT }
+        Self {
+            cache_bytes: CACHE_BYTES_DEFAULT,
+            threads: None,
+            open_dirs: OPEN_DIRS_DEFAULT,
+            durability: Durability::default(),
+        }
     }
 }
 
@@ -148,7 +155,7 @@ fn finish(
         read_only: access == Access::Read,
         threads: tuning.threads,
         open_dirs: tuning.open_dirs,
-        durability: Durability::Strict,
+        durability: tuning.durability,
     };
     let volume =
         Volume::open(&store, keys, &descriptor, &options).map_err(VerbError::file(&path))?;

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::file::{Figures, Volume};
+use crate::file::{Durability, Figures, Volume};
 use crate::format::VolumeId;
 use crate::format::descriptor::Descriptor;
 use crate::fuse::MountOptions;
@@ -84,6 +84,8 @@ pub struct DaemonReport {
     pub uptime_s: u64,
     /// Whether it is mounted for reading only.
     pub read_only: bool,
+    /// How much has to survive a power cut: `strict` or `relaxed`.
+    pub durability: Durability,
     /// Provider of the key in use: `local`, `kms`, `file` or `transient`.
     pub key_provider: String,
     /// ARN of the KMS key or path of the key file in use; empty for a transient key.
@@ -181,6 +183,7 @@ impl Shared {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
             read_only: self.read_only,
+            durability: volume.durability(),
             key_provider: self.key.provider.clone(),
             key_id: self.key.key_id.clone(),
             key_slot: self.key.slot,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::file::FileError;
+use crate::file::{Durability, FileError};
 use crate::format::BlockSize;
 use crate::fuse::{self, MountError, MountOptions};
 use crate::keys::KeySource;
@@ -37,6 +37,8 @@ pub struct MountRequest {
     pub threads: Option<NonZero<usize>>,
     /// Directories that stay open.
     pub open_dirs: NonZero<usize>,
+    /// How much has to survive a power cut.
+    pub durability: Durability,
     /// Whether writing is refused.
     pub read_only: bool,
     /// How the kernel serves it.
@@ -91,7 +93,12 @@ impl MountRequest {
     }
 
     fn tuning(&self) -> Tuning {
-        Tuning { cache_bytes: self.cache_bytes, threads: self.threads, open_dirs: self.open_dirs }
+        Tuning {
+            cache_bytes: self.cache_bytes,
+            threads: self.threads,
+            open_dirs: self.open_dirs,
+            durability: self.durability,
+        }
     }
 
     /// For the kernel and the threads that serve it.
