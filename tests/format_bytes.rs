@@ -97,7 +97,11 @@ fn the_volume_opens_by_its_slot_and_its_mac() {
 #[test]
 fn markers_and_names_are_as_documented() {
     let (_, keys) = volume();
-    assert_eq!(keys.new_marker(ROOT).as_bytes(), hex("marker of the root"));
+    let marker = hex("marker of the root");
+    assert_eq!(keys.new_marker(ROOT).as_bytes(), marker);
+    let link = text("its link");
+    assert_eq!(directory::encode_link(marker.first_chunk().unwrap()), link);
+    assert_eq!(directory::decode_link(link.as_bytes()), directory::decode(&marker));
     let root = root(&keys);
     let short = root.seal_name(b"train.csv");
     assert_eq!(short.object(), text("stored name of train.csv").as_bytes());

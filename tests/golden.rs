@@ -37,7 +37,15 @@ use proptest::prelude::*;
 use seen::Records;
 use serde_json::Value;
 
-const GOLDEN: [u64; 3] = [4096, 16384, 65536];
+/// Name and block size of each.
+const GOLDEN: [(&str, u64); 4] = [
+    ("block-4096", 4096),
+    ("block-16384", 16384),
+    ("block-65536", 65536),
+    ("link-marker-4096", 4096),
+];
+/// The one that is damaged and searched.
+const SOUND: &str = "block-4096";
 const CHANGED: &str = "the format changed: if that is meant, raise VERSION and add a golden volume \
                        of the new one; if not, volumes in use can't be read any more";
 
@@ -53,9 +61,9 @@ struct Unpacked {
 }
 
 impl Unpacked {
-    fn new(block_size: u64) -> Self {
+    fn new(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let archive = golden(&format!("block-{block_size}.tar.gz"));
+        let archive = golden(&format!("{name}.tar.gz"));
         let status = Command::new("tar")
             .args(["--xattrs", "--xattrs-include=*", "-xpzf"])
             .arg(&archive)
@@ -65,7 +73,7 @@ impl Unpacked {
             .expect("tar");
         assert!(status.success(), "{}", archive.display());
         let key = dir.path().join("key");
-        fs::copy(golden(&format!("block-{block_size}.key")), &key).unwrap();
+        fs::copy(golden(&format!("{name}.key")), &key).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         Self { store: dir.path().join("store"), key, _dir: dir }
     }
@@ -87,8 +95,8 @@ impl Unpacked {
     }
 }
 
-fn expected(block_size: u64) -> Records {
-    let text = fs::read_to_string(golden(&format!("block-{block_size}.json"))).unwrap();
+fn expected(name: &str) -> Records {
+    let text = fs::read_to_string(golden(&format!("{name}.json"))).unwrap();
     let mut records: Vec<Value> = serde_json::from_str(&text).unwrap();
     if !rustix::process::geteuid().is_root() {
         // tar can't give them back, and nobody could see them.
@@ -119,26 +127,25 @@ fn assert_same(found: &Records, wanted: &Records, what: &str) {
 
 #[test]
 fn the_library_reads_every_golden_volume() {
-    for block_size in GOLDEN {
-        let unpacked = Unpacked::new(block_size);
-        let wanted = untold(expected(block_size));
-        assert_same(&seen::list(&unpacked.open()), &wanted, &format!("block size {block_size}"));
+    for (name, _) in GOLDEN {
+        let unpacked = Unpacked::new(name);
+        assert_same(&seen::list(&unpacked.open()), &untold(expected(name)), name);
     }
 }
 
 #[test]
 fn the_independent_reader_reads_every_golden_volume() {
-    for block_size in GOLDEN {
-        let unpacked = Unpacked::new(block_size);
+    for (name, _) in GOLDEN {
+        let unpacked = Unpacked::new(name);
         let found = reader::list(&unpacked.store, &unpacked.key);
-        assert_same(&found, &expected(block_size), &format!("reader, block size {block_size}"));
+        assert_same(&found, &expected(name), &format!("reader, {name}"));
     }
 }
 
 #[test]
 fn the_reader_finds_a_file_by_its_path() {
-    let unpacked = Unpacked::new(4096);
-    let wanted = expected(4096);
+    let unpacked = Unpacked::new(SOUND);
+    let wanted = expected(SOUND);
     let (long, deep) = ("n".repeat(161), format!("nested/{}/deep/bottom", "d".repeat(200)));
     let names: [&[u8]; 6] = [
         b"size 3957",
@@ -165,10 +172,10 @@ fn the_reader_finds_a_file_by_its_path() {
 
 #[test]
 fn the_reader_refuses_what_is_not_authentic() {
-    let sound = Unpacked::new(4096);
+    let sound = Unpacked::new(SOUND);
     let stored = reader::stored_paths(&sound.store, &sound.key);
     for (case, damage) in damage::CASES {
-        let unpacked = Unpacked::new(4096);
+        let unpacked = Unpacked::new(SOUND);
         let wanted = damage(&Subject { store: unpacked.store.clone(), stored: &stored });
         let mut found = reader::refused(&unpacked.store, &unpacked.key, case);
         for (path, why) in wanted {
@@ -186,7 +193,7 @@ fn the_reader_refuses_what_is_not_authentic() {
 
 #[test]
 fn the_reader_refuses_another_key_and_a_volume_in_use() {
-    let unpacked = Unpacked::new(4096);
+    let unpacked = Unpacked::new(SOUND);
     let other = golden("block-16384.key");
     let found = reader::refused(&unpacked.store, &other, "another key");
     assert_eq!(found, ["volume.json: none of 2 slots opens with this key file"]);
@@ -202,9 +209,55 @@ fn the_reader_refuses_another_key_and_a_volume_in_use() {
     assert_eq!(found, ["lock: the volume is open for writing: unmount it"]);
 }
 
+/// Where the marker of a directory is.
+fn marker(store: &Path, name: &str) -> PathBuf {
+    store.join("tree").join(name).join("dir.cmkfs")
+}
+
+#[test]
+fn each_form_of_a_marker_says_the_same() {
+    for (name, is_link) in [(SOUND, false), ("link-marker-4096", true)] {
+        let unpacked = Unpacked::new(name);
+        let wanted = expected(name);
+        let mut dirs = vec![String::new()];
+        let stored = reader::stored_paths(&unpacked.store, &unpacked.key);
+        dirs.extend(stored.values().filter_map(|path| {
+            let below = path.strip_prefix("tree/")?;
+            let is_dir = unpacked.store.join(path).symlink_metadata().unwrap().is_dir();
+            is_dir.then(|| below.to_owned())
+        }));
+        assert!(dirs.len() > 3, "{dirs:?}");
+        // Every second directory gets the other form.
+        for dir in dirs.iter().step_by(2) {
+            let path = marker(&unpacked.store, dir);
+            assert_eq!(path.is_symlink(), is_link, "{name}");
+            damage::other_form(&path);
+            assert_eq!(path.is_symlink(), !is_link, "{name}");
+        }
+        assert_same(&seen::list(&unpacked.open()), &untold(wanted.clone()), name);
+        assert_same(&reader::list(&unpacked.store, &unpacked.key), &wanted, name);
+    }
+}
+
+#[test]
+fn nobody_looks_at_what_a_crash_leaves_of_a_directory() {
+    let unpacked = Unpacked::new(SOUND);
+    let tree = unpacked.store.join("tree");
+    for (index, marked) in [(0, false), (1, true)] {
+        let left = tree.join(format!("{index:032x}.temp"));
+        fs::create_dir(&left).unwrap();
+        if marked {
+            fs::copy(tree.join("dir.cmkfs"), left.join("dir.cmkfs")).unwrap();
+        }
+    }
+    let wanted = expected(SOUND);
+    assert_same(&reader::list(&unpacked.store, &unpacked.key), &wanted, "reader");
+    assert_same(&seen::list(&unpacked.open()), &untold(wanted), "library");
+}
+
 #[test]
 fn nobody_looks_at_unused_bytes() {
-    let unpacked = Unpacked::new(4096);
+    let unpacked = Unpacked::new(SOUND);
     let stored = reader::stored_paths(&unpacked.store, &unpacked.key);
     let before = reader::list(&unpacked.store, &unpacked.key);
     damage::change_what_is_unused(&Subject { store: unpacked.store.clone(), stored: &stored });
@@ -224,7 +277,7 @@ fn an_attribute_under_the_other_prefix_is_refused() {
     if !rustix::process::geteuid().is_root() {
         return; // Nobody else can see or set the attributes of the other prefix.
     }
-    let unpacked = Unpacked::new(4096);
+    let unpacked = Unpacked::new(SOUND);
     let stored = &reader::stored_paths(&unpacked.store, &unpacked.key)["size 1"];
     let root = unpacked.open_with(false).root().unwrap();
     root.set_xattr(Some(b"size 1"), b"trusted.moved", b"value", XattrMode::Create).unwrap();
@@ -268,9 +321,9 @@ proptest! {
 fn make_golden_volumes() {
     let out = std::env::var_os("CMKFS_MAKE_GOLDEN").expect("CMKFS_MAKE_GOLDEN=DIR");
     let out = PathBuf::from(out);
-    for block_size in GOLDEN {
+    for (name, block_size) in GOLDEN {
         let dir = tempfile::tempdir().unwrap();
-        let file = |end: &str| out.join(format!("block-{block_size}.{end}"));
+        let file = |end: &str| out.join(format!("{name}.{end}"));
         let mut key = [0; 32];
         getrandom::fill(&mut key).unwrap();
         fs::write(file("key"), key).unwrap();

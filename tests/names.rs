@@ -8,8 +8,11 @@ mod volume;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use cmkfs::file::{Access, Dir, FileError, Kind, NodeKind, RenameMode, XattrMode};
+use cmkfs::file::{
+    Access, Dir, Durability, FileError, Kind, NodeKind, RenameMode, VolumeOptions, XattrMode,
+};
 use rustix::io::Errno;
 use volume::{ME, Throwaway};
 
@@ -198,4 +201,181 @@ fn a_directory_has_the_mode_that_was_asked_for_under_the_mask() {
         root.remove_dir(b"dir").unwrap();
     }
     rustix::process::umask(before);
+}
+
+/// Every stored directory that is not the root, by the names that are listed.
+fn stored_dirs(throwaway: &Throwaway) -> Vec<PathBuf> {
+    let entries = fs::read_dir(throwaway.path().join("tree")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+}
+
+fn marker_file(path: &Path) -> Vec<u8> {
+    let text = fs::read_link(path).unwrap();
+    let fields = text.to_str().unwrap().strip_prefix("cmkdir1.").unwrap();
+    let fields = data_encoding::BASE64URL_NOPAD.decode(fields.as_bytes()).unwrap();
+    [&b"cmkdir\n\0\x01\0\0\0"[..], &fields].concat()
+}
+
+#[test]
+fn a_marker_is_a_link_or_as_earlier_releases_made_it_a_file() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    root.make_dir(b"dir", ME, 0o755).unwrap();
+    put(&root.open_dir(b"dir").unwrap(), b"file", b"content");
+    for dir in [throwaway.path().join("tree"), stored_dirs(&throwaway).remove(0)] {
+        let marker = dir.join("dir.cmkfs");
+        assert!(fs::read_link(&marker).unwrap().as_os_str().len() <= 59, "ext4 keeps no more");
+        let bytes = marker_file(&marker);
+        assert_eq!(bytes.len(), 48);
+        fs::remove_file(&marker).unwrap();
+        fs::write(&marker, bytes).unwrap();
+    }
+    drop(root);
+    let root = throwaway.open().root().unwrap();
+    let dir = root.open_dir(b"dir").unwrap();
+    assert_eq!(get(&dir, b"file"), b"content");
+    root.make_dir(b"new", ME, 0o755).unwrap();
+    assert_eq!(names(&root), [&b"dir"[..], b"new"].map(<[u8]>::to_vec).into());
+    assert_eq!(root.remove_dir(b"dir"), Err(FileError::Sys(Errno::NOTEMPTY)));
+    dir.unlink(b"file").unwrap();
+    root.rename(b"new", &root, b"dir", RenameMode::Replace).unwrap();
+    root.remove_dir(b"dir").unwrap();
+    assert_eq!(stored_count(&throwaway), 1);
+}
+
+/// The states of the disk between the steps of making and of removing a directory.
+#[test]
+fn what_a_crash_leaves_of_a_directory_is_in_nobodys_way() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    root.make_dir(b"dir", ME, 0o755).unwrap();
+    let lower = stored_dirs(&throwaway).remove(0);
+    let text = fs::read_link(lower.join("dir.cmkfs")).unwrap();
+    for place in [throwaway.path().join("tree"), lower.clone()] {
+        for (digit, marked) in [("a", false), ("b", true)] {
+            let left = place.join(digit.repeat(32) + ".temp");
+            fs::create_dir(&left).unwrap();
+            if marked {
+                std::os::unix::fs::symlink(&text, left.join("dir.cmkfs")).unwrap();
+            }
+            // It was itself emptied of such a directory, and of a name.
+            fs::create_dir(left.join("c".repeat(32) + ".temp")).unwrap();
+            fs::write(left.join("n".repeat(43) + ".name"), "sealed").unwrap();
+        }
+        fs::write(place.join("n".repeat(43) + ".name"), "sealed").unwrap();
+    }
+    drop(root);
+    let volume = throwaway.open();
+    let root = volume.root().unwrap();
+    let dir = root.open_dir(b"dir").unwrap();
+    assert_eq!((names(&root).len(), names(&dir).len()), (1, 0));
+    assert_eq!(volume.figures().damages, 0);
+    assert_eq!(root.make_dir(b"dir", ME, 0o755), Err(FileError::Sys(Errno::EXIST)));
+    dir.make_dir(b"new", ME, 0o755).unwrap();
+    dir.remove_dir(b"new").unwrap();
+    root.remove_dir(b"dir").unwrap();
+    assert!(!lower.exists());
+    root.make_dir(b"dir", ME, 0o755).unwrap();
+    // A directory that took the place of another one, with leftovers in that.
+    root.make_dir(b"other", ME, 0o755).unwrap();
+    for path in stored_dirs(&throwaway) {
+        if path.extension().is_none() {
+            fs::create_dir(path.join("d".repeat(32) + ".temp")).unwrap();
+        }
+    }
+    root.rename(b"dir", &root, b"other", RenameMode::Replace).unwrap();
+    assert_eq!(names(&root), [b"other".to_vec()].into());
+}
+
+/// Somebody has given a full directory a temporary name: it is hidden, and not destroyed.
+#[test]
+fn a_temporary_name_is_no_reason_to_remove_objects() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    root.make_dir(b"dir", ME, 0o755).unwrap();
+    let dir = root.open_dir(b"dir").unwrap();
+    dir.make_dir(b"full", ME, 0o755).unwrap();
+    put(&dir.open_dir(b"full").unwrap(), b"file", b"content");
+    let lower = stored_dirs(&throwaway).remove(0);
+    let full = fs::read_dir(&lower).unwrap().map(|entry| entry.unwrap().path());
+    let full = full.into_iter().find(|path| path.is_dir()).unwrap();
+    let hidden = lower.join("a".repeat(32) + ".temp");
+    fs::rename(&full, &hidden).unwrap();
+    assert_eq!(names(&dir).len(), 0);
+    assert_eq!(root.remove_dir(b"dir"), Err(FileError::Sys(Errno::NOTEMPTY)));
+    fs::rename(&hidden, &full).unwrap();
+    assert_eq!(names(&root), [b"dir".to_vec()].into());
+    assert_eq!(
+        get(&root.open_dir(b"dir").unwrap().open_dir(b"full").unwrap(), b"file"),
+        b"content"
+    );
+}
+
+#[test]
+fn a_failed_mkdir_leaves_nothing_and_says_why() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    put(&root, b"file", b"x");
+    put(&root, &[b'f'; 200], b"x");
+    let before = stored_count(&throwaway);
+    for name in [&b"file"[..], &[b'f'; 200]] {
+        assert_eq!(root.make_dir(name, ME, 0o755), Err(FileError::Sys(Errno::EXIST)));
+    }
+    assert_eq!(root.make_dir(&[b'n'; 256], ME, 0o755), Err(FileError::NameTooLong));
+    assert_eq!(stored_count(&throwaway), before);
+}
+
+/// What syncs a rename costs.
+fn syncs_of_rename(durability: Durability, synced: bool, open: bool, mode: RenameMode) -> u64 {
+    let throwaway = Throwaway::new(4096);
+    let volume = throwaway.open_with(&VolumeOptions { durability, ..VolumeOptions::default() });
+    let root = volume.root().unwrap();
+    let write = |name: &[u8]| {
+        let (file, _) = root.create_file(name, ME, 0o644).unwrap();
+        file.write(0, &[7; 9000]).unwrap();
+        if synced {
+            file.sync(true).unwrap();
+        }
+        file
+    };
+    let files = [write(b"new"), write(b"old")];
+    let kept = open.then(|| files.clone());
+    drop(files);
+    let before = volume.figures().syncs;
+    root.rename(b"new", &root, b"old", mode).unwrap();
+    drop(kept);
+    volume.figures().syncs - before
+}
+
+#[test]
+fn what_takes_the_place_of_something_is_durable_first() {
+    for open in [false, true] {
+        let strict = |synced, mode| syncs_of_rename(Durability::Strict, synced, open, mode);
+        assert_eq!(strict(false, RenameMode::Replace), 1, "{open}");
+        assert_eq!(strict(false, RenameMode::Exchange), 2, "{open}");
+        assert_eq!(strict(true, RenameMode::Replace), 0, "{open}");
+        assert_eq!(strict(true, RenameMode::Exchange), 0, "{open}");
+        let relaxed = syncs_of_rename(Durability::Relaxed, false, open, RenameMode::Replace);
+        assert_eq!(relaxed, 0, "{open}");
+    }
+}
+
+#[test]
+fn what_was_written_since_it_was_synced_is_not_taken_for_durable() {
+    let throwaway = Throwaway::new(4096);
+    let volume = throwaway.open();
+    let root = volume.root().unwrap();
+    put(&root, b"old", b"old");
+    let (file, stat) = root.create_file(b"new", ME, 0o644).unwrap();
+    file.sync(true).unwrap();
+    drop(file);
+    let file = root.open_file(b"new", Access::Write).unwrap();
+    file.write(0, b"more").unwrap();
+    drop(file);
+    let before = volume.figures().syncs;
+    root.rename(b"new", &root, b"old", RenameMode::Replace).unwrap();
+    assert_eq!(volume.figures().syncs - before, 1, "inode {}", stat.ino);
+    // A name that was free is taken without waiting.
+    root.rename(b"old", &root, b"free", RenameMode::Replace).unwrap();
+    assert_eq!(volume.figures().syncs - before, 1);
 }

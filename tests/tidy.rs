@@ -82,7 +82,7 @@ const SEALED: &[&str] = &["Sealed", "StoredName", "LinkText", "Descriptor"];
 /// The other functions of `store` that may, each with the reason.
 const CLEAR_WRITES: &[(&str, &str, &str)] = &[
     ("src/store/lock.rs", "describe", "who holds the lock is told to whoever may see the store"),
-    ("src/store/dir.rs", "put_back_marker", "the bytes came from there a moment ago"),
+    ("src/store/marker.rs", "put_back_marker", "the bytes came from there a moment ago"),
     ("src/store/attribute.rs", "set_bytes", "private: what its callers take is checked by itself"),
 ];
 /// Parameters of bytes that public functions of `store` may have: names of stored objects.

@@ -50,6 +50,10 @@ impl File {
         let synced = state.blob.sync(data_only);
         self.volume().counters.syncs.add(1);
         synced.inspect_err(|error| self.latch(*error))?;
+        if !state.dirty {
+            // Nobody writes while the state is held for reading.
+            state.settled.store(true, Ordering::Relaxed);
+        }
         Ok(())
     }
 

@@ -335,6 +335,8 @@ impl Drop for File {
         let volume = self.volume.clone();
         volume.closed(self.ino, || {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let latched = self.latched.load(Ordering::Acquire);
+            volume.settled.closed(self.ino, state.is_settled() && !latched);
             if state.dirty && !self.latched.load(Ordering::Acquire) {
                 let ino = self.ino;
                 match self.salvage(&mut state) {

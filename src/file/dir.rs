@@ -13,7 +13,7 @@ use crate::file::volume::Volume;
 use crate::format::directory;
 use crate::format::ids::{DirId, FileId};
 use crate::format::name;
-use crate::store::{DiskBlob, LowerStat, SetAttr, StoreDir};
+use crate::store::{DiskBlob, LowerStat, SetAttr, StoreDir, StoredMarker};
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,10 @@ impl Volume {
             let blob = blob.take().expect("called once");
             let lower_len = u64::try_from(rustix::fs::fstat(&blob)?.st_size).unwrap_or(0);
             match open::load(&volume.keys, blob, ino, lower_len, writable) {
-                Ok(Loaded::Whole(state)) => Ok(*state),
+                Ok(Loaded::Whole(mut state)) => {
+                    *state.settled.get_mut() = volume.settled.take(ino);
+                    Ok(*state)
+                }
                 Ok(Loaded::Mended) => Err(FileError::Stale),
                 Err(error) => {
                     volume.counters.damages.add(1);
@@ -155,13 +158,13 @@ impl Dir {
         wanted: Option<DirId>,
     ) -> Result<Self, FileError> {
         let ino = lower.stat_self()?.st_ino;
-        let marker = match lower.read_marker() {
-            Ok(marker) => marker,
+        let decoded = match lower.read_marker() {
+            Ok(StoredMarker::Link(text)) => directory::decode_link(&text),
+            Ok(StoredMarker::File(bytes)) => directory::decode(&bytes),
             Err(Errno::NOENT) => return Err(FileError::damaged(ino, "directory without a marker")),
             Err(error) => return Err(error.into()),
         };
-        let (epoch, id, tag) =
-            directory::decode(&marker).map_err(|error| FileError::marker(ino, &error))?;
+        let (epoch, id, tag) = decoded.map_err(|error| FileError::marker(ino, &error))?;
         let names = volume
             .keys
             .open_marker(epoch, id, &tag)

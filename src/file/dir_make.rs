@@ -1,8 +1,6 @@
-//! A directory by plaintext names: making, linking, removing, renaming.
+//! A directory by plaintext names: making, linking, removing.
 
 use std::sync::Arc;
-
-use rustix::io::Errno;
 
 use crate::file::content::File;
 use crate::file::dir::{Access, Dir};
@@ -12,9 +10,7 @@ use crate::file::stat::{Kind, Stat};
 use crate::file::volume::Volume;
 use crate::format::envelope::{ENVELOPE_LEN, LINK_DIRECT_MAX, LINK_TARGET_MAX};
 use crate::format::ids::DirId;
-use crate::store::{
-    Creator, LinkContent, LinkText, NodeKind, RenameMode, SetAttr, leave, parse_link,
-};
+use crate::store::{Creator, LinkContent, LinkText, NodeKind, SetAttr, leave, parse_link};
 
 const SET_ID_BITS: u32 = 0o6000;
 const SET_GID: u32 = 0o2000;
@@ -48,7 +44,7 @@ impl Volume {
 }
 
 impl Dir {
-    fn writable(&self) -> Result<(), FileError> {
+    pub(in crate::file) fn writable(&self) -> Result<(), FileError> {
         if self.volume().read_only() { Err(FileError::ReadOnly) } else { Ok(()) }
     }
 
@@ -137,27 +133,24 @@ impl Dir {
     pub fn make_dir(&self, name: &[u8], creator: Creator, mode: u32) -> Result<Stat, FileError> {
         self.writable()?;
         let stored = self.stored(name)?;
-        let lower = self.lower().make_dir(&stored, mode)?;
-        let finish = || {
-            let mut id = DirId([0; 16]);
-            getrandom::fill(&mut id.0).expect("the system gives random bytes");
-            // The creator's mask, or a default access control list, has had its say; what its
-            // owner was lent so that the marker can be written goes again.
-            let made = lower.stat_self()?.st_mode & 0o7777;
-            let lent = SetAttr { mode: Some(made | OWNER_ALL), ..SetAttr::default() };
-            if made & OWNER_ALL != OWNER_ALL {
-                lent.apply_to(&lower)?;
-            }
-            lower.write_marker(&self.volume().keys.new_marker(id))?;
-            let wanted = made & !(OWNER_ALL & !mode);
-            let mode = (wanted != made | OWNER_ALL).then_some(wanted);
-            let ownership = self.ownership(creator, 0)?.unwrap_or_default();
-            SetAttr { mode, ..ownership }.apply_to(&lower)?;
-            self.stat_stored(stored.object())
-        };
-        finish().inspect_err(|_: &FileError| {
-            leave(self.lower().remove_dir(&stored), "object that could not be finished")
-        })
+        let new = self.lower().begin_dir(&stored, mode)?;
+        let lower = new.dir().clone();
+        let mut id = DirId([0; 16]);
+        getrandom::fill(&mut id.0).expect("the system gives random bytes");
+        // The creator's mask, or a default access control list, has had its say; what its owner
+        // was lent so that the marker can be written goes again.
+        let made = lower.stat_self()?.st_mode & MODE_BITS;
+        let lent = SetAttr { mode: Some(made | OWNER_ALL), ..SetAttr::default() };
+        if made & OWNER_ALL != OWNER_ALL {
+            lent.apply_to(&lower)?;
+        }
+        lower.write_marker(&self.volume().keys.new_marker(id))?;
+        let wanted = made & !(OWNER_ALL & !mode);
+        let mode = (wanted != made | OWNER_ALL).then_some(wanted);
+        let ownership = self.ownership(creator, 0)?.unwrap_or_default();
+        SetAttr { mode, ..ownership }.apply_to(&lower)?;
+        new.name(&stored)?;
+        self.volume().stat_of(&lower.stat_self()?)
     }
 
     /// Makes a symbolic link to a target of 1 to 4095 bytes.
@@ -260,7 +253,10 @@ impl Dir {
     }
 
     /// The file under `links/` that the last name of a link takes with it.
-    fn reference_of_last(&self, object: &[u8]) -> Result<Option<String>, FileError> {
+    pub(in crate::file) fn reference_of_last(
+        &self,
+        object: &[u8],
+    ) -> Result<Option<String>, FileError> {
         let stat = self.lower().stat(object)?;
         let kind = Kind::from_lower(rustix::fs::FileType::from_raw_mode(stat.st_mode));
         if kind != Some(Kind::Symlink) || stat.st_nlink > 1 {
@@ -279,67 +275,6 @@ impl Dir {
     pub fn remove_dir(&self, name: &[u8]) -> Result<(), FileError> {
         self.writable()?;
         Ok(self.lower().remove_dir(&self.stored(name)?)?)
-    }
-
-    /// Renames an entry into `target`. A file that replaces another is committed first, so that
-    /// a crash leaves one of the two whole.
-    ///
-    /// # Errors
-    /// The store's, such as `EEXIST`, `ENOTEMPTY`, `EINVAL` for a directory into itself.
-    pub fn rename(
-        &self,
-        name: &[u8],
-        target: &Self,
-        target_name: &[u8],
-        mode: RenameMode,
-    ) -> Result<(), FileError> {
-        self.writable()?;
-        let (stored, to) = (self.stored(name)?, target.stored(target_name)?);
-        let source = self.lower().stat(stored.object())?;
-        let replaced = match target.lower().stat(to.object()) {
-            Ok(replaced) => Some(replaced),
-            Err(Errno::NOENT) => None,
-            Err(error) => return Err(error.into()),
-        };
-        let mut reference = None;
-        if let (Some(replaced), RenameMode::Replace) = (&replaced, mode) {
-            if let Some(file) = self.volume().opened(source.st_ino) {
-                file.commit()?;
-            }
-            if replaced.st_ino == source.st_ino {
-                return Ok(self.lower().rename(&stored, target.lower(), &to, mode)?);
-            }
-            reference = target.reference_of_last(to.object())?;
-            let kind = |mode| Kind::from_lower(rustix::fs::FileType::from_raw_mode(mode));
-            if kind(source.st_mode) == Some(Kind::Dir) && kind(replaced.st_mode) == Some(Kind::Dir)
-            {
-                // The disk sees the marker and would call the directory not empty.
-                return self.rename_over_dir(&stored, target, &to);
-            }
-        }
-        self.lower().rename(&stored, target.lower(), &to, mode)?;
-        if let Some(file) = reference {
-            leave(
-                self.volume().links.remove_small(file.as_bytes()),
-                "target of a link that is gone",
-            );
-        }
-        Ok(())
-    }
-
-    fn rename_over_dir(
-        &self,
-        stored: &crate::cipher::StoredName,
-        target: &Self,
-        to: &crate::cipher::StoredName,
-    ) -> Result<(), FileError> {
-        // Exchanged first: at every moment both names lead to a whole directory.
-        self.lower().rename(stored, target.lower(), to, RenameMode::Exchange)?;
-        if let Err(error) = self.lower().remove_dir(stored) {
-            self.lower().rename(stored, target.lower(), to, RenameMode::Exchange)?;
-            return Err(error.into());
-        }
-        Ok(())
     }
 
     /// Cuts or lengthens a file that need not be open.

@@ -73,7 +73,7 @@ impl Dir {
             return Ok(Some(DirEntry { name: stored_name, ino, kind: Kind::Dir, next }));
         }
         let sealed = match name::decode(&stored_name) {
-            Stored::Own => return Ok(None),
+            Stored::Marker | Stored::Sidecar | Stored::Temporary => return Ok(None),
             Stored::Direct(sealed) => Some(sealed),
             Stored::Long { sidecar } => self.lower().read_sidecar(&sidecar).ok(),
             Stored::Foreign => None,

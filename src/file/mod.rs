@@ -4,6 +4,7 @@
 //! |-----------|-------------------------------------------------------------------------|
 //! | `volume`  | an open volume: keys, block cache, cipher pool, the files that are open |
 //! | `dir`     | a directory by plaintext names; `listing`: all of them                  |
+//! | `dir_rename` | renaming, and what has to be durable before; `settled`: what is so already |
 //! | `held`    | what is kept of an object whose last name is going                      |
 //! | `attribute` | extended attributes                                                   |
 //! | `content` | an open file, and reading it                                            |
@@ -23,6 +24,7 @@ mod content;
 mod dir;
 mod dir_attr;
 mod dir_make;
+mod dir_rename;
 mod error;
 mod figures;
 mod held;
@@ -30,6 +32,7 @@ mod listing;
 mod open;
 mod ranges;
 mod salvage;
+mod settled;
 mod stat;
 mod state;
 mod tree;

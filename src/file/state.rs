@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cipher::{FileCipher, Plain};
 use crate::file::stat::Time;
@@ -42,6 +42,8 @@ pub(in crate::file) struct State {
     pub(in crate::file) body: Body,
     pub(in crate::file) blocks: BTreeMap<u64, Plain>,
     pub(in crate::file) dirty: bool,
+    /// Nothing was written, as far as is known, that is not on the disk.
+    pub(in crate::file) settled: AtomicBool,
     /// When the file was last written to, if the store does not say so yet.
     pub(in crate::file) mtime: Option<Time>,
     /// Somebody has seen `mtime`: the store has to say the same.
@@ -82,9 +84,15 @@ impl State {
         }
     }
 
+    /// Whether all of the file is on the disk, as far as is known.
+    pub(in crate::file) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+
     /// Notes that content was changed now.
     pub(in crate::file) fn changed(&mut self) {
         self.dirty = true;
+        *self.settled.get_mut() = false;
         self.mtime = Some(Time::now());
         *self.mtime_seen.get_mut() = false;
     }

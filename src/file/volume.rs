@@ -13,6 +13,7 @@ use crate::file::content::File;
 use crate::file::dir::Dir;
 use crate::file::error::FileError;
 use crate::file::figures::{Counters, Figures};
+use crate::file::settled::Settled;
 use crate::file::state::State;
 use crate::format::descriptor::Descriptor;
 use crate::format::geometry::{BlockSize, Geometry};
@@ -94,6 +95,7 @@ pub struct Volume {
     next_file: AtomicU64,
     /// Files that were closed with something lost: as many as there were errors.
     spoiled: Mutex<HashSet<u64>>,
+    pub(in crate::file) settled: Settled,
     changes: RwLock<()>,
     /// Inodes that were forgotten since somebody asked.
     forgotten: AtomicU64,
@@ -141,6 +143,7 @@ impl Volume {
             open: (0..OPEN_SHARDS).map(|_| Mutex::default()).collect(),
             next_file: AtomicU64::new(1),
             spoiled: Mutex::default(),
+            settled: Settled::default(),
             changes: RwLock::new(()),
             forgotten: AtomicU64::new(0),
         }))
@@ -268,7 +271,11 @@ impl Volume {
         if let Some(file) = shard.get(&ino).and_then(Weak::upgrade) {
             return Ok(file);
         }
-        let file = Arc::new(File::new(self.clone(), ino, load()?));
+        let mut state = load()?;
+        // Of an earlier file that had the same inode nothing holds: a new one is dirty.
+        let settled = self.settled.take(ino) && !state.dirty;
+        *state.settled.get_mut() = settled;
+        let file = Arc::new(File::new(self.clone(), ino, state));
         shard.insert(ino, Arc::downgrade(&file));
         Ok(file)
     }

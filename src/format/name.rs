@@ -3,9 +3,10 @@
 //! A name is padded with zeros to a multiple of 16 bytes, sealed, and written tag first in
 //! base64url without padding (RFC 4648 section 5). If that is over 255 bytes, the file is called
 //! `H.long` and a sidecar `H.name` holds the sealed bytes; H is the base64url of their SHA-256.
-//! Names of up to 160 bytes fit without a sidecar.
+//! Names of up to 160 bytes fit without a sidecar. A directory has another name, on which no
+//! listing looks, while it is made or removed.
 
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use sha2::{Digest, Sha256};
 
 /// Longest name of a file, plaintext or stored, in bytes (`NAME_MAX` of Linux).
@@ -17,6 +18,8 @@ pub const PAD_LEN: usize = 16;
 pub const LONG_SUFFIX: &str = ".long";
 /// Ends the name of a sidecar.
 pub const SIDECAR_SUFFIX: &str = ".name";
+/// Ends the name of a directory that is being made or removed.
+pub const TEMPORARY_SUFFIX: &str = ".temp";
 /// The longest sidecar: tag and a padded name of 255 bytes.
 pub const SIDECAR_LEN_MAX: usize = 16 + 256;
 
@@ -30,8 +33,12 @@ pub enum Stored {
         /// File name of the sidecar.
         sidecar: Vec<u8>,
     },
-    /// Ours, not an object: a marker or a sidecar.
-    Own,
+    /// The marker of the directory.
+    Marker,
+    /// A sidecar, of no account without its object.
+    Sidecar,
+    /// A directory that is being made or removed, or was when a crash came: of no account.
+    Temporary,
     /// Nothing that this release writes.
     Foreign,
 }
@@ -47,12 +54,21 @@ pub fn encode(sealed: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
     (long, Some(format!("{hash}{SIDECAR_SUFFIX}").into_bytes()))
 }
 
+/// The name of a directory that is being made or removed; `id` is random.
+pub fn temporary(id: &[u8; 16]) -> Vec<u8> {
+    format!("{}{TEMPORARY_SUFFIX}", HEXLOWER.encode(id)).into_bytes()
+}
+
 /// What the file name says the object is. Never panics, whatever the bytes.
 pub fn decode(file_name: &[u8]) -> Stored {
-    if file_name == crate::format::directory::MARKER_NAME
-        || file_name.ends_with(SIDECAR_SUFFIX.as_bytes())
-    {
-        return Stored::Own;
+    if file_name == crate::format::directory::MARKER_NAME {
+        return Stored::Marker;
+    }
+    if file_name.ends_with(SIDECAR_SUFFIX.as_bytes()) {
+        return Stored::Sidecar;
+    }
+    if file_name.ends_with(TEMPORARY_SUFFIX.as_bytes()) {
+        return Stored::Temporary;
     }
     if let Some(hash) = file_name.strip_suffix(LONG_SUFFIX.as_bytes()) {
         return Stored::Long { sidecar: [hash, SIDECAR_SUFFIX.as_bytes()].concat() };
@@ -103,6 +119,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_object_is_told_apart() {
+        let temporary = temporary(&[0xA5; 16]);
+        assert_eq!(temporary, b"a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5.temp");
+        assert_eq!(decode(&temporary), Stored::Temporary);
+        assert_eq!(decode(b"dir.cmkfs"), Stored::Marker);
+        for foreign in [&b"x.bak"[..], b"dir.cmkfs2", b"a5.temporary"] {
+            assert_eq!(decode(foreign), Stored::Foreign);
+        }
+    }
+
+    #[test]
     fn names_over_160_bytes_get_a_sidecar() {
         for len in 1..=NAME_MAX {
             let sealed = vec![7; 16 + len.next_multiple_of(PAD_LEN)];
@@ -113,7 +140,7 @@ mod tests {
                 (Stored::Direct(back), None) => assert_eq!(back, sealed),
                 (Stored::Long { sidecar: back }, Some(sidecar)) => {
                     assert_eq!(back, sidecar);
-                    assert_eq!(decode(&sidecar), Stored::Own);
+                    assert_eq!(decode(&sidecar), Stored::Sidecar);
                     assert!(sealed.len() <= SIDECAR_LEN_MAX);
                 }
                 other => panic!("{len}: {other:?}"),

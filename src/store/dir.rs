@@ -1,4 +1,4 @@
-//! One stored directory: objects by their sealed names, and the few files that are ours.
+//! One stored directory: objects by their sealed names.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -6,12 +6,9 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use crate::cipher::{Sealed, StoredName};
-use crate::format::directory::{MARKER_LEN, MARKER_NAME};
-use crate::format::name::SIDECAR_LEN_MAX;
-use crate::store::blob::DiskBlob;
+use crate::cipher::StoredName;
+use crate::store::blob::{Blob, DiskBlob};
 use crate::store::durability::Durability;
-use crate::store::leave;
 use crate::store::link::LinkText;
 
 /// What the store's disk says of an object; sizes are of ciphertext.
@@ -203,24 +200,8 @@ impl StoreDir {
         rustix::fs::openat(&*self.fd, object, flags, Mode::empty())
     }
 
-    fn write_sidecar(&self, name: &StoredName) -> Result<(), Errno> {
-        let Some((sidecar, sealed)) = name.sidecar() else { return Ok(()) };
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | FILE_FLAGS;
-        let file = rustix::fs::openat(&*self.fd, sidecar, flags, Mode::from_raw_mode(0o600))?;
-        let written = rustix::io::write(&file, sealed)?;
-        if written == sealed.len() { Ok(()) } else { Err(Errno::NOSPC) }
-    }
-
-    /// A sidecar that stays behind harms nobody: it is written over or found by a check.
-    fn remove_sidecar(&self, name: &StoredName) {
-        if let Some((sidecar, _)) = name.sidecar() {
-            let removed = rustix::fs::unlinkat(&*self.fd, sidecar, AtFlags::empty());
-            leave(removed, "sidecar of a name that is gone");
-        }
-    }
-
     /// Makes an object under a name: its sidecar first, so that no object is without a name.
-    fn named<T>(
+    pub(in crate::store) fn named<T>(
         &self,
         name: &StoredName,
         make: impl FnOnce() -> Result<T, Errno>,
@@ -242,15 +223,6 @@ impl StoreDir {
         self.named(name, || {
             rustix::fs::openat(&*self.fd, name.object(), flags, Mode::from_raw_mode(mode))
                 .map(DiskBlob::new)
-        })
-    }
-
-    /// Makes a directory; its marker is still to be written.
-    pub fn make_dir(&self, name: &StoredName, mode: u32) -> Result<Self, Errno> {
-        self.named(name, || {
-            let mode = Mode::from_raw_mode(mode);
-            rustix::fs::mkdirat(&*self.fd, name.object(), mode | Mode::RWXU)?;
-            self.open_dir(name.object())
         })
     }
 
@@ -291,50 +263,6 @@ impl StoreDir {
         Ok(())
     }
 
-    /// Removes a directory that has nothing but its marker.
-    pub fn remove_dir(&self, name: &StoredName) -> Result<(), Errno> {
-        let dir = self.open_dir(name.object()).map_err(|error| match error {
-            Errno::LOOP => Errno::NOTDIR,
-            other => other,
-        })?;
-        if !dir.has_only(MARKER_NAME)? {
-            return Err(Errno::NOTEMPTY);
-        }
-        // Without one it is what a crash left of a directory that was being made.
-        let marker = match dir.read_marker() {
-            Ok(marker) => Some(marker),
-            Err(Errno::NOENT) => None,
-            Err(error) => return Err(error),
-        };
-        match rustix::fs::unlinkat(&*dir.fd, MARKER_NAME, AtFlags::empty()) {
-            Err(Errno::ACCESS) => {
-                let all = Mode::RWXU;
-                rustix::fs::fchmod(&*dir.fd, all)?;
-                rustix::fs::unlinkat(&*dir.fd, MARKER_NAME, AtFlags::empty())?;
-            }
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(error),
-        }
-        if let Err(error) = rustix::fs::unlinkat(&*self.fd, name.object(), AtFlags::REMOVEDIR) {
-            if let Some(marker) = marker {
-                dir.put_back_marker(&marker);
-            }
-            return Err(error);
-        }
-        self.remove_sidecar(name);
-        Ok(())
-    }
-
-    fn put_back_marker(&self, marker: &[u8]) {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | FILE_FLAGS;
-        let mode = Mode::from_raw_mode(0o600);
-        let put = rustix::fs::openat(&*self.fd, MARKER_NAME, flags, mode)
-            .and_then(|file| rustix::io::write(&file, marker));
-        if put != Ok(marker.len()) {
-            tracing::error!(result = ?put, "can't put back the marker of a directory");
-        }
-    }
-
     /// Renames; a name that needs a sidecar has one before, and none is left behind after.
     pub fn rename(
         &self,
@@ -372,47 +300,6 @@ impl StoreDir {
         Ok(())
     }
 
-    /// Writes the marker of a new directory.
-    pub fn write_marker(&self, marker: &Sealed) -> Result<(), Errno> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | FILE_FLAGS;
-        let mode = Mode::from_raw_mode(0o644);
-        let file = rustix::fs::openat(&*self.fd, MARKER_NAME, flags, mode)?;
-        let written = rustix::io::write(&file, marker.as_bytes())?;
-        if written == marker.as_bytes().len() { Ok(()) } else { Err(Errno::NOSPC) }
-    }
-
-    /// The bytes of the marker, at most one more than it should have.
-    pub fn read_marker(&self) -> Result<Vec<u8>, Errno> {
-        self.read_small(MARKER_NAME, MARKER_LEN)
-    }
-
-    /// The bytes of a sidecar, at most one more than it can have.
-    pub fn read_sidecar(&self, sidecar: &[u8]) -> Result<Vec<u8>, Errno> {
-        self.read_small(sidecar, SIDECAR_LEN_MAX)
-    }
-
-    /// The bytes of a small file of ours, at most `len_max` + 1.
-    pub fn read_small(&self, name: &[u8], len_max: usize) -> Result<Vec<u8>, Errno> {
-        let file = rustix::fs::openat(&*self.fd, name, OFlags::RDONLY | FILE_FLAGS, Mode::empty())?;
-        let mut bytes = vec![0; len_max + 1];
-        let len = rustix::io::read(&file, &mut bytes)?;
-        bytes.truncate(len);
-        Ok(bytes)
-    }
-
-    /// Writes a small file of ours that was not there, under a plain name.
-    pub fn write_small(&self, name: &str, sealed: &Sealed) -> Result<(), Errno> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | FILE_FLAGS;
-        let file = rustix::fs::openat(&*self.fd, name, flags, Mode::from_raw_mode(0o600))?;
-        let written = rustix::io::write(&file, sealed.as_bytes())?;
-        if written == sealed.as_bytes().len() { Ok(()) } else { Err(Errno::NOSPC) }
-    }
-
-    /// Removes a small file of ours.
-    pub fn remove_small(&self, name: &[u8]) -> Result<(), Errno> {
-        rustix::fs::unlinkat(&*self.fd, name, AtFlags::empty())
-    }
-
     /// chmod(2) follows symbolic links, and somebody may have put one in the place of an object:
     /// it must not lead out of the store.
     fn set_mode(&self, object: &[u8], mode: Mode) -> Result<(), Errno> {
@@ -440,6 +327,15 @@ impl StoreDir {
             rustix::fs::utimensat(&*self.fd, object, &times, AtFlags::SYMLINK_NOFOLLOW)?;
         }
         Ok(())
+    }
+
+    /// Returns when the content of a file, whatever it is, survives a power cut.
+    pub fn sync_file(&self, object: &[u8]) -> Result<(), Errno> {
+        let blob = match self.open_file(object, false) {
+            Err(Errno::ACCESS) => self.open_file_lending(object)?,
+            opened => opened?,
+        };
+        blob.sync(true)
     }
 
     /// Returns when the directory's entries survive a power cut.

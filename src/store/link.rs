@@ -1,8 +1,9 @@
-//! The text of a lower symbolic link: a sealed target, or the name of a file that has it.
+//! The text of a lower symbolic link: a sealed target, the name of a file that has it, or a marker.
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 
 use crate::cipher::Sealed;
+use crate::format::directory;
 use crate::format::envelope::REFERENCE;
 
 /// Text that a lower symbolic link may hold: made of something sealed, or of a random name.
@@ -19,6 +20,15 @@ pub enum LinkContent {
 }
 
 impl LinkText {
+    /// A marker of a directory.
+    ///
+    /// # Panics
+    /// If it is something else.
+    pub fn marker(sealed: &Sealed) -> Self {
+        let marker = sealed.as_bytes().try_into().expect("a marker has one length");
+        Self(directory::encode_link(marker).into_bytes())
+    }
+
     /// The sealed target itself.
     pub fn direct(sealed: &Sealed) -> Self {
         Self(BASE64URL_NOPAD.encode(sealed.as_bytes()).into_bytes())

@@ -18,7 +18,10 @@ mod durability;
 mod layout;
 mod link;
 mod lock;
+mod marker;
+mod small;
 mod stream;
+mod whole;
 
 pub use attribute::Attributed;
 pub use blob::{Blob, DiskBlob};
@@ -27,7 +30,9 @@ pub use durability::Durability;
 pub use layout::{Store, StoreError};
 pub use link::{LinkContent, LinkText, parse_link};
 pub use lock::{Holder, LockError, LockMode, StoreLock};
+pub use marker::StoredMarker;
 pub use stream::{DirStream, LowerEntry, is_dot};
+pub use whole::NewDir;
 
 /// Notes that something was left behind which harms nobody: it costs space until it is written
 /// over or found by a check, and no operation should fail for it.

@@ -41,23 +41,6 @@ impl StoreDir {
         let fd = rustix::fs::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty())?;
         Ok(DirStream { fd, buffer: Box::new_uninit_slice(BUFFER_LEN) })
     }
-
-    /// Whether the directory has nothing but `name`, if that.
-    ///
-    /// # Errors
-    /// The system's.
-    pub(in crate::store) fn has_only(&self, name: &[u8]) -> Result<bool, Errno> {
-        let mut stream = self.stream()?;
-        loop {
-            let batch = stream.batch()?;
-            if batch.is_empty() {
-                return Ok(true);
-            }
-            if batch.iter().any(|entry| !is_dot(&entry.name) && entry.name != name) {
-                return Ok(false);
-            }
-        }
-    }
 }
 
 /// Whether a name stands for the directory itself or the one above.

@@ -7,6 +7,8 @@ use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
+use data_encoding::BASE64URL_NOPAD;
+
 const BLOCK: u64 = 4096;
 const RUN: u64 = 16384 + 128 * BLOCK;
 /// A name with a sidecar, and another.
@@ -37,6 +39,14 @@ pub(crate) const CASES: &[Case] = &[
     ("marker: reserved", |s| s.flip("tree/dir.cmkfs", 10, "reserved bytes 10")),
     ("marker: epoch", |s| s.flip("tree/dir.cmkfs", 13, "sealed in epoch")),
     ("marker: length", marker_length),
+    ("link marker: tag", |s| s.link(|text| flipped(text, 55), "the tag is wrong")),
+    ("link marker: id", |s| s.link(|text| flipped(text, 20), "the tag is wrong")),
+    ("link marker: epoch", |s| s.link(|text| flipped(text, 8), "sealed in epoch")),
+    ("link marker: version", |s| s.link(|text| text.replace("r1.", "r2."), "no marker")),
+    ("link marker: length", |s| s.link(|text| text[..52].to_owned(), "no marker")),
+    ("link marker: longer", |s| s.link(|text| text.to_owned() + "AAAA", "no marker")),
+    ("link marker: letters", |s| s.link(|text| text.replace(&text[20..21], "+"), "not base64url")),
+    ("link marker: a way out", |s| s.link(|_| "/etc/passwd".to_owned(), "no marker")),
     ("marker of another directory", marker_of_another),
     ("another directory as root", another_root),
     ("a name changed", |s| s.rename("size 1", changed_name, "does not open")),
@@ -135,6 +145,16 @@ impl Subject<'_> {
         vec![(stored.to_owned(), why)]
     }
 
+    /// Makes the marker of the root a link, with a text made of the right one.
+    fn link(&self, change: impl FnOnce(&str) -> String, why: &'static str) -> Refused {
+        let path = self.store.join("tree/dir.cmkfs");
+        other_form(&path);
+        let text = fs::read_link(&path).unwrap().to_str().unwrap().to_owned();
+        fs::remove_file(&path).unwrap();
+        symlink(change(&text), path).unwrap();
+        vec![("tree/dir.cmkfs".to_owned(), why)]
+    }
+
     /// Flips a bit of the stored file of a plaintext path, however long that file is.
     fn flip_file(&self, path: &str, at: u64, why: &'static str) -> Refused {
         let (file, stored) = self.open(path);
@@ -193,6 +213,32 @@ fn epoch_key(subject: &Subject<'_>) -> Refused {
         format!("A{}", &old[1..])
     };
     subject.describe(old, &new, "the mac is wrong")
+}
+
+/// A marker in the other of its two forms.
+pub(crate) fn other_form(path: &Path) {
+    let told = b"cmkdir\n\0\x01\0\0\0";
+    let link = fs::read_link(path);
+    let file = fs::read(path);
+    fs::remove_file(path).unwrap();
+    match (link, file) {
+        (Ok(text), _) => {
+            let fields = text.to_str().unwrap().strip_prefix("cmkdir1.").unwrap();
+            let fields = BASE64URL_NOPAD.decode(fields.as_bytes()).unwrap();
+            fs::write(path, [&told[..], &fields].concat()).unwrap();
+        }
+        (Err(_), bytes) => {
+            let bytes = bytes.unwrap();
+            let fields = BASE64URL_NOPAD.encode(bytes.strip_prefix(told).unwrap());
+            symlink(format!("cmkdir1.{fields}"), path).unwrap();
+        }
+    }
+}
+
+/// Text with another base64url character in one place; in the last too, as no bits are unused.
+fn flipped(text: &str, at: usize) -> String {
+    let other = if &text[at..=at] == "B" { "C" } else { "B" };
+    format!("{}{other}{}", &text[..at], &text[at + 1..])
 }
 
 fn marker_length(subject: &Subject<'_>) -> Refused {

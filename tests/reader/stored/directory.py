@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ MARKER_NAME = b"dir.cmkfs"
 MARKER_LEN = 48
 MARKER_MAGIC = b"cmkdir\n\0"
 MARKER_VERSION = 1
+MARKER_LINK = b"cmkdir1."
+MARKER_LINK_LEN = 56
 
 NAME_MAX = 255
 NAME_STEP = 16
@@ -30,6 +33,7 @@ LOWER_NAME_MAX = 255
 SEALED_MAX = 272
 LONG = b".long"
 SIDECAR = b".name"
+TEMPORARY = b".temp"
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,7 +47,7 @@ class Directory:
 
 def open_marker(keyring: Keyring, lower: LowerDir) -> Directory:
     """Reads and checks the marker of `lower`."""
-    marker = read_small(lower, MARKER_NAME, MARKER_LEN)
+    marker = _read_marker(lower)
     with told_of(lower.path_of(MARKER_NAME)):
         if len(marker) != MARKER_LEN:
             raise Broken(f"{len(marker)} bytes, not {MARKER_LEN}")
@@ -61,11 +65,25 @@ def open_marker(keyring: Keyring, lower: LowerDir) -> Directory:
         return Directory(lower, dir_id, keyring.directory_names(epoch, dir_id))
 
 
+def _read_marker(lower: LowerDir) -> bytes:
+    """The bytes of the marker: what its link stands for, or what its file has."""
+    if not stat.S_ISLNK(lower.stat(MARKER_NAME).st_mode):
+        return read_small(lower, MARKER_NAME, MARKER_LEN)
+    text = lower.readlink(MARKER_NAME)
+    with told_of(lower.path_of(MARKER_NAME)):
+        if not text.startswith(MARKER_LINK) or len(text) != MARKER_LINK_LEN:
+            raise Broken("a link that is no marker")
+        fields = strict_base64url(text.removeprefix(MARKER_LINK))
+        if fields is None:
+            raise Broken("a marker that is not base64url")
+        return MARKER_MAGIC + MARKER_VERSION.to_bytes(2, "little") + bytes(2) + fields
+
+
 def listed(directory: Directory, refused: list[Refused]) -> Iterator[tuple[bytes, bytes]]:
     """Each object's plaintext name and lower name; appends to `refused` what is left out."""
     names = []
     for lower_name in directory.lower.entries():
-        if lower_name == MARKER_NAME or lower_name.endswith(SIDECAR):
+        if lower_name == MARKER_NAME or lower_name.endswith((SIDECAR, TEMPORARY)):
             continue
         try:
             names.append((open_name(directory, lower_name), lower_name))

@@ -1,0 +1,83 @@
+//! Small files of ours: sidecars of long names, and long targets of symbolic links.
+//!
+//! An object is of no use without them, and a disk makes a name durable before the bytes of
+//! another file. So in a store that has to survive a power cut their bytes are durable before they
+//! are needed.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::cipher::{Sealed, StoredName};
+use crate::format::name::SIDECAR_LEN_MAX;
+use crate::store::dir::{FILE_FLAGS, StoreDir};
+use crate::store::durability::Durability;
+use crate::store::leave;
+
+const NEW: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(FILE_FLAGS);
+const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
+
+impl StoreDir {
+    /// The end of writing a small file: `written` of `len` bytes.
+    fn settle(&self, file: &OwnedFd, written: usize, len: usize) -> Result<(), Errno> {
+        match self.durability {
+            _ if written < len => Err(Errno::NOSPC),
+            Durability::Strict => rustix::fs::fdatasync(file),
+            Durability::Relaxed => Ok(()),
+        }
+    }
+
+    /// Writes the sidecar of a name that has one. What is there already is the same, unless it was
+    /// damaged: it is written over and never cut first, as somebody may need it.
+    pub(in crate::store) fn write_sidecar(&self, name: &StoredName) -> Result<(), Errno> {
+        let Some((sidecar, sealed)) = name.sidecar() else { return Ok(()) };
+        let file = rustix::fs::openat(&*self.fd, sidecar, NEW, OWNER_ONLY)?;
+        let written = rustix::io::write(&file, sealed)?;
+        rustix::fs::ftruncate(&file, sealed.len() as u64)?;
+        self.settle(&file, written, sealed.len())
+    }
+
+    /// A sidecar that stays behind harms nobody: it is written over, or goes with its directory.
+    pub(in crate::store) fn remove_sidecar(&self, name: &StoredName) {
+        if let Some((sidecar, _)) = name.sidecar() {
+            leave(self.remove_small(sidecar), "sidecar of a name that is gone");
+        }
+    }
+
+    /// The bytes of a sidecar, at most one more than it can have.
+    pub fn read_sidecar(&self, sidecar: &[u8]) -> Result<Vec<u8>, Errno> {
+        self.read_small(sidecar, SIDECAR_LEN_MAX)
+    }
+
+    /// The bytes of a small file of ours, at most `len_max` + 1.
+    pub fn read_small(&self, name: &[u8], len_max: usize) -> Result<Vec<u8>, Errno> {
+        let file = rustix::fs::openat(&*self.fd, name, OFlags::RDONLY | FILE_FLAGS, Mode::empty())?;
+        let mut bytes = vec![0; len_max + 1];
+        let len = rustix::io::read(&file, &mut bytes)?;
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
+    /// Writes a small file of ours that was not there, under a plain name; its name is as durable
+    /// as its bytes.
+    ///
+    /// # Errors
+    /// The system's; nothing is left behind then.
+    pub fn write_small(&self, name: &str, sealed: &Sealed) -> Result<(), Errno> {
+        let file = rustix::fs::openat(&*self.fd, name, NEW | OFlags::EXCL, OWNER_ONLY)?;
+        let bytes = sealed.as_bytes();
+        rustix::io::write(&file, bytes)
+            .and_then(|written| self.settle(&file, written, bytes.len()))
+            .and_then(|()| match self.durability {
+                Durability::Strict => self.sync(),
+                Durability::Relaxed => Ok(()),
+            })
+            .inspect_err(|_| leave(self.remove_small(name.as_bytes()), "part of a small file"))
+    }
+
+    /// Removes a small file of ours.
+    pub fn remove_small(&self, name: &[u8]) -> Result<(), Errno> {
+        rustix::fs::unlinkat(&*self.fd, name, AtFlags::empty())
+    }
+}
