@@ -143,6 +143,11 @@ impl Sealed {
         &mut self.cell[..self.len]
     }
 
+    /// A part of it on its own.
+    pub fn part(&self, range: std::ops::Range<usize>) -> Self {
+        Self::of(&self.as_bytes()[range])
+    }
+
     /// What to store.
     pub fn as_bytes(&self) -> &[u8] {
         &self.cell[..self.len]

@@ -7,6 +7,7 @@
 
 mod bytes;
 mod content;
+mod journal;
 mod nonce;
 mod pool;
 mod secret;
@@ -15,6 +16,7 @@ mod volume;
 
 pub use bytes::{Plain, Sealed, StoredName, Unopened};
 pub use content::{FileCipher, Place};
+pub use journal::{OPENED_BODY_AT, SegmentCipher};
 pub use pool::CipherPool;
 pub use secret::{Secret, unwrap_secret, wrap_secret};
 pub use small::{DirCipher, Owner};

@@ -153,13 +153,13 @@ fn open_small(key: &Secret, bound: &[u8], entry: &Entry, ciphertext: &[u8]) -> O
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::cipher) mod tests {
     use super::*;
     use crate::format::descriptor::{Descriptor, FORMAT, Features, VERSION};
     use crate::format::ids::{Epoch, VolumeId};
     use crate::format::name::Stored;
 
-    fn keys() -> VolumeKeys {
+    pub(in crate::cipher) fn keys() -> VolumeKeys {
         let volume_key = Secret::random();
         let mut descriptor = Descriptor {
             format: FORMAT.into(),

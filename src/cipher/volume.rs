@@ -9,6 +9,7 @@
 //! | epoch key  | `cmkfs v1 names` + dir id    | names in that directory                       |
 //! | epoch key  | `cmkfs v1 links`             | targets of symbolic links                     |
 //! | epoch key  | `cmkfs v1 attributes`        | values of extended attributes                 |
+//! | epoch key  | `cmkfs v1 journal` + segment | tags of the journal                           |
 //! | epoch 1    | `cmkfs v1 attribute names`   | names of extended attributes (HMAC-SHA256)    |
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ pub struct EpochKeys {
     names: Secret,
     pub(in crate::cipher) links: Secret,
     pub(in crate::cipher) attributes: Secret,
+    journal: Secret,
 }
 
 impl EpochKeys {
@@ -46,7 +48,13 @@ impl EpochKeys {
             names: key.derive("cmkfs v1 names"),
             links: key.derive("cmkfs v1 links"),
             attributes: key.derive("cmkfs v1 attributes"),
+            journal: key.derive("cmkfs v1 journal"),
         }
+    }
+
+    /// Authenticates segments of the journal.
+    pub(in crate::cipher) fn journal(&self) -> &Secret {
+        &self.journal
     }
 }
 

@@ -46,10 +46,10 @@ impl File {
     /// [`FileError::Latched`] until it is opened anew.
     pub fn sync(&self, data_only: bool) -> Result<(), FileError> {
         self.commit()?;
-        let state = self.state()?;
-        let synced = state.blob.sync(data_only);
+        let synced = self.sync_committed(data_only);
         self.volume().counters.syncs.add(1);
-        synced.inspect_err(|error| self.latch(*error))?;
+        synced?;
+        let state = self.state()?;
         if !state.dirty {
             // Nobody writes while the state is held for reading.
             state.settled.store(true, Ordering::Relaxed);
@@ -74,7 +74,18 @@ impl File {
         }
         self.volume().counters.commits.add(1);
         self.count_dirty(state);
+        self.keep_pending(state);
         done
+    }
+
+    /// A file with changes in the journal stays open until they are in place.
+    fn keep_pending(&self, state: &State) {
+        if let Some(journaled) = &self.volume().journaled
+            && state.blob.has_pending()
+            && let Some(file) = self.volume().opened(self.ino())
+        {
+            journaled.keep(self.ino(), file);
+        }
     }
 
     pub(in crate::file) fn write_all(&self, state: &mut State) -> Result<(), FileError> {
@@ -89,6 +100,7 @@ impl File {
             state.stored_len = wanted;
         }
         self.write_header(state)?;
+        state.blob.commit(&state.subject(self.ino()), wanted)?;
         if wanted < state.stored_len {
             state.blob.set_len(wanted)?;
         }
@@ -118,7 +130,8 @@ impl File {
 
     fn store_mtime(&self, state: &mut State) -> Result<(), FileError> {
         let Some(mtime) = state.mtime.take() else { return Ok(()) };
-        let soon = Time::now().ns_since(mtime) < TICK_NS;
+        // What went to the journal has touched no time of the stored file.
+        let soon = Time::now().ns_since(mtime) < TICK_NS && !state.blob.is_protected();
         if soon && !state.mtime_seen.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -152,6 +165,11 @@ impl File {
         state.blob.write_at(0, &sealed, 0..len)?;
         state.stored_len = state.stored_len.max(len as u64);
         state.generation += 1;
+        if std::mem::take(&mut state.begins)
+            && let Some(journaled) = &self.volume().journaled
+        {
+            journaled.born(state.subject(self.ino()), sealed)?;
+        }
         Ok(())
     }
 

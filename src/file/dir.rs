@@ -67,7 +67,14 @@ impl Volume {
         let file = volume.open_with(ino, || {
             let blob = blob.take().expect("called once");
             let lower_len = u64::try_from(rustix::fs::fstat(&blob)?.st_size).unwrap_or(0);
-            match open::load(&volume.keys, blob, ino, lower_len, writable) {
+            match open::load(
+                &volume.keys,
+                volume.journaled.as_ref(),
+                blob,
+                ino,
+                lower_len,
+                writable,
+            ) {
                 Ok(Loaded::Whole(mut state)) => {
                     *state.settled.get_mut() = volume.settled.take(ino);
                     Ok(*state)
@@ -83,7 +90,7 @@ impl Volume {
             let mut state = file.state_mut()?;
             if !state.writable {
                 // It was open for reading only; this descriptor can do both.
-                state.blob = blob;
+                state.blob.replace(blob);
                 state.writable = true;
             }
         }

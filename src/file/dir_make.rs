@@ -83,7 +83,9 @@ impl Dir {
             if let Some(ownership) = self.ownership(creator, made.st_mode & MODE_BITS)? {
                 ownership.apply_to(&blob)?;
             }
-            let fresh = || Ok(open::fresh(&volume.keys, blob, volume.block_size));
+            let fresh = || {
+                Ok(open::fresh(&volume.keys, volume.journaled.as_ref(), blob, volume.block_size))
+            };
             let file = volume.open_with(made.st_ino, fresh)?;
             // The header now: a lower file without one would not open after a crash.
             file.commit()?;

@@ -49,6 +49,10 @@ counters! {
     dirty_bytes,
     /// Commits of files.
     commits,
+    /// Checkpoints of the journal.
+    checkpoints,
+    /// Files whose changes a crash had left in the journal, and which were recovered.
+    recovered,
     /// Syncs of files and directories that reached the disk.
     syncs,
     /// Files that are open now.

@@ -11,6 +11,9 @@
 //! | `write`   | writing, lengthening, cutting; `ranges`: holes, reserving, seeking      |
 //! | `state`   | what an open file knows: header, inline content or tree, dirty blocks   |
 //! | `salvage` | closing a file while the disk is full                                   |
+//! | `stage`   | a stored file whose committed bytes change by way of the journal        |
+//! | `journal` | the journal; `checkpoint`: bringing its changes to their places;        |
+//! | `recover` | bringing there what a crash has left                                    |
 //! | `tree`    | the tree of tags                                                        |
 //! | `cache`   | plaintext blocks that a request needed only a part of                   |
 //!
@@ -19,6 +22,7 @@
 
 mod attribute;
 mod cache;
+mod checkpoint;
 mod commit;
 mod content;
 mod dir;
@@ -28,11 +32,14 @@ mod dir_rename;
 mod error;
 mod figures;
 mod held;
+mod journal;
 mod listing;
 mod open;
 mod ranges;
+mod recover;
 mod salvage;
 mod settled;
+mod stage;
 mod stat;
 mod state;
 mod tree;

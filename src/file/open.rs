@@ -1,10 +1,13 @@
 //! From a lower file to a [`State`]: reading and authenticating its header, or making a new one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::cipher::{Plain, VolumeKeys};
+use crate::file::checkpoint::Journaled;
 use crate::file::error::FileError;
+use crate::file::stage::Stage;
 use crate::file::state::{Body, State};
 use crate::file::tree::Tree;
 use crate::format::geometry::{BlockSize, Geometry, PAGE_BYTES};
@@ -25,6 +28,7 @@ pub(in crate::file) enum Loaded {
 /// Reads and authenticates the header of a stored file of `lower_len` bytes.
 pub(in crate::file) fn load(
     keys: &VolumeKeys,
+    journaled: Option<&Journaled>,
     blob: DiskBlob,
     ino: u64,
     lower_len: u64,
@@ -60,9 +64,16 @@ pub(in crate::file) fn load(
             return Ok(Loaded::Mended);
         }
     }
+    let journal = journaled.map(|journaled| Arc::clone(&journaled.journal));
+    let floor = match journaled {
+        Some(journaled) if !journaled.is_fresh(ino) => stored_len,
+        _ => 0,
+    };
+    let blob = Stage::new(blob, journal, prefix.block_size, floor, generation);
     Ok(Loaded::Whole(Box::new(State {
         blob,
         writable,
+        begins: false,
         prefix,
         cipher,
         generation,
@@ -92,14 +103,21 @@ fn decode_body(geometry: Geometry, length: u64, body: &[u8]) -> Option<Body> {
 }
 
 /// The state of a file that was just made; its header is still to be written.
-pub(in crate::file) fn fresh(keys: &VolumeKeys, blob: DiskBlob, block_size: BlockSize) -> State {
+pub(in crate::file) fn fresh(
+    keys: &VolumeKeys,
+    journaled: Option<&Journaled>,
+    blob: DiskBlob,
+    block_size: BlockSize,
+) -> State {
     let mut id = FileId([0; 16]);
     getrandom::fill(&mut id.0).expect("the system gives random bytes");
     let (cipher, wrapped_key) = keys.new_file(id);
     let epoch = keys.current();
+    let journal = journaled.map(|journaled| Arc::clone(&journaled.journal));
     State {
-        blob,
+        blob: Stage::new(blob, journal, block_size, 0, 0),
         writable: true,
+        begins: true,
         prefix: Prefix { block_size, payload_len: 0, epoch, file_id: id, wrapped_key },
         cipher,
         generation: 0,

@@ -15,6 +15,10 @@ impl File {
     /// # Errors
     /// The store's; then the stored file is as it was, but for blocks that were overwritten.
     pub(in crate::file) fn salvage(&self, state: &mut State) -> Result<(), FileError> {
+        if state.blob.is_protected() {
+            // Nothing that is stored was written over.
+            return Ok(());
+        }
         if Geometry::is_inline(state.committed_len) || state.tree().is_none() {
             // The stored header has the old content, and no block of its own.
             return Ok(());

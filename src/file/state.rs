@@ -5,11 +5,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cipher::{FileCipher, Plain};
+use crate::file::stage::Stage;
 use crate::file::stat::Time;
 use crate::file::tree::{Ground, Tree};
 use crate::format::geometry::Geometry;
 use crate::format::header::Prefix;
-use crate::store::DiskBlob;
+use crate::format::journal::Subject;
 
 /// Where the content is.
 #[derive(Debug)]
@@ -27,8 +28,10 @@ pub(in crate::file) enum Body {
 /// 3. `dirty` if anything differs from what the stored header says.
 #[derive(Debug)]
 pub(in crate::file) struct State {
-    pub(in crate::file) blob: DiskBlob,
+    pub(in crate::file) blob: Stage,
     pub(in crate::file) writable: bool,
+    /// The next header is that of a file that begins.
+    pub(in crate::file) begins: bool,
     pub(in crate::file) prefix: Prefix,
     pub(in crate::file) cipher: FileCipher,
     pub(in crate::file) generation: u64,
@@ -56,6 +59,11 @@ pub(in crate::file) struct State {
 impl State {
     pub(in crate::file) fn geometry(&self) -> Geometry {
         Geometry::new(self.prefix.block_size)
+    }
+
+    /// Which file this is, and its generation, for a record.
+    pub(in crate::file) fn subject(&self, ino: u64) -> Subject {
+        Subject { ino, file_id: self.prefix.file_id, generation: self.generation }
     }
 
     /// The state's own lower file, cipher and geometry, beside its body.

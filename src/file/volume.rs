@@ -9,10 +9,13 @@ use std::sync::{
 
 use crate::cipher::{CipherPool, VolumeKeys};
 use crate::file::cache::BlockCache;
+use crate::file::checkpoint::Journaled;
 use crate::file::content::File;
 use crate::file::dir::Dir;
 use crate::file::error::FileError;
 use crate::file::figures::{Counters, Figures};
+use crate::file::journal::Journal;
+use crate::file::recover;
 use crate::file::settled::Settled;
 use crate::file::state::State;
 use crate::format::descriptor::Descriptor;
@@ -20,7 +23,7 @@ use crate::format::geometry::{BlockSize, Geometry};
 use crate::format::ids::DirId;
 use crate::format::name::NAME_MAX;
 use crate::limits::OPEN_DIRS_DEFAULT;
-use crate::store::{Durability, Store, StoreDir};
+use crate::store::{DiskBlob, Durability, Store, StoreDir};
 
 /// The table of open files is in this many parts, each with its own lock.
 const OPEN_SHARDS: usize = 64;
@@ -42,6 +45,8 @@ pub struct VolumeOptions {
     pub open_dirs: NonZero<usize>,
     /// How much has to survive a power cut.
     pub durability: Durability,
+    /// What is committed is written over by way of the journal.
+    pub journal: bool,
 }
 
 impl Default for VolumeOptions {
@@ -52,6 +57,7 @@ impl Default for VolumeOptions {
             threads: None,
             open_dirs: OPEN_DIRS_DEFAULT,
             durability: Durability::default(),
+            journal: false,
         }
     }
 }
@@ -85,6 +91,8 @@ pub struct Volume {
     pub(in crate::file) cache: BlockCache,
     pub(in crate::file) counters: Counters,
     pub(in crate::file) links: StoreDir,
+    /// There is one if what is committed is written over by way of a journal.
+    pub(in crate::file) journaled: Option<Journaled>,
     pub(in crate::file) block_size: BlockSize,
     tree: StoreDir,
     root_id: DirId,
@@ -129,14 +137,16 @@ impl Volume {
             Some(threads) => CipherPool::new(threads),
             None => CipherPool::for_this_machine(),
         };
-        Ok(Arc::new(Self {
+        let tree = store.tree(options.durability).map_err(sys)?;
+        let mut volume = Arc::new(Self {
             keys,
             pool: pool.map_err(|_| FileError::Sys(rustix::io::Errno::AGAIN))?,
             cache: BlockCache::new(options.cache_bytes),
             counters: Counters::default(),
             links: store.links(options.durability).map_err(sys)?,
+            journaled: None,
             block_size: descriptor.block_size(),
-            tree: store.tree(options.durability).map_err(sys)?,
+            tree,
             root_id: descriptor.root_id,
             options: *options,
             gives_away: rustix::process::geteuid().is_root(),
@@ -146,12 +156,35 @@ impl Volume {
             settled: Settled::default(),
             changes: RwLock::new(()),
             forgotten: AtomicU64::new(0),
-        }))
+        });
+        if !options.read_only {
+            let made = if options.journal { store.make_journal() } else { store.journal() };
+            if let Some(segments) = made.map_err(sys)? {
+                recover::run(&volume, &segments)?;
+                let inner = Arc::get_mut(&mut volume).expect("recovery has closed what it opened");
+                inner.begin_journal(segments)?;
+            }
+        }
+        Ok(volume)
+    }
+
+    /// A new journal, if there is to be one; what the segments held is not needed any more.
+    fn begin_journal(&mut self, segments: [DiskBlob; 2]) -> Result<(), FileError> {
+        let journal = Journal::start(segments, &self.keys)?;
+        if self.options.journal {
+            self.journaled = Some(Journaled::new(journal));
+        }
+        Ok(())
+    }
+
+    pub(in crate::file) fn tree(&self) -> &StoreDir {
+        &self.tree
     }
 
     /// To be taken by every operation that changes something, before any other lock and not
     /// twice: waits while the volume is frozen.
     pub fn change(&self) -> Changing<'_> {
+        self.make_room();
         Changing { _guard: self.changes.read().unwrap_or_else(PoisonError::into_inner) }
     }
 
@@ -194,7 +227,12 @@ impl Volume {
                 result = result.and(committed);
             }
         }
-        result
+        result.and(self.checkpoint())
+    }
+
+    /// Makes all of the store's disk durable.
+    pub(in crate::file) fn sync_disk(&self) -> Result<(), FileError> {
+        Ok(self.tree.sync_disk()?)
     }
 
     /// Space of the store's disk.
@@ -280,6 +318,17 @@ impl Volume {
         Ok(file)
     }
 
+    /// Does something while nobody can open an inode; `None` if it is open.
+    pub(in crate::file) fn unless_open<T>(
+        &self,
+        ino: u64,
+        work: impl FnOnce() -> Option<T>,
+    ) -> Option<T> {
+        let shard = lock(self.shard(ino));
+        let open = shard.get(&ino).is_some_and(|file| file.strong_count() > 0);
+        if open { None } else { work() }
+    }
+
     /// A file was closed: finishes it while nobody can open it, and forgets it, unless it was
     /// opened again already. `finish` tells whether something written to it was lost.
     pub(in crate::file) fn closed(&self, ino: u64, finish: impl FnOnce() -> bool) {
@@ -315,7 +364,7 @@ impl Volume {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(in crate::file) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere leaves the table consistent: each change of it is whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,6 +11,8 @@ use crate::format::node::{ENTRIES, Entry};
 
 /// Bytes of dirty blocks of one file before they are stored ahead of the commit.
 const DIRTY_LEN_MAX: usize = 1 << 20;
+/// Bytes that wait for the journal, of one file, before they are committed.
+const STAGED_LEN_MAX: usize = 4 << 20;
 
 impl File {
     /// Writes all of `data` at `offset`.
@@ -63,7 +65,7 @@ impl File {
             }
         }
         counters.written_bytes.add(data.len() as u64);
-        Ok(())
+        if state.blob.staged_len() > STAGED_LEN_MAX { self.commit_state(state) } else { Ok(()) }
     }
 
     fn write_blocks(
@@ -196,6 +198,8 @@ impl File {
         state.unused.clear();
         state.body = Body::Inline(Plain::zeros(0));
         state.length = 0;
+        state.begins = true;
+        state.blob.restart()?;
         state.changed();
         self.commit_state(state)
     }

@@ -11,6 +11,7 @@
 //! | `name`       | how a sealed name becomes a file name                              |
 //! | `envelope`   | epoch, nonce, tag and ciphertext of a small sealed value           |
 //! | `descriptor` | `volume.json`                                                      |
+//! | `journal`    | segments of the redo journal and their records                     |
 //! | `utc`        | dates                                                              |
 
 pub mod bytes;
@@ -20,6 +21,7 @@ pub mod envelope;
 pub mod geometry;
 pub mod header;
 pub mod ids;
+pub mod journal;
 pub mod name;
 pub mod node;
 pub mod utc;

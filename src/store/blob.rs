@@ -42,6 +42,37 @@ impl DiskBlob {
         Self(fd)
     }
 
+    /// Copies stored bytes, sealed as they are, from another file: all of them or an error.
+    ///
+    /// # Errors
+    /// The system's; `EIO` if the source ends before.
+    pub fn copy_from(
+        &self,
+        source: &Self,
+        source_offset: u64,
+        offset: u64,
+        len: usize,
+    ) -> Result<(), Errno> {
+        let mut buf = vec![0; len];
+        if source.read_at(source_offset, &mut buf)? < len {
+            return Err(Errno::IO);
+        }
+        self.write_bytes(offset, &buf)
+    }
+
+    fn write_bytes(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match rustix::io::pwrite(&self.0, &bytes[done..], offset + done as u64) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// The same file by one more descriptor.
     ///
     /// # Errors
@@ -72,17 +103,7 @@ impl Blob for DiskBlob {
     }
 
     fn write_at(&self, offset: u64, sealed: &Sealed, part: Range<usize>) -> Result<(), Errno> {
-        let bytes = &sealed.as_bytes()[part];
-        let mut done = 0;
-        while done < bytes.len() {
-            match rustix::io::pwrite(&self.0, &bytes[done..], offset + done as u64) {
-                Ok(0) => return Err(Errno::IO),
-                Ok(count) => done += count,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        self.write_bytes(offset, &sealed.as_bytes()[part])
     }
 
     fn set_len(&self, len: u64) -> Result<(), Errno> {

@@ -343,6 +343,11 @@ impl StoreDir {
         rustix::fs::fsync(&*self.fd)
     }
 
+    /// Returns when all of the disk that the directory is on survives a power cut.
+    pub fn sync_disk(&self) -> Result<(), Errno> {
+        rustix::fs::syncfs(self.as_fd())
+    }
+
     /// Space of the disk.
     pub fn space(&self) -> Result<rustix::fs::StatVfs, Errno> {
         rustix::fs::fstatvfs(&*self.fd)

@@ -9,12 +9,15 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::format::descriptor::{self, DESCRIPTOR_LEN_MAX, Descriptor, DescriptorError};
-use crate::store::dir::StoreDir;
+use crate::store::blob::DiskBlob;
+use crate::store::dir::{FILE_FLAGS, StoreDir};
 use crate::store::durability::Durability;
 
 const DESCRIPTOR_NAME: &str = "volume.json";
 const TREE_NAME: &str = "tree";
 const LINKS_NAME: &str = "links";
+const JOURNAL_NAME: &str = "journal";
+const SEGMENT_NAMES: [&str; 2] = ["0", "1"];
 pub(in crate::store) const LOCK_NAME: &str = "lock";
 
 /// Why there is no store to work with.
@@ -185,6 +188,45 @@ impl Store {
     /// The system's.
     pub fn links(&self, durability: Durability) -> Result<StoreDir, StoreError> {
         self.child(LINKS_NAME, durability)
+    }
+
+    /// The segment files of the journal; `None` if the store has none.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn journal(&self) -> Result<Option<[DiskBlob; 2]>, StoreError> {
+        match self.open_journal() {
+            Ok(segments) => Ok(Some(segments)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => {
+                Err(Self::sys(&self.path.join(JOURNAL_NAME), "can't open the journal")(error))
+            }
+        }
+    }
+
+    /// The same, durably made if they are missing.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn make_journal(&self) -> Result<Option<[DiskBlob; 2]>, StoreError> {
+        let made = match rustix::fs::mkdirat(&self.root, JOURNAL_NAME, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => self.open_journal(),
+            Err(error) => Err(error),
+        };
+        made.map(Some).map_err(Self::sys(&self.path.join(JOURNAL_NAME), "can't make the journal"))
+    }
+
+    fn open_journal(&self) -> Result<[DiskBlob; 2], Errno> {
+        let flags = DIR_FLAGS | OFlags::NOFOLLOW;
+        let dir = rustix::fs::openat(&self.root, JOURNAL_NAME, flags, Mode::empty())?;
+        let segment = |name| {
+            let flags = OFlags::RDWR | OFlags::CREATE | FILE_FLAGS;
+            rustix::fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR).map(DiskBlob::new)
+        };
+        let segments = [segment(SEGMENT_NAMES[0])?, segment(SEGMENT_NAMES[1])?];
+        rustix::fs::fsync(&dir)?;
+        rustix::fs::fsync(&self.root)?;
+        Ok(segments)
     }
 
     /// Makes the store's directories durable, for the end of `init`.

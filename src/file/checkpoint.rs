@@ -1,0 +1,224 @@
+//! Bringing the journal's changes to their places, so that its records can go.
+//!
+//! A checkpoint goes on in the other segment, commits and applies every file with pending changes,
+//! makes all of the store's disk durable, and retires the records before. Files that are new since
+//! the last one are durable as a whole then; those that are being written meanwhile begin anew in
+//! the other segment.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use rustix::io::Errno;
+
+use crate::cipher::Sealed;
+use crate::file::content::File;
+use crate::file::error::FileError;
+use crate::file::journal::Journal;
+use crate::file::state::State;
+use crate::file::volume::{Volume, lock};
+use crate::format::journal::{self, RecordKind, Subject};
+use crate::store::Blob;
+
+/// Files with pending changes, each of which keeps a descriptor, above which it is time for a
+/// checkpoint.
+const PENDING_MAX: usize = 128;
+/// New files above which it is, a few hundred bytes of memory each.
+const FRESH_MAX: usize = 32_768;
+
+/// How a file that is not durable yet began.
+#[derive(Debug)]
+pub(in crate::file) struct Birth {
+    subject: Subject,
+    header: Sealed,
+}
+
+/// What a volume with a journal keeps until the next checkpoint.
+#[derive(Debug)]
+pub(in crate::file) struct Journaled {
+    pub(in crate::file) journal: Arc<Journal>,
+    /// Files with changes that are not in place, by lower inode number.
+    pending: Mutex<HashMap<u64, Arc<File>>>,
+    /// Files of which nothing is durable.
+    fresh: Mutex<HashMap<u64, Birth>>,
+    running: Mutex<()>,
+}
+
+impl Journaled {
+    pub(in crate::file) fn new(journal: Journal) -> Self {
+        Self {
+            journal: Arc::new(journal),
+            pending: Mutex::default(),
+            fresh: Mutex::default(),
+            running: Mutex::default(),
+        }
+    }
+
+    /// A file begins, with this header.
+    pub(in crate::file) fn born(&self, subject: Subject, header: Sealed) -> Result<(), Errno> {
+        let beginning = journal::encode_beginning(&subject);
+        self.journal.append(RecordKind::Fresh, &beginning, &[&header])?;
+        lock(&self.fresh).insert(subject.ino, Birth { subject, header });
+        Ok(())
+    }
+
+    /// Whether nothing of a file is durable yet.
+    pub(in crate::file) fn is_fresh(&self, ino: u64) -> bool {
+        lock(&self.fresh).contains_key(&ino)
+    }
+
+    /// All of a file is durable.
+    pub(in crate::file) fn settled(&self, subject: &Subject) -> Result<(), Errno> {
+        if lock(&self.fresh).remove(&subject.ino).is_some() {
+            let beginning = journal::encode_beginning(subject);
+            self.journal.append(RecordKind::Settled, &beginning, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a file until its changes are in place.
+    pub(in crate::file) fn keep(&self, ino: u64, file: Arc<File>) {
+        lock(&self.pending).insert(ino, file);
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.journal.is_crowded()
+            || lock(&self.pending).len() > PENDING_MAX
+            || lock(&self.fresh).len() > FRESH_MAX
+    }
+
+    fn is_idle(&self) -> bool {
+        lock(&self.pending).is_empty() && lock(&self.fresh).is_empty()
+    }
+
+    /// Tells of a file once more, whose first telling is about to go.
+    fn retell(&self, ino: u64) -> Result<(), Errno> {
+        let fresh = lock(&self.fresh);
+        let Some(birth) = fresh.get(&ino) else { return Ok(()) };
+        let beginning = journal::encode_beginning(&birth.subject);
+        self.journal.append(RecordKind::Fresh, &beginning, &[&birth.header]).map(drop)
+    }
+}
+
+impl Volume {
+    /// Waits for a checkpoint, if it is time for one. Holds no lock of a file.
+    pub(in crate::file) fn make_room(&self) {
+        if let Some(journaled) = &self.journaled
+            && journaled.is_crowded()
+            && let Err(error) = self.checkpoint()
+        {
+            tracing::error!(%error, "a checkpoint failed");
+        }
+    }
+
+    /// Brings all changes to their places and makes them durable.
+    ///
+    /// # Errors
+    /// The store's; what the journal has then stays there.
+    pub fn checkpoint(&self) -> Result<(), FileError> {
+        let Some(journaled) = &self.journaled else { return Ok(()) };
+        let _alone = lock(&journaled.running);
+        if journaled.is_idle() {
+            return Ok(());
+        }
+        journaled.journal.turn(&self.keys)?;
+        let mut files: HashMap<u64, Arc<File>> = lock(&journaled.pending).clone();
+        let fresh: Vec<u64> = lock(&journaled.fresh).keys().copied().collect();
+        files.extend(fresh.iter().filter_map(|ino| Some((*ino, self.opened(*ino)?))));
+        journaled.journal.sync_all()?;
+        let mut generations = HashMap::new();
+        for (ino, file) in &files {
+            // A file that can't be committed keeps its records, which go on in both segments.
+            match file.bring_to_place() {
+                Ok(generation) => drop(generations.insert(*ino, generation)),
+                Err(error) => tracing::error!(ino, %error, "changes stay in the journal"),
+            }
+        }
+        self.sync_disk()?;
+        for ino in fresh {
+            self.settle_fresh(journaled, ino, generations.get(&ino).copied())?;
+        }
+        for (ino, file) in files.iter().filter(|(ino, _)| generations.contains_key(ino)) {
+            file.let_go(|| lock(&journaled.pending).remove(ino));
+        }
+        if generations.len() == files.len() {
+            journaled.journal.sync_all()?;
+            journaled.journal.retire()?;
+        }
+        self.counters.checkpoints.add(1);
+        Ok(())
+    }
+
+    /// A file that was new is durable, unless it was written to while that was seen to.
+    fn settle_fresh(
+        &self,
+        journaled: &Journaled,
+        ino: u64,
+        generation: Option<u64>,
+    ) -> Result<(), FileError> {
+        let settled = match (self.opened(ino), generation) {
+            (Some(file), Some(generation)) => file.settle_if(generation)?,
+            (Some(_), None) => false,
+            (None, _) => self.unless_open(ino, || lock(&journaled.fresh).remove(&ino)).is_some(),
+        };
+        if !settled { Ok(journaled.retell(ino)?) } else { Ok(()) }
+    }
+}
+
+impl File {
+    /// Forgets that it has pending changes, unless it has some again.
+    fn let_go(&self, forget: impl FnOnce() -> Option<Arc<Self>>) {
+        let state = self.state_anyway();
+        let kept = if state.blob.has_pending() { None } else { forget() };
+        drop(state);
+        // Not under the lock: with the last handle a file is closed.
+        drop(kept);
+    }
+
+    /// Commits, and copies what the journal has of this file to its place. Returns the generation.
+    fn bring_to_place(&self) -> Result<u64, FileError> {
+        let mut state = self.state_mut()?;
+        self.commit_state(&mut state)?;
+        let stored_len = state.geometry().stored_len(state.length);
+        state.blob.apply(stored_len).inspect_err(|error| self.latch(*error))?;
+        Ok(state.generation)
+    }
+
+    /// From here on what is stored is protected, if it is what was made durable.
+    fn settle_if(&self, generation: u64) -> Result<bool, FileError> {
+        let Ok(state) = self.state_mut() else { return Ok(false) };
+        if state.dirty || state.generation != generation {
+            return Ok(false);
+        }
+        self.protect(&state)?;
+        Ok(true)
+    }
+
+    /// Everything stored is durable now.
+    fn protect(&self, state: &State) -> Result<(), FileError> {
+        let Some(journaled) = &self.volume().journaled else { return Ok(()) };
+        journaled.settled(&state.subject(self.ino()))?;
+        let stored_len = state.geometry().stored_len(state.length);
+        state.blob.settle(stored_len, state.generation);
+        Ok(())
+    }
+
+    /// Makes durable what was committed.
+    pub(in crate::file) fn sync_committed(&self, data_only: bool) -> Result<(), FileError> {
+        let latch = |error: &Errno| self.latch(*error);
+        let state = self.state()?;
+        let (number, generation) = (state.blob.number(), state.generation);
+        let Some(journaled) = &self.volume().journaled else {
+            return Ok(state.blob.sync(data_only).inspect_err(latch)?);
+        };
+        if state.blob.is_protected() {
+            journaled.journal.sync_to(number).inspect_err(latch)?;
+            return match data_only {
+                true => Ok(()),
+                false => Ok(state.blob.sync(false).inspect_err(latch)?),
+            };
+        }
+        state.blob.sync(data_only).inspect_err(latch)?;
+        drop(state);
+        self.settle_if(generation).map(drop)
+    }
+}

@@ -1,0 +1,232 @@
+//! The journal of a volume that is open for writing: records appended to one of two segments, and
+//! made durable for many at once.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rustix::io::Errno;
+
+use crate::cipher::{Sealed, SegmentCipher, VolumeKeys};
+use crate::format::journal::{FRAME_LEN, HEAD_LEN, RecordKind};
+use crate::store::{Blob, DiskBlob};
+
+/// Bytes of records in a segment above which it is time for a checkpoint. A bound on what is
+/// written at a moment is not needed for being right: a segment that is crowded goes on growing
+/// until the checkpoint that everybody who changes something waits for.
+const CROWDED_LEN: u64 = 32 << 20;
+
+/// Where a record was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::file) struct Placed {
+    /// Which segment.
+    pub(in crate::file) segment: usize,
+    /// Where in it the body begins.
+    pub(in crate::file) body_at: u64,
+    /// Records appended until then, this one among them.
+    pub(in crate::file) number: u64,
+}
+
+#[derive(Debug)]
+struct Writer {
+    active: usize,
+    cipher: SegmentCipher,
+    order: u64,
+    sequence: u64,
+    tail: u64,
+    /// Segments with bytes that no sync has covered.
+    unsynced: [bool; 2],
+    appended: u64,
+    /// Whether nobody needs the records of the other segment.
+    retired: bool,
+}
+
+/// Invariants:
+/// 1. a record is durable if its number is at most `synced`;
+/// 2. after a failed write or sync nothing is appended and nothing counts as durable any more.
+#[derive(Debug)]
+pub(in crate::file) struct Journal {
+    segments: [DiskBlob; 2],
+    writer: Mutex<Writer>,
+    syncing: Mutex<bool>,
+    synced: AtomicU64,
+    ended: Condvar,
+    failed: OnceLock<Errno>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere leaves these consistent: each change of them is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Journal {
+    /// An empty journal in two segment files, whatever they held.
+    pub(in crate::file) fn start(
+        segments: [DiskBlob; 2],
+        keys: &VolumeKeys,
+    ) -> Result<Self, Errno> {
+        for segment in &segments {
+            segment.set_len(0)?;
+            segment.sync(false)?;
+        }
+        let (head, cipher) = keys.new_segment(0);
+        segments[0].write_at(0, &head, 0..HEAD_LEN)?;
+        let writer = Writer {
+            active: 0,
+            cipher,
+            order: 0,
+            sequence: 0,
+            tail: HEAD_LEN as u64,
+            unsynced: [true, false],
+            appended: 0,
+            retired: true,
+        };
+        Ok(Self {
+            segments,
+            writer: Mutex::new(writer),
+            syncing: Mutex::new(false),
+            synced: AtomicU64::new(0),
+            ended: Condvar::new(),
+            failed: OnceLock::new(),
+        })
+    }
+
+    /// Whether it can be relied on.
+    pub(in crate::file) fn check(&self) -> Result<(), Errno> {
+        self.failed.get().map_or(Ok(()), |error| Err(*error))
+    }
+
+    fn fail(&self, error: Errno) -> Errno {
+        if self.failed.set(error).is_ok() {
+            tracing::error!(%error, "the journal can't be written; the volume takes no changes");
+        }
+        error
+    }
+
+    /// Appends a record. It survives the end of this process, and a power cut after
+    /// [`Self::sync_to`].
+    ///
+    /// # Errors
+    /// The store's. No space is an error of this record alone.
+    pub(in crate::file) fn append(
+        &self,
+        kind: RecordKind,
+        beginning: &[u8],
+        parts: &[&Sealed],
+    ) -> Result<Placed, Errno> {
+        let mut writer = lock(&self.writer);
+        self.check()?;
+        let record = writer.cipher.seal_record(kind, writer.sequence, beginning, parts);
+        let (segment, len) = (writer.active, record.as_bytes().len());
+        match self.segments[segment].write_at(writer.tail, &record, 0..len) {
+            Ok(()) => {}
+            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => return Err(error),
+            Err(error) => return Err(self.fail(error)),
+        }
+        let body_at = writer.tail + FRAME_LEN as u64;
+        writer.tail += len as u64;
+        writer.sequence += 1;
+        writer.appended += 1;
+        writer.unsynced[segment] = true;
+        Ok(Placed { segment, body_at, number: writer.appended })
+    }
+
+    /// Returns when the first `number` records survive a power cut. One sync serves all who wait.
+    ///
+    /// # Errors
+    /// The store's, also those of an earlier sync.
+    pub(in crate::file) fn sync_to(&self, number: u64) -> Result<(), Errno> {
+        let mut busy = lock(&self.syncing);
+        loop {
+            self.check()?;
+            if self.synced.load(Ordering::Acquire) >= number {
+                return Ok(());
+            }
+            if *busy {
+                busy = self.ended.wait(busy).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            *busy = true;
+            drop(busy);
+            let synced = self.sync_now();
+            busy = lock(&self.syncing);
+            *busy = false;
+            match synced {
+                Ok(appended) => self.synced.store(appended, Ordering::Release),
+                Err(error) => drop(self.fail(error)),
+            }
+            self.ended.notify_all();
+        }
+    }
+
+    fn sync_now(&self) -> Result<u64, Errno> {
+        let (unsynced, appended) = {
+            let mut writer = lock(&self.writer);
+            (std::mem::take(&mut writer.unsynced), writer.appended)
+        };
+        for (segment, _) in self.segments.iter().zip(unsynced).filter(|(_, unsynced)| *unsynced) {
+            segment.sync(true)?;
+        }
+        Ok(appended)
+    }
+
+    /// Returns when all that was appended so far survives a power cut.
+    pub(in crate::file) fn sync_all(&self) -> Result<(), Errno> {
+        let appended = lock(&self.writer).appended;
+        self.sync_to(appended)
+    }
+
+    /// Goes on in the other segment, unless somebody needs its records still.
+    pub(in crate::file) fn turn(&self, keys: &VolumeKeys) -> Result<(), Errno> {
+        let mut writer = lock(&self.writer);
+        self.check()?;
+        if !writer.retired {
+            return Ok(());
+        }
+        let next = 1 - writer.active;
+        let (head, cipher) = keys.new_segment(writer.order + 1);
+        let written = self.segments[next].write_at(0, &head, 0..HEAD_LEN);
+        written.map_err(|error| self.fail(error))?;
+        writer.unsynced[next] = true;
+        (writer.active, writer.cipher, writer.order) = (next, cipher, writer.order + 1);
+        (writer.sequence, writer.tail, writer.retired) = (0, HEAD_LEN as u64, false);
+        Ok(())
+    }
+
+    /// The records of the segment that is not in use are no longer needed. If the other has none
+    /// either, the space of both is given back.
+    pub(in crate::file) fn retire(&self) -> Result<(), Errno> {
+        let mut writer = lock(&self.writer);
+        writer.retired = true;
+        if writer.sequence > 0 {
+            return Ok(());
+        }
+        self.segments[1 - writer.active].set_len(0)
+    }
+
+    /// Whether it is time for a checkpoint.
+    pub(in crate::file) fn is_crowded(&self) -> bool {
+        lock(&self.writer).tail > CROWDED_LEN
+    }
+
+    /// Reads what was appended.
+    pub(in crate::file) fn read(
+        &self,
+        segment: usize,
+        at: u64,
+        buf: &mut [u8],
+    ) -> Result<(), Errno> {
+        let len = self.segments[segment].read_at(at, buf)?;
+        if len == buf.len() { Ok(()) } else { Err(Errno::IO) }
+    }
+
+    /// Copies a part of what was appended into a stored file.
+    pub(in crate::file) fn copy_to(
+        &self,
+        (segment, at): (usize, u64),
+        target: &DiskBlob,
+        offset: u64,
+        len: usize,
+    ) -> Result<(), Errno> {
+        target.copy_from(&self.segments[segment], at, offset, len)
+    }
+}

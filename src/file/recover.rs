@@ -1,0 +1,315 @@
+//! What a crash has left in the journal, brought to its places when the volume is opened.
+//!
+//! Per file, from the last record that tells of a beginning on: changes are copied to their places
+//! if they lead on from what is stored (all of them again, whatever was copied before: the last one
+//! has the header). A file that began and never became durable stays if all of it opens, and is
+//! empty otherwise. Records of a file that is gone, or older than what is stored, mean nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::cipher::{OPENED_BODY_AT, Sealed, SegmentCipher};
+use crate::file::error::FileError;
+use crate::file::ranges::Seek;
+use crate::file::volume::Volume;
+use crate::format::geometry::PAGE_BYTES;
+use crate::format::header;
+use crate::format::ids::FileId;
+use crate::format::journal::{self, Extent, FRAME_LEN, HEAD_LEN, Record, Subject};
+use crate::store::{Blob, DiskBlob, StoreDir, is_dot};
+
+/// Bytes that are read at once to see whether they open.
+const READ_LEN: usize = 1 << 20;
+
+/// A whole record.
+struct Entry {
+    kind: journal::RecordKind,
+    opened: Sealed,
+}
+
+/// What is to be done for a file.
+struct Plan<'a> {
+    file_id: FileId,
+    /// Header of the file as it began, if nothing later says that it is durable.
+    birth: Option<(&'a Sealed, &'a [u8])>,
+    changes: Vec<Step<'a>>,
+}
+
+struct Step<'a> {
+    base: u64,
+    generation: u64,
+    opened: &'a Sealed,
+    extents: Vec<(Extent, usize)>,
+}
+
+/// What became of a file.
+#[derive(PartialEq, Eq)]
+enum Outcome {
+    Recovered,
+    Emptied,
+    Kept,
+    Stale,
+}
+
+/// All whole records, the oldest first.
+fn read(volume: &Volume, segments: &[DiskBlob; 2]) -> Result<Vec<Entry>, FileError> {
+    let mut found = Vec::new();
+    for segment in segments {
+        let mut page = vec![0; HEAD_LEN];
+        let len = segment.read_at(0, &mut page)?;
+        if let Some((head, tag)) = journal::decode_head(&page[..len])
+            && let Ok(cipher) = volume.keys.open_segment(&head, &tag)
+        {
+            found.push((head.order, segment, cipher));
+        }
+    }
+    found.sort_by_key(|(order, ..)| *order);
+    let mut entries = Vec::new();
+    for (_, segment, cipher) in found {
+        read_segment(segment, &cipher, &mut entries)?;
+    }
+    Ok(entries)
+}
+
+fn read_segment(
+    segment: &DiskBlob,
+    cipher: &SegmentCipher,
+    entries: &mut Vec<Entry>,
+) -> Result<(), FileError> {
+    let mut at = HEAD_LEN as u64;
+    for sequence in 0.. {
+        let mut frame = [0; FRAME_LEN];
+        if segment.read_at(at, &mut frame)? < FRAME_LEN {
+            break;
+        }
+        let Some((claim, _)) = journal::decode_frame(&frame) else { break };
+        let mut record = vec![0; FRAME_LEN + claim.body_len as usize];
+        if segment.read_at(at, &mut record)? < record.len() || claim.sequence != sequence {
+            break;
+        }
+        let Ok(opened) = cipher.open_record(sequence, &record) else { break };
+        entries.push(Entry { kind: claim.kind, opened });
+        at += record.len() as u64;
+    }
+    Ok(())
+}
+
+fn plans(entries: &[Entry]) -> HashMap<u64, Plan<'_>> {
+    let mut plans: HashMap<u64, Plan<'_>> = HashMap::new();
+    for Entry { kind, opened } in entries {
+        let body = &opened.as_bytes()[OPENED_BODY_AT..];
+        let Some(record) = journal::decode_body(*kind, body) else {
+            tracing::error!(?kind, "an authentic record of the journal says nothing; left out");
+            continue;
+        };
+        let (Record::Fresh { subject, .. }
+        | Record::Settled { subject }
+        | Record::Change { subject, .. }) = &record;
+        let Subject { ino, file_id, generation } = *subject;
+        let new = || Plan { file_id, birth: None, changes: Vec::new() };
+        let plan = plans.entry(ino).or_insert_with(new);
+        if plan.file_id != file_id {
+            // The number was used anew.
+            *plan = new();
+        }
+        match record {
+            Record::Fresh { header, .. } => {
+                (plan.birth, plan.changes) = (Some((opened, header)), Vec::new());
+            }
+            Record::Settled { .. } => plan.birth = None,
+            Record::Change { base, extents, .. } => {
+                plan.birth = None;
+                plan.changes.push(Step { base, generation, opened, extents });
+            }
+        }
+    }
+    plans
+}
+
+/// Brings what the journal holds to its places, durably, and says what it did.
+///
+/// # Errors
+/// The store's; the journal is as it was then.
+pub(in crate::file) fn run(
+    volume: &Arc<Volume>,
+    segments: &[DiskBlob; 2],
+) -> Result<(), FileError> {
+    let entries = read(volume, segments)?;
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let mut plans = plans(&entries);
+    let (records, files) = (entries.len(), plans.len());
+    let (mut recovered, mut emptied, mut stale) = (0_u64, 0_u64, 0_u64);
+    let mut done = |outcome| match outcome {
+        Outcome::Recovered => recovered += 1,
+        Outcome::Emptied => emptied += 1,
+        Outcome::Stale => stale += 1,
+        Outcome::Kept => {}
+    };
+    walk(volume.tree().clone(), &mut |dir, name, ino| {
+        let Some(plan) = plans.remove(&ino) else { return Ok(()) };
+        done(apply(volume, dir, name, ino, &plan)?);
+        Ok(())
+    })?;
+    if plans.len() == files {
+        // Not one: the store is a copy, whose files have other numbers, but the same ids.
+        let mut by_id: HashMap<FileId, Plan<'_>> =
+            plans.drain().map(|(_, plan)| (plan.file_id, plan)).collect();
+        walk(volume.tree().clone(), &mut |dir, name, ino| {
+            let Some(id) = claimed_id(dir, name)? else { return Ok(()) };
+            let Some(plan) = by_id.remove(&id) else { return Ok(()) };
+            done(apply(volume, dir, name, ino, &plan)?);
+            Ok(())
+        })?;
+        plans = by_id.into_values().zip(0..).map(|(plan, number)| (number, plan)).collect();
+    }
+    volume.sync_disk()?;
+    volume.counters.recovered.add(recovered + emptied);
+    let gone = plans.len();
+    tracing::warn!(
+        records,
+        files,
+        recovered,
+        emptied,
+        stale,
+        gone,
+        "recovered from the journal what the last mount had not brought to its place"
+    );
+    Ok(())
+}
+
+fn walk(
+    dir: StoreDir,
+    see: &mut impl FnMut(&StoreDir, &[u8], u64) -> Result<(), FileError>,
+) -> Result<(), FileError> {
+    let mut left = vec![dir];
+    while let Some(dir) = left.pop() {
+        let mut stream = dir.stream()?;
+        loop {
+            let batch = stream.batch()?;
+            if batch.is_empty() {
+                break;
+            }
+            for entry in batch.iter().filter(|entry| !is_dot(&entry.name)) {
+                match entry.kind {
+                    rustix::fs::FileType::Directory => match dir.open_dir(&entry.name) {
+                        Ok(below) => left.push(below),
+                        Err(error) => tracing::error!(ino = entry.ino, %error, "not looked into"),
+                    },
+                    rustix::fs::FileType::RegularFile => see(&dir, &entry.name, entry.ino)?,
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The file id that a stored file's header claims.
+fn claimed_id(dir: &StoreDir, name: &[u8]) -> Result<Option<FileId>, FileError> {
+    let mut page = [0; header::PREFIX_BYTES];
+    let len = match dir.open_file(name, false) {
+        Ok(blob) => blob.read_at(0, &mut page)?,
+        Err(rustix::io::Errno::ACCESS) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(header::decode(&page[..len]).ok().map(|(prefix, _)| prefix.file_id))
+}
+
+/// The generation and id that a stored file's header tells, if it is authentic, and the key of
+/// this file's life.
+fn stored(volume: &Volume, blob: &DiskBlob) -> Result<Option<(header::Prefix, u64)>, FileError> {
+    let mut page = [0; PAGE_BYTES];
+    let len = blob.read_at(0, &mut page)?;
+    let Ok((prefix, entry)) = header::decode(&page[..len]) else { return Ok(None) };
+    let payload = header::PREFIX_BYTES..header::PREFIX_BYTES + usize::from(prefix.payload_len);
+    let opened = page[..len].get(payload).and_then(|payload| {
+        let keys = &volume.keys;
+        let cipher = keys.open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)?;
+        let opened = keys.open_header(&cipher, &prefix, &entry, payload).ok()?;
+        opened.first_chunk().map(|fixed| header::decode_payload(fixed).0)
+    });
+    Ok(opened.map(|generation| (prefix, generation)))
+}
+
+fn apply(
+    volume: &Arc<Volume>,
+    dir: &StoreDir,
+    name: &[u8],
+    ino: u64,
+    plan: &Plan<'_>,
+) -> Result<Outcome, FileError> {
+    let blob = match dir.open_file(name, true) {
+        Err(rustix::io::Errno::ACCESS) => dir.open_file_lending(name)?,
+        opened => opened?,
+    };
+    let found = stored(volume, &blob)?;
+    if found.as_ref().is_some_and(|(prefix, _)| prefix.file_id != plan.file_id) {
+        return Ok(Outcome::Stale);
+    }
+    if let Some((opened, birth)) = plan.birth {
+        let part = opened.as_bytes().len() - birth.len()..opened.as_bytes().len();
+        let same_life = header::decode(birth).ok().zip(found.as_ref());
+        let same_life = same_life
+            .is_some_and(|((born, _), (prefix, _))| born.wrapped_key == prefix.wrapped_key);
+        if same_life && opens(volume, &blob, ino)? {
+            return Ok(Outcome::Kept);
+        }
+        tracing::warn!(ino, "written and never synced: what is left does not open, so it is empty");
+        blob.set_len(0)?;
+        blob.write_at(0, opened, part)?;
+        return Ok(Outcome::Emptied);
+    }
+    let (Some(first), Some(last)) = (plan.changes.first(), plan.changes.last()) else {
+        return Ok(Outcome::Kept);
+    };
+    let linked = plan.changes.windows(2).all(|pair| pair[0].generation == pair[1].base);
+    let leads_on = found
+        .as_ref()
+        .is_none_or(|(_, generation)| (first.base..=last.generation).contains(generation));
+    if !linked || !leads_on {
+        let generation = found.map(|(_, generation)| generation);
+        let (base, last) = (first.base, last.generation);
+        tracing::error!(
+            ino,
+            ?generation,
+            base,
+            last,
+            "the journal does not lead on from what is stored; its changes are left out"
+        );
+        return Ok(Outcome::Stale);
+    }
+    for Step { opened, extents, .. } in &plan.changes {
+        for (extent, at) in extents {
+            let start = OPENED_BODY_AT + at;
+            blob.write_at(extent.offset, opened, start..start + extent.len as usize)?;
+        }
+    }
+    Ok(Outcome::Recovered)
+}
+
+/// Whether everything of a stored file opens.
+fn opens(volume: &Arc<Volume>, blob: &DiskBlob, ino: u64) -> Result<bool, FileError> {
+    let file = match volume.open_blob(blob.again()?, false) {
+        Ok(file) => file,
+        Err(FileError::Damaged(_) | FileError::Stale) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    assert_eq!(file.ino(), ino, "the listing and the file agree");
+    let mut at = 0;
+    while at < file.len() {
+        match file.seek(at, Seek::Data) {
+            Ok(data) => at = data,
+            Err(FileError::Sys(rustix::io::Errno::NXIO)) => break,
+            Err(FileError::Damaged(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        match file.read(at, READ_LEN) {
+            Ok(bytes) => at += bytes.len() as u64,
+            Err(FileError::Damaged(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,306 @@
+//! A stored file whose committed bytes change only by way of the journal.
+//!
+//! What is written below `floor`, where the bytes are that the file's durable header refers to, is
+//! *staged* in memory; a commit appends all of it to the journal as one record, and it is *pending*
+//! then, until a checkpoint copies it to its place. Reading sees staged bytes before pending ones
+//! before those in place. What is written above the floor, in no durable header's reach, goes to
+//! its place at once if it is much, and with the record if it is little: that saves a sync.
+//!
+//! A floor of 0 means that nothing of the file is durable yet: all is written in place.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{Timespec, Timestamps};
+use rustix::io::Errno;
+
+use crate::cipher::Sealed;
+use crate::file::journal::Journal;
+use crate::format::bytes::to_usize;
+use crate::format::geometry::BlockSize;
+use crate::format::journal::{self, Extent, RecordKind, Subject};
+use crate::store::{Blob, DiskBlob};
+
+/// Bytes of one write above the floor from which it goes to its place at once.
+const DIRECT_LEN_MIN: usize = 128 << 10;
+/// Bytes above the floor that one record carries, about.
+const AHEAD_LEN_MAX: usize = 1 << 20;
+/// Bytes of the largest extent: a block.
+const EXTENT_LEN_MAX: u64 = 64 << 10;
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    segment: usize,
+    at: u64,
+    len: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    floor: u64,
+    staged: BTreeMap<u64, Sealed>,
+    staged_len: usize,
+    ahead_len: usize,
+    pending: BTreeMap<u64, Place>,
+    punched: Vec<(u64, u64)>,
+    cut: Option<u64>,
+    /// Bytes were written in place that the next record refers to, and that no sync has covered.
+    direct: bool,
+    /// Generation that the store has, in the journal or in place.
+    generation: u64,
+    /// Number of the last record.
+    number: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::file) struct Stage {
+    disk: DiskBlob,
+    journal: Option<Arc<Journal>>,
+    unit: usize,
+    held: Mutex<Held>,
+    /// Whether all is in place, so that a reader need not look.
+    calm: AtomicBool,
+}
+
+impl AsFd for Stage {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.disk.as_fd()
+    }
+}
+
+impl Stage {
+    /// A stored file with this generation; `floor` as above.
+    pub(in crate::file) fn new(
+        disk: DiskBlob,
+        journal: Option<Arc<Journal>>,
+        block_size: BlockSize,
+        floor: u64,
+        generation: u64,
+    ) -> Self {
+        let held = Mutex::new(Held { floor, generation, ..Held::default() });
+        Self { disk, journal, unit: block_size.len(), held, calm: AtomicBool::new(true) }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same file by a descriptor that can do more.
+    pub(in crate::file) fn replace(&mut self, disk: DiskBlob) {
+        self.disk = disk;
+    }
+
+    /// The journal and what is held, if this file is written by way of it.
+    fn journaled(&self) -> Option<(&Arc<Journal>, MutexGuard<'_, Held>)> {
+        let journal = self.journal.as_ref()?;
+        let held = self.held();
+        (held.floor > 0).then_some((journal, held))
+    }
+
+    /// Whether committed bytes are safe from what is written.
+    pub(in crate::file) fn is_protected(&self) -> bool {
+        self.journaled().is_some()
+    }
+
+    /// Whether changes are in the journal that are not in place.
+    pub(in crate::file) fn has_pending(&self) -> bool {
+        let held = self.held();
+        !held.pending.is_empty() || held.cut.is_some() || !held.punched.is_empty()
+    }
+
+    /// Bytes that wait for a commit.
+    pub(in crate::file) fn staged_len(&self) -> usize {
+        if self.calm.load(Ordering::Acquire) { 0 } else { self.held().staged_len }
+    }
+
+    /// Number of the last record of this file; 0 if there is none.
+    pub(in crate::file) fn number(&self) -> u64 {
+        self.held().number
+    }
+
+    /// Appends what is staged to the journal, as one change to `subject`'s generation; the stored
+    /// file is `stored_len` bytes long with it.
+    pub(in crate::file) fn commit(&self, subject: &Subject, stored_len: u64) -> Result<(), Errno> {
+        let Some((journal, mut held)) = self.journaled() else { return Ok(()) };
+        if held.direct {
+            self.disk.sync(true)?;
+            held.direct = false;
+        }
+        let extent = |(offset, sealed): (&u64, &Sealed)| {
+            let len = u32::try_from(sealed.as_bytes().len()).expect("a block at most");
+            Extent { offset: *offset, len }
+        };
+        let extents: Vec<Extent> = held.staged.iter().map(extent).collect();
+        let parts: Vec<&Sealed> = held.staged.values().collect();
+        let beginning = journal::encode_change(subject, held.generation, &extents);
+        let placed = journal.append(RecordKind::Change, &beginning, &parts)?;
+        let mut at = placed.body_at + beginning.len() as u64;
+        held.staged.clear();
+        for extent in extents {
+            let place = Place { segment: placed.segment, at, len: extent.len as usize };
+            held.pending.insert(extent.offset, place);
+            at += u64::from(extent.len);
+        }
+        (held.staged_len, held.ahead_len) = (0, 0);
+        held.floor = held.floor.max(stored_len);
+        held.cut = held.cut.map(|cut| cut.max(stored_len));
+        held.generation = subject.generation;
+        held.number = placed.number;
+        Ok(())
+    }
+
+    /// Nothing stored is needed any more: the file begins anew.
+    pub(in crate::file) fn restart(&self) -> Result<(), Errno> {
+        if self.journal.is_some() {
+            self.disk.set_len(0)?;
+            let mut held = self.held();
+            let (generation, number) = (held.generation, held.number);
+            *held = Held { generation, number, ..Held::default() };
+            self.calm.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// All that was written is durable now: from here on it is protected.
+    pub(in crate::file) fn settle(&self, stored_len: u64, generation: u64) {
+        let mut held = self.held();
+        (held.floor, held.generation) = (stored_len, generation);
+    }
+
+    /// Copies what is pending to its place, where a sync has to make it durable before the records
+    /// go. Nothing may be staged: the file was committed.
+    pub(in crate::file) fn apply(&self, stored_len: u64) -> Result<(), Errno> {
+        let Some((journal, mut held)) = self.journaled() else { return Ok(()) };
+        journal.sync_to(held.number)?;
+        let before = rustix::fs::fstat(&self.disk)?;
+        for (offset, len) in std::mem::take(&mut held.punched) {
+            self.disk.punch(offset, len)?;
+        }
+        for (offset, place) in &held.pending {
+            journal.copy_to((place.segment, place.at), &self.disk, *offset, place.len)?;
+        }
+        if let Some(cut) = held.cut.take() {
+            self.disk.set_len(cut)?;
+        }
+        // When it was written is known already; when it was copied is nobody's business.
+        let time = |tv_sec, ns| Timespec { tv_sec, tv_nsec: i64::try_from(ns).unwrap_or(0) };
+        rustix::fs::futimens(
+            &self.disk,
+            &Timestamps {
+                last_access: time(before.st_atime, before.st_atime_nsec),
+                last_modification: time(before.st_mtime, before.st_mtime_nsec),
+            },
+        )?;
+        held.pending.clear();
+        held.floor = stored_len;
+        self.calm.store(held.staged.is_empty(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Puts a piece of `buf`, which is of the file from `offset` on, where it belongs.
+    fn overlay(
+        buf: &mut [u8],
+        offset: u64,
+        start: u64,
+        len: usize,
+        put: impl FnOnce(usize, &mut [u8]) -> Result<(), Errno>,
+    ) -> Result<usize, Errno> {
+        let end = (start + len as u64).min(offset + buf.len() as u64);
+        let from = start.max(offset);
+        if from >= end {
+            return Ok(0);
+        }
+        let range = to_usize(from - offset)..to_usize(end - offset);
+        put(to_usize(from - start), &mut buf[range.clone()])?;
+        Ok(range.end)
+    }
+}
+
+impl Blob for Stage {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+        if self.calm.load(Ordering::Acquire) {
+            return self.disk.read_at(offset, buf);
+        }
+        let held = self.held();
+        let mut len = self.disk.read_at(offset, buf)?;
+        buf[len..].fill(0);
+        let near = offset.saturating_sub(EXTENT_LEN_MAX)..offset.saturating_add(buf.len() as u64);
+        if let Some(journal) = &self.journal {
+            for (start, place) in held.pending.range(near.clone()) {
+                let end = Self::overlay(buf, offset, *start, place.len, |skip, part| {
+                    journal.read(place.segment, place.at + skip as u64, part)
+                })?;
+                len = len.max(end);
+            }
+        }
+        for (start, sealed) in held.staged.range(near) {
+            let bytes = sealed.as_bytes();
+            let end = Self::overlay(buf, offset, *start, bytes.len(), |skip, part| {
+                part.copy_from_slice(&bytes[skip..skip + part.len()]);
+                Ok(())
+            })?;
+            len = len.max(end);
+        }
+        Ok(len)
+    }
+
+    fn write_at(&self, offset: u64, sealed: &Sealed, part: Range<usize>) -> Result<(), Errno> {
+        let Some((_, mut held)) = self.journaled() else {
+            return self.disk.write_at(offset, sealed, part);
+        };
+        let free = offset >= held.floor && held.staged.range(offset..).next().is_none();
+        if free && (part.len() >= DIRECT_LEN_MIN || held.ahead_len >= AHEAD_LEN_MAX) {
+            held.direct = true;
+            return self.disk.write_at(offset, sealed, part);
+        }
+        self.calm.store(false, Ordering::Release);
+        let mut at = part.start;
+        while at < part.end {
+            let len = (part.end - at).min(self.unit);
+            let place = offset + (at - part.start) as u64;
+            let piece = sealed.part(at..at + len);
+            held.ahead_len += if place >= held.floor { len } else { 0 };
+            held.staged_len += len;
+            if let Some(before) = held.staged.insert(place, piece) {
+                held.staged_len -= before.as_bytes().len();
+            }
+            at += len;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), Errno> {
+        let Some((_, mut held)) = self.journaled() else { return self.disk.set_len(len) };
+        let stored = u64::try_from(rustix::fs::fstat(&self.disk)?.st_size).unwrap_or(0);
+        if len > stored {
+            self.disk.set_len(len)?;
+        }
+        if len < stored || held.cut.is_some() {
+            held.cut = Some(len);
+            self.calm.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        self.disk.reserve(offset, len)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        match self.journaled() {
+            Some((_, mut held)) if offset < held.floor => {
+                held.punched.push((offset, len));
+                Ok(())
+            }
+            _ => self.disk.punch(offset, len),
+        }
+    }
+
+    fn sync(&self, data_only: bool) -> Result<(), Errno> {
+        self.disk.sync(data_only)
+    }
+}

@@ -1,0 +1,172 @@
+//! Volumes that are written by way of the journal: what was synced survives the end of the daemon
+//! at any moment, also while it is written over. Needs `/dev/fuse`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking, and its lengths are small"
+)]
+
+#[path = "support/mount.rs"]
+mod mount;
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use mount::Mount;
+
+const JOURNAL: &[&str] = &["-o", "journal"];
+/// Bytes that are written at once, all with the same number.
+const PART: u64 = 4096;
+
+/// Kills the daemon, takes the dead mount away and mounts again.
+fn crash(mount: &Mount) {
+    let daemon = mount.daemon().to_string();
+    assert!(Command::new("kill").args(["-9", &daemon]).status().unwrap().success());
+    assert!(Command::new("umount").arg("-l").arg(mount.point()).status().unwrap().success());
+    mount.mount();
+}
+
+fn recovered(mount: &Mount) -> u64 {
+    mount.status()["recovered"].as_u64().unwrap()
+}
+
+fn part(number: u32) -> Vec<u8> {
+    number.to_le_bytes().repeat(PART as usize / 4)
+}
+
+/// The number that all of a part has.
+fn number_at(file: &File, index: u64) -> u32 {
+    let mut bytes = vec![0; PART as usize];
+    file.read_exact_at(&mut bytes, index * PART).unwrap();
+    let number = u32::from_le_bytes(bytes[..4].try_into().unwrap());
+    assert_eq!(bytes, part(number), "part {index} is of one writing");
+    number
+}
+
+#[test]
+fn what_was_synced_and_written_over_survives_a_kill() {
+    let mount = Mount::new(JOURNAL);
+    let parts = 600;
+    let file = File::create_new(mount.at("file")).unwrap();
+    (0..parts).for_each(|index| file.write_all_at(&part(1), index * PART).unwrap());
+    file.sync_all().unwrap();
+    for index in (0..parts).step_by(7) {
+        file.write_all_at(&part(2), index * PART).unwrap();
+    }
+    file.sync_data().unwrap();
+    drop(file);
+    crash(&mount);
+    assert_eq!(recovered(&mount), 1, "one file was in the journal");
+    let file = File::open(mount.at("file")).unwrap();
+    for index in 0..parts {
+        let wanted = if index % 7 == 0 { 2 } else { 1 };
+        assert_eq!(number_at(&file, index), wanted, "part {index}");
+    }
+}
+
+/// What was acknowledged is there, and what was not is old or new, part by part.
+#[test]
+fn a_kill_while_a_file_is_written_over_leaves_old_or_new() {
+    let mount = Mount::new(JOURNAL);
+    let parts = 200_u64;
+    let (mut random, mut number) = (7_u64, 1_u32);
+    let file = File::create_new(mount.at("file")).unwrap();
+    (0..parts).for_each(|index| file.write_all_at(&part(number), index * PART).unwrap());
+    file.sync_all().unwrap();
+    drop(file);
+    let mut synced = vec![number; parts as usize];
+    for round in 0..12_u64 {
+        let file = OpenOptions::new().write(true).open(mount.at("file")).unwrap();
+        let daemon = mount.daemon().to_string();
+        let killer = std::thread::spawn(move || {
+            let until = Instant::now() + Duration::from_millis(5 + 23 * round);
+            while Instant::now() < until {
+                std::hint::spin_loop();
+            }
+            assert!(Command::new("kill").args(["-9", &daemon]).status().unwrap().success());
+        });
+        let mut written = synced.clone();
+        // Every round has its errors: they are how it ends.
+        loop {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let index = (random >> 33) % parts;
+            number += 1;
+            written[index as usize] = number;
+            if file.write_all_at(&part(number), index * PART).is_err() {
+                break;
+            }
+            if random % 3 == 0 {
+                if file.sync_data().is_err() {
+                    break;
+                }
+                synced.clone_from(&written);
+            }
+        }
+        killer.join().unwrap();
+        drop(file);
+        assert!(Command::new("umount").arg("-l").arg(mount.point()).status().unwrap().success());
+        mount.mount();
+        let file = File::open(mount.at("file")).unwrap();
+        for index in 0..parts {
+            let (found, at) = (number_at(&file, index), index as usize);
+            let right = (synced[at]..=written[at]).contains(&found);
+            assert!(right, "round {round}, part {index}: {found}, synced {}", synced[at]);
+            synced[at] = found;
+        }
+    }
+}
+
+#[test]
+fn new_files_are_whole_or_empty_after_a_kill_and_synced_ones_whole() {
+    let mount = Mount::new(JOURNAL);
+    let content = part(9).repeat(50);
+    for number in 0..40 {
+        let file = File::create_new(mount.at(format!("{number}"))).unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        if number % 2 == 0 {
+            file.sync_all().unwrap();
+        }
+    }
+    std::fs::remove_file(mount.at("38")).unwrap();
+    crash(&mount);
+    for number in 0..38 {
+        let mut found = Vec::new();
+        File::open(mount.at(format!("{number}"))).unwrap().read_to_end(&mut found).unwrap();
+        assert!(found == content || (number % 2 == 1 && found.is_empty()), "{number}");
+    }
+}
+
+/// Cut, made longer, punched, begun anew: after all of it, and after unmounting, it reads the same.
+#[test]
+fn what_changes_shape_is_the_same_after_a_kill_and_after_an_unmount() {
+    let mount = Mount::new(JOURNAL);
+    let file = File::create_new(mount.at("file")).unwrap();
+    file.write_all_at(&part(3).repeat(300), 0).unwrap();
+    file.sync_all().unwrap();
+    file.set_len(100 * PART + 5).unwrap();
+    file.write_all_at(&part(4), 90 * PART).unwrap();
+    file.set_len(200 * PART).unwrap();
+    file.write_all_at(b"end", 400 * PART).unwrap();
+    let anew = File::create_new(mount.at("anew")).unwrap();
+    anew.write_all_at(&part(5).repeat(64), 0).unwrap();
+    anew.sync_all().unwrap();
+    anew.set_len(0).unwrap();
+    anew.write_all_at(b"short", 0).unwrap();
+    for file in [&file, &anew] {
+        file.sync_all().unwrap();
+    }
+    let wanted = std::fs::read(mount.at("file")).unwrap();
+    assert_eq!(wanted.len() as u64, 400 * PART + 3);
+    drop((file, anew));
+    crash(&mount);
+    assert_eq!(std::fs::read(mount.at("file")).unwrap(), wanted);
+    assert_eq!(std::fs::read(mount.at("anew")).unwrap(), b"short");
+    mount.remount();
+    assert_eq!(recovered(&mount), 0, "an unmount leaves nothing in the journal");
+    assert_eq!(std::fs::read(mount.at("file")).unwrap(), wanted);
+    assert_eq!(std::fs::read(mount.at("anew")).unwrap(), b"short");
+}
