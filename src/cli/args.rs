@@ -58,6 +58,8 @@ pub(in crate::cli) enum Verb {
     Run(RunArgs),
     #[command(name = CHILD_VERB, hide = true)]
     RunChild(RunChildArgs),
+    /// Walk a store and say what is not as it was written
+    Check(CheckArgs),
     /// Unmount a volume everywhere, zero its keys, and take a snapshot if told to
     Stop(StopArgs),
     /// Copy the ciphertext of a volume to a directory, and back
@@ -237,6 +239,30 @@ pub(in crate::cli) struct PutArgs {
     pub(in crate::cli) key: KeyArgs,
 }
 
+const CHECK_FIELDS: &str = "\
+With --json: one object with store, opened (false with --no-key), counts (directories, files, links, \
+others, bytes) and findings, each with kind (attribute, cut, long, blocks, header, link, name, \
+sidecar, orphan-sidecar, marker, foreign, orphan-link, leftover, unread), stored, path, reason, \
+ranges, attribute, harmless, done, left.";
+
+#[derive(Debug, Args)]
+#[command(after_help = CHECK_FIELDS)]
+pub(in crate::cli) struct CheckArgs {
+    /// A store that no mount writes to
+    pub(in crate::cli) store: PathBuf,
+    #[command(flatten)]
+    pub(in crate::cli) key: KeyArgs,
+    /// Look only at the form of what is there, and ask for no key
+    #[arg(long, conflicts_with = "key")]
+    pub(in crate::cli) no_key: bool,
+    /// Threads; by default one a core
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub(in crate::cli) threads: Option<NonZero<usize>>,
+    /// For programs; the fields keep their names
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RunArgs {
     /// notebook, processing, training, batch or endpoint
@@ -397,7 +423,7 @@ mod tests {
             .filter(|verb| !verb.is_hide_set())
             .map(|verb| verb.get_name().to_owned())
             .collect();
-        let wanted = "init mount umount status ls cat get put run stop snapshot terminate";
+        let wanted = "init mount umount status ls cat get put run check stop snapshot terminate";
         assert_eq!(verbs.join(" "), wanted);
     }
 
@@ -423,7 +449,7 @@ mod tests {
             "cmkfs mount --role trainer",
             "cmkfs run --role training",
             "cmkfs stop",
-            "cmkfs check store",
+            "cmkfs check",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

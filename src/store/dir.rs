@@ -367,6 +367,14 @@ impl StoreDir {
         Ok(())
     }
 
+    /// Takes an object as it is out of another directory, under a name that was free.
+    pub fn adopt(&self, name: &StoredName, from: &Self, object: &[u8]) -> Result<(), Errno> {
+        let flags = RenameFlags::NOREPLACE;
+        self.named(name, || {
+            rustix::fs::renameat_with(&*from.0, object, &*self.0, name.object(), flags)
+        })
+    }
+
     /// Writes the marker of a new directory.
     pub fn write_marker(&self, marker: &Sealed) -> Result<(), Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | FILE_FLAGS;
