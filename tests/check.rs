@@ -12,7 +12,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use desk::Desk;
-use stage::{Stage, Told};
+use stage::{Content, Stage, Told};
 
 /// What is done to a store, and what a check has to say of it.
 struct Case {
@@ -229,4 +229,65 @@ fn a_mount_that_writes_is_named() {
     desk.ok("umount mnt");
     desk.ok("mount --read-only store mnt");
     desk.ok("check store");
+}
+
+/// What of the volume as it was can't be found where it was. Lost is what is nowhere.
+fn missing(before: &Content, after: &Content) -> Vec<String> {
+    let kept = |content: &Option<Vec<u8>>| {
+        let lost = after.iter().filter(|(path, _)| path.starts_with("/lost+found/"));
+        lost.into_iter().any(|(_, other)| other == content)
+    };
+    before
+        .iter()
+        .filter(|(path, content)| after.get(*path) != Some(content) && !kept(content))
+        .map(|(path, _)| path.clone())
+        .collect()
+}
+
+#[test]
+fn a_repair_loses_nothing_and_leaves_a_clean_store() {
+    let stage = Stage::new();
+    let before = stage.content();
+    for case in of_files().into_iter().chain(of_names()) {
+        let label = case.label;
+        stage.restore();
+        (case.damage)(&stage);
+        let unread: Vec<&str> = case.with_key.iter().map(|(_, path)| *path).collect();
+        let stays = case.with_key.iter().any(|(kind, _)| matches!(*kind, "blocks" | "cut"));
+        let told = stage.check("--repair");
+        assert_eq!(told.code, if stays { 42 } else { 0 }, "{label}: {told:?}");
+        let again = stage.check("");
+        let wanted: Vec<_> = match stays {
+            true => unread.iter().map(|path| ("blocks".to_owned(), (*path).to_owned())).collect(),
+            false => vec![],
+        };
+        assert_eq!(kinds(&again), wanted, "{label}");
+        let after = stage.content();
+        let missing = missing(&before, &after);
+        let may_miss = |path: &String| {
+            unread.contains(&path.as_str())
+                || ["link file alone", "sidecar alone", "FIFO planted"].contains(&label)
+        };
+        assert!(missing.iter().all(may_miss), "{label}: {missing:?} in {after:?}");
+        if !told.findings.is_empty() {
+            let report = after.keys().any(|path| path.starts_with("/lost+found/report-"));
+            assert!(report, "{label}");
+        }
+        // A second run finds nothing more to do.
+        stage.check("--repair");
+        let reports = |path: &&String| !path.starts_with("/lost+found/report-");
+        let (after, second) = (after.keys(), stage.content());
+        assert_eq!(
+            after.filter(reports).collect::<Vec<_>>(),
+            second.keys().filter(reports).collect::<Vec<_>>(),
+            "{label}"
+        );
+    }
+}
+
+#[test]
+fn a_mounted_volume_is_not_repaired() {
+    let desk = Desk::new();
+    desk.mounted();
+    desk.refused("check store --repair", 35, &["mounted at", "mnt"]);
 }

@@ -240,10 +240,11 @@ pub(in crate::cli) struct PutArgs {
 }
 
 const CHECK_FIELDS: &str = "\
-With --json: one object with store, opened (false with --no-key), counts (directories, files, links, \
-others, bytes) and findings, each with kind (attribute, cut, long, blocks, header, link, name, \
-sidecar, orphan-sidecar, marker, foreign, orphan-link, leftover, unread), stored, path, reason, \
-ranges, attribute, harmless, done, left.";
+Exits with 0 if all can be read as it was written, or was repaired, with 42 if not. With --json: \
+one object with store, opened (false with --no-key), counts (directories, files, links, others, \
+bytes), report (of --repair: its path in the volume) and findings, each with kind (attribute, \
+cut, long, blocks, header, link, name, sidecar, orphan-sidecar, marker, foreign, orphan-link, \
+leftover, unread), stored, path, reason, ranges, attribute, harmless, done, left.";
 
 #[derive(Debug, Args)]
 #[command(after_help = CHECK_FIELDS)]
@@ -255,6 +256,9 @@ pub(in crate::cli) struct CheckArgs {
     /// Look only at the form of what is there, and ask for no key
     #[arg(long, conflicts_with = "key")]
     pub(in crate::cli) no_key: bool,
+    /// Repair what can be; what has lost its name or can't be read goes to lost+found
+    #[arg(long, conflicts_with = "no_key")]
+    pub(in crate::cli) repair: bool,
     /// Threads; by default one a core
     #[arg(long, value_name = "N", value_parser = threads)]
     pub(in crate::cli) threads: Option<NonZero<usize>>,

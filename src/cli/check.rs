@@ -22,7 +22,11 @@ pub(in crate::cli) fn check(arguments: &CheckArgs) -> Result<u8, Fail> {
             show::note(&format!("\r\x1b[K{}", looked_at(counts)));
         }
     };
-    let result = verb::check(&arguments.store, how, arguments.threads, &mut progress);
+    let (store, threads) = (&arguments.store, arguments.threads);
+    let result = match arguments.repair {
+        true => verb::repair(store, key.as_ref(), threads, &mut progress),
+        false => verb::check(store, how, threads, &mut progress),
+    };
     if told {
         show::note("\r\x1b[K");
     }
@@ -54,5 +58,8 @@ fn text(checked: &Checked) -> String {
         "{how}: {}\nfound: {open} damages, {harmless} that harm nobody\n",
         looked_at(checked.counts)
     ));
+    if let Some(report) = &checked.report {
+        text.push_str(&format!("report: {}\n", show::name(&PathBuf::from(report))));
+    }
     text
 }

@@ -7,12 +7,13 @@
     reason = "a test fails by panicking, and its lengths are small"
 )]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cmkfs::file::{Creator, Dir, NodeKind, XattrMode};
+use cmkfs::file::{Access as FileAccess, Creator, Dir, Kind, NodeKind, XattrMode};
 use cmkfs::lifecycle::open::{Access, Opened, Tuning, open};
 use serde_json::Value;
 
@@ -31,6 +32,10 @@ pub struct Found {
     pub path: String,
     pub ranges: Vec<(u64, u64)>,
 }
+
+/// What each path of a volume holds: the bytes of a file, the target of a link; `None` for what
+/// has neither, and for what can't be read.
+pub type Content = BTreeMap<String, Option<Vec<u8>>>;
 
 /// What a check said.
 #[derive(Debug)]
@@ -187,6 +192,13 @@ impl Stage {
         rustix::fs::lsetxattr(&at, name, &value, flags).unwrap();
     }
 
+    /// Everything in the volume.
+    pub fn content(&self) -> Content {
+        let mut content = Content::new();
+        walk(&self.open().volume.root().unwrap(), "", &mut content);
+        content
+    }
+
     /// Runs a check with these flags.
     pub fn check(&self, flags: &str) -> Told {
         let output = self.desk.command(&format!("check store --json {flags}")).output().unwrap();
@@ -203,6 +215,26 @@ impl Stage {
             links: count("links"),
             others: count("others"),
         }
+    }
+}
+
+fn walk(dir: &Dir, path: &str, content: &mut Content) {
+    for entry in dir.entries().unwrap() {
+        let path = format!("{path}/{}", String::from_utf8_lossy(&entry.name));
+        let found = match entry.kind {
+            Kind::Dir => {
+                walk(&dir.open_dir(&entry.name).unwrap(), &path, content);
+                None
+            }
+            Kind::Symlink => dir.read_link(&entry.name).ok(),
+            Kind::File => dir.open_file(&entry.name, FileAccess::Read).ok().and_then(|file| {
+                // The sparse file by its end: its hole is 100 MB.
+                let start = file.len().saturating_sub(1 << 20);
+                file.read(start, 1 << 20).ok().map(|bytes| bytes.to_vec())
+            }),
+            _ => None,
+        };
+        content.insert(path, found);
     }
 }
 
