@@ -91,7 +91,7 @@ impl Volume {
             },
             None => return Ok(Err("the text of the link is not ours".to_owned())),
         };
-        Ok(self.envelope_target(&envelope).ok_or("the target is not authentic".to_owned()))
+        Ok(self.envelope_target(&envelope).ok_or_else(|| "the target is not authentic".to_owned()))
     }
 
     /// The link target in an envelope; `None` if it is not authentic.

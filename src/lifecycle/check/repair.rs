@@ -256,7 +256,7 @@ impl Repair<'_> {
             None
         };
         dir.remove_small(sidecar)?;
-        Ok(done(kept.map_or("removed".to_owned(), |kept| format!("moved to {kept}"))))
+        Ok(done(kept.map_or_else(|| "removed".to_owned(), |kept| format!("moved to {kept}"))))
     }
 
     /// A directory whose id is lost gets a new one. What is in it can be read still, but for the
@@ -310,6 +310,6 @@ impl Repair<'_> {
             None => Some(self.lost.bytes(stem, &bytes)?),
         };
         dir.remove_small(object)?;
-        Ok(done(kept.map_or("removed".to_owned(), |kept| format!("moved to {kept}"))))
+        Ok(done(kept.map_or_else(|| "removed".to_owned(), |kept| format!("moved to {kept}"))))
     }
 }
