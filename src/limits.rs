@@ -62,6 +62,9 @@ pub const MANIFEST_LEN_MAX: u64 = 8 << 30;
 /// Bytes that a copy moves at a time.
 pub const COPY_LEN: usize = 1 << 20;
 
+/// How often a check tells how far it is.
+pub const CHECK_PROGRESS: Duration = Duration::from_millis(200);
+
 /// Processes that an error about a busy mount names.
 pub const BUSY_NAMED_MAX: usize = 8;
 

@@ -10,10 +10,9 @@ use crate::file::error::FileError;
 use crate::file::open::{self, Loaded};
 use crate::file::stat::{Kind, Stat};
 use crate::file::volume::Volume;
-use crate::format::directory;
 use crate::format::ids::{DirId, FileId};
 use crate::format::name;
-use crate::store::{DiskBlob, LowerStat, SetAttr, StoreDir, StoredMarker};
+use crate::store::{DiskBlob, LowerStat, SetAttr, StoreDir};
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,8 +158,7 @@ impl Dir {
     ) -> Result<Self, FileError> {
         let ino = lower.stat_self()?.st_ino;
         let decoded = match lower.read_marker() {
-            Ok(StoredMarker::Link(text)) => directory::decode_link(&text),
-            Ok(StoredMarker::File(bytes)) => directory::decode(&bytes),
+            Ok(marker) => marker.decode(),
             Err(Errno::NOENT) => return Err(FileError::damaged(ino, "directory without a marker")),
             Err(error) => return Err(error.into()),
         };

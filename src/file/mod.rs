@@ -12,6 +12,7 @@
 //! | `state`   | what an open file knows: header, inline content or tree, dirty blocks   |
 //! | `salvage` | closing a file while the disk is full                                   |
 //! | `tree`    | the tree of tags                                                        |
+//! | `verify`  | verifying a stored file completely; `inspect`: other stored objects     |
 //! | `cache`   | plaintext blocks that a request needed only a part of                   |
 //!
 //! *Dirty* is what memory has and the store has not. A commit seals dirty blocks, then nodes from
@@ -28,6 +29,7 @@ mod dir_rename;
 mod error;
 mod figures;
 mod held;
+mod inspect;
 mod listing;
 mod open;
 mod ranges;
@@ -36,6 +38,7 @@ mod settled;
 mod stat;
 mod state;
 mod tree;
+mod verify;
 mod volume;
 mod write;
 
@@ -46,7 +49,9 @@ pub use dir::{Access, Dir};
 pub use error::{Damage, FileError};
 pub use figures::Figures;
 pub use held::Held;
+pub use inspect::{DirNames, LINK_FILE_LEN_MAX, sealed_attributes};
 pub use listing::{DirEntry, Listing};
 pub use ranges::{Allocate, Seek};
 pub use stat::{Kind, Stat, Time};
+pub use verify::{Verdict, Verified};
 pub use volume::{Changing, Frozen, StatFs, Volume, VolumeOptions};

@@ -240,6 +240,10 @@ impl Volume {
         self.options.cache_bytes
     }
 
+    pub(in crate::file) fn root_id(&self) -> DirId {
+        self.root_id
+    }
+
     pub(in crate::file) fn geometry(&self) -> Geometry {
         Geometry::new(self.block_size)
     }

@@ -300,6 +300,14 @@ impl StoreDir {
         Ok(())
     }
 
+    /// Takes an object as it is out of another directory, under a name that was free.
+    pub fn adopt(&self, name: &StoredName, from: &Self, object: &[u8]) -> Result<(), Errno> {
+        let flags = RenameFlags::NOREPLACE;
+        self.named(name, || {
+            rustix::fs::renameat_with(&*from.fd, object, &*self.fd, name.object(), flags)
+        })
+    }
+
     /// chmod(2) follows symbolic links, and somebody may have put one in the place of an object:
     /// it must not lead out of the store.
     fn set_mode(&self, object: &[u8], mode: Mode) -> Result<(), Errno> {
