@@ -55,7 +55,7 @@ impl Fs {
     /// `NotDir`, `NotFound`, and the store's.
     pub fn opendir(&self, id: InodeId) -> Result<HandleId, FsError> {
         let dir = self.dir(id)?;
-        let parent = self.inodes.place(id).map_or(InodeId::ROOT, |place| place.parent);
+        let parent = self.inodes.parent(id).unwrap_or(InodeId::ROOT);
         let handle = DirHandle { inode: id, parent, dir, listing: Mutex::default() };
         Ok(self.handles.insert(Handle::Dir(handle)))
     }

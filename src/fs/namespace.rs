@@ -101,11 +101,11 @@ impl Fs {
         let name = checked(name)?;
         let target = self.dir(parent)?;
         for _ in 0..ATTEMPTS {
-            let place = self.inodes.place(id).ok_or(FsError::NotFound)?;
-            let source = self.dir(place.parent)?;
-            let _names = self.guards.follow_both(place.parent, parent);
-            if self.inodes.has_place(id, &place) {
-                let stat = target.link(name, &source, &place.name)?;
+            let from = self.inodes.parent(id).ok_or(FsError::NotFound)?;
+            let source = self.dir(from)?;
+            let _names = self.guards.follow_both(from, parent);
+            if let Some(known) = self.inodes.name_in(id, from) {
+                let stat = target.link(name, &source, &known)?;
                 return Ok(self.hand_out(parent, name, stat));
             }
         }
