@@ -50,6 +50,13 @@ pub const OPEN_DIRS_DEFAULT: NonZero<usize> = NonZero::new(256).expect("not zero
 /// (`fs.nr_open`) unless told otherwise.
 pub const OPEN_DIRS_MAX: usize = 1 << 20;
 
+/// Descriptors that open files and directories which only stay open leave to the process: for what
+/// every look, listing, removal and renaming opens for a moment.
+pub const DESCRIPTORS_SPARE: u64 = 64;
+
+/// Of these, what directory streams leave: for all but listing.
+pub const DESCRIPTORS_SPARE_LAST: u64 = 32;
+
 /// Threads of a mount, at most.
 pub const THREADS_MAX: usize = 64;
 
@@ -71,4 +78,5 @@ pub const BUSY_NAMED_MAX: usize = 8;
 const _: () = assert!(LOCK_WAIT.as_secs() < SERVE_WAIT.as_secs());
 const _: () = assert!(DETACH_WAIT.as_secs() < LEAVE_WAIT.as_secs());
 const _: () = assert!(OPEN_DIRS_DEFAULT.get() <= OPEN_DIRS_MAX);
+const _: () = assert!(DESCRIPTORS_SPARE_LAST < DESCRIPTORS_SPARE);
 const _: () = assert!(CACHE_BYTES_MIN <= CACHE_BYTES_DEFAULT);

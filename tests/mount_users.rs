@@ -13,7 +13,7 @@ mod volume;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -137,6 +137,47 @@ fn synchronous_and_read_only_openings_are_honoured() {
     assert_eq!(errno(file.write_all(b"x")), libc::EBADF);
     let dir = File::open(world.point.path()).unwrap();
     dir.sync_all().unwrap();
+}
+
+/// Each way to ask for what a power cut must not take reaches the store's disk.
+#[test]
+fn every_way_to_sync_reaches_the_store() {
+    let world = World::new();
+    let syncs = || world.fs.volume().figures().syncs;
+    let reaches = |what: &str, sync: &dyn Fn()| {
+        let before = syncs();
+        sync();
+        let reached = syncs() - before;
+        assert!((1..=2).contains(&reached), "{what}: {reached} syncs of the store");
+    };
+    let path = world.path("f");
+    let file = OpenOptions::new().create_new(true).read(true).write(true).open(&path).unwrap();
+    let write = || file.write_all_at(&pattern(100_000), 0).unwrap();
+    write();
+    assert_eq!(syncs(), 0, "nobody has asked yet");
+    reaches("fsync", &|| file.sync_all().unwrap());
+    write();
+    reaches("fdatasync", &|| file.sync_data().unwrap());
+    reaches("fsync of what was synced", &|| file.sync_all().unwrap());
+    write();
+    let reading = File::open(&path).unwrap();
+    reaches("fsync of a file open for reading", &|| reading.sync_all().unwrap());
+    let dir = File::open(world.point.path()).unwrap();
+    reaches("fsync of a directory", &|| dir.sync_all().unwrap());
+    for (what, flag) in [("O_SYNC", libc::O_SYNC), ("O_DSYNC", libc::O_DSYNC)] {
+        let file = OpenOptions::new().write(true).custom_flags(flag).open(&path).unwrap();
+        reaches(what, &|| file.write_all_at(b"x", 5).unwrap());
+    }
+    let map = "import mmap, os, sys
+with open(sys.argv[1], 'r+b') as file:
+    map = mmap.mmap(file.fileno(), 0)
+    map[5000:5006] = b'mapped'
+    map.flush()
+";
+    reaches("msync with MS_SYNC", &|| world.python(None, "f", map));
+    fs::remove_file(&path).unwrap();
+    write();
+    reaches("fsync of a file without a name", &|| file.sync_all().unwrap());
 }
 
 #[test]

@@ -235,6 +235,11 @@ impl Volume {
         self.options.open_dirs
     }
 
+    /// Whether at least `spare` descriptors are left to this process once one more is open.
+    pub fn has_descriptors(&self, spare: u64) -> bool {
+        self.tree.has_descriptors(spare)
+    }
+
     /// Budget of the block cache, bytes.
     pub fn cache_budget(&self) -> usize {
         self.options.cache_bytes

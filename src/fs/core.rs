@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::file::{Access, Changing, Dir, File, Held, Kind, Stat, Volume};
+use rustix::io::Errno;
+
+use crate::file::{Access, Changing, Dir, File, FileError, Held, Kind, Stat, Volume};
 use crate::format::name::NAME_MAX;
 use crate::fs::dirs::OpenDirs;
 use crate::fs::error::FsError;
@@ -10,6 +12,7 @@ use crate::fs::guard::NameGuards;
 use crate::fs::handles::Handles;
 use crate::fs::ids::{Attr, InodeId};
 use crate::fs::table::Table;
+use crate::limits::DESCRIPTORS_SPARE;
 
 /// How often an operation looks for its object again because somebody moved it meanwhile. A
 /// rename takes longer than to look, so that a second time is rare and a third one rarer.
@@ -95,6 +98,19 @@ impl Fs {
     /// `ReadOnly`.
     pub(in crate::fs) fn must_be_writable(&self) -> Result<Changing<'_>, FsError> {
         if self.volume.read_only() { Err(FsError::ReadOnly) } else { Ok(self.volume.change()) }
+    }
+
+    /// Refuses what would hold a descriptor for as long as its opener likes, once no more than
+    /// `spare` are left: what all others do needs some for a moment.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub(in crate::fs) fn must_leave(&self, spare: u64) -> Result<(), FsError> {
+        if self.volume.has_descriptors(spare) {
+            Ok(())
+        } else {
+            Err(FileError::Sys(Errno::MFILE).into())
+        }
     }
 
     /// The attributes of an inode that is known already.
@@ -195,7 +211,9 @@ impl Fs {
             if dir.ino() != self.lower(id) {
                 return Err(FsError::Stale);
             }
-            self.dirs.insert(id, dir.clone());
+            if self.volume.has_descriptors(DESCRIPTORS_SPARE) {
+                self.dirs.insert(id, dir.clone());
+            }
         }
         Ok(Some(dir))
     }

@@ -5,6 +5,7 @@ use crate::fs::content::OpenFile;
 use crate::fs::core::{ATTEMPTS, Fs, checked};
 use crate::fs::error::FsError;
 use crate::fs::ids::{Attr, HandleId, InodeId, OpenFlags};
+use crate::limits::DESCRIPTORS_SPARE;
 
 impl Fs {
     /// The inode that a name stands for; handed out.
@@ -116,7 +117,8 @@ impl Fs {
     /// handed out.
     ///
     /// # Errors
-    /// `Exists`, `IsDir`, `ReadOnly`, `NameTooLong`, and the store's.
+    /// `Exists`, `IsDir`, `ReadOnly`, `NameTooLong`, `EMFILE` if few descriptors are left, and the
+    /// store's.
     pub fn create(
         &self,
         parent: InodeId,
@@ -128,6 +130,7 @@ impl Fs {
         let _changing = self.must_be_writable()?;
         let mut made = None;
         let attr = self.name_in(parent, name, |dir, name| {
+            self.must_leave(DESCRIPTORS_SPARE)?;
             let (file, stat) = dir.create_file(name, creator, mode)?;
             made = Some(file);
             Ok(stat)

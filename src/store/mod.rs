@@ -19,6 +19,7 @@ mod layout;
 mod link;
 mod lock;
 mod marker;
+mod room;
 mod small;
 mod stream;
 mod whole;
