@@ -97,7 +97,7 @@ pub struct Volume {
     spoiled: Mutex<HashSet<u64>>,
     pub(in crate::file) settled: Settled,
     changes: RwLock<()>,
-    /// Inodes that were forgotten since somebody asked.
+    /// Inodes that were forgotten since memory was last given back for them.
     forgotten: AtomicU64,
 }
 
@@ -304,9 +304,10 @@ impl Volume {
         self.forgotten.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many inodes were forgotten since this was last asked.
-    pub fn take_forgotten(&self) -> u64 {
-        self.forgotten.swap(0, Ordering::Relaxed)
+    /// Whether `many` inodes or more were forgotten since this was last so.
+    pub fn take_forgotten(&self, many: u64) -> bool {
+        let taken = |count| (count >= many).then_some(0);
+        self.forgotten.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
     /// Whether dirty blocks have to be stored ahead of their commits.
