@@ -7,6 +7,8 @@ use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 
+use rustix::io::Errno;
+
 use crate::cipher::{CipherPool, VolumeKeys};
 use crate::file::cache::BlockCache;
 use crate::file::content::File;
@@ -213,6 +215,16 @@ impl Volume {
             files_free: space.f_ffree,
             name_max: u32::try_from(NAME_MAX).expect("255"),
         })
+    }
+
+    /// Reads something in a stored directory, also if its mode forbids that to its owner, unless
+    /// nothing may change.
+    pub(in crate::file) fn reading<T>(
+        &self,
+        lower: &StoreDir,
+        work: impl Fn(&StoreDir) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        if self.read_only() { work(lower) } else { lower.lending(work) }
     }
 
     /// Counters since the volume was opened.
