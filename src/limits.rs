@@ -7,8 +7,8 @@ use std::time::Duration;
 /// The longest that written data stays uncommitted on a mount: the timer's period.
 pub const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Inodes forgotten within a [`COMMIT_INTERVAL`] for which freed memory is given back: about a
-/// megabyte.
+/// Forgotten inodes for which freed memory is given back, at the next [`COMMIT_INTERVAL`]: about
+/// a megabyte.
 pub const FORGOTTEN_MANY: u64 = 4096;
 
 /// How long a command waits for a daemon that is leaving to give up the store's lock.

@@ -7,6 +7,8 @@ use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 
+use rustix::io::Errno;
+
 use crate::cipher::{CipherPool, VolumeKeys};
 use crate::file::cache::BlockCache;
 use crate::file::content::File;
@@ -97,7 +99,7 @@ pub struct Volume {
     spoiled: Mutex<HashSet<u64>>,
     pub(in crate::file) settled: Settled,
     changes: RwLock<()>,
-    /// Inodes that were forgotten since somebody asked.
+    /// Inodes that were forgotten since memory was last given back for them.
     forgotten: AtomicU64,
 }
 
@@ -215,6 +217,16 @@ impl Volume {
         })
     }
 
+    /// Reads something in a stored directory, also if its mode forbids that to its owner, unless
+    /// nothing may change.
+    pub(in crate::file) fn reading<T>(
+        &self,
+        lower: &StoreDir,
+        work: impl Fn(&StoreDir) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        if self.read_only() { work(lower) } else { lower.lending(work) }
+    }
+
     /// Counters since the volume was opened.
     pub fn figures(&self) -> Figures {
         self.counters.figures()
@@ -313,9 +325,10 @@ impl Volume {
         self.forgotten.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many inodes were forgotten since this was last asked.
-    pub fn take_forgotten(&self) -> u64 {
-        self.forgotten.swap(0, Ordering::Relaxed)
+    /// Whether `many` inodes or more were forgotten since this was last so.
+    pub fn take_forgotten(&self, many: u64) -> bool {
+        let taken = |count| (count >= many).then_some(0);
+        self.forgotten.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
     /// Whether dirty blocks have to be stored ahead of their commits.

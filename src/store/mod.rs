@@ -16,6 +16,7 @@ mod blob;
 mod dir;
 mod durability;
 mod layout;
+mod lend;
 mod link;
 mod lock;
 mod marker;
