@@ -132,7 +132,8 @@ impl Walk<'_> {
     }
 
     fn attributes_of_other(&self, place: &Place, object: &Object) {
-        let of = Attributed::Object(&place.lower, object.name.clone());
+        let of =
+            Attributed::Object { dir: &place.lower, object: object.name.clone(), lends: false };
         let stored = place.at(&object.name);
         self.attributes(&of, Some(Owner::Other), &stored, object.path.as_deref());
     }

@@ -112,7 +112,7 @@ impl Repair<'_> {
         let stem = stem(finding);
         match finding.kind {
             FindingKind::Attribute => {
-                let of = Attributed::Object(&dir, object.to_vec());
+                let of = Attributed::Object { dir: &dir, object: object.to_vec(), lends: false };
                 let name = finding.attribute.as_deref().unwrap_or_default();
                 Ok(done(format!("kept in {} and removed", self.attribute(&of, &stem, name)?)))
             }
