@@ -7,8 +7,8 @@ use std::time::Duration;
 /// The longest that written data stays uncommitted on a mount: the timer's period.
 pub const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Inodes forgotten within a [`COMMIT_INTERVAL`] for which freed memory is given back: about a
-/// megabyte.
+/// Forgotten inodes for which freed memory is given back, at the next [`COMMIT_INTERVAL`]: about
+/// a megabyte.
 pub const FORGOTTEN_MANY: u64 = 4096;
 
 /// How long a command waits for a daemon that is leaving to give up the store's lock.
@@ -50,6 +50,13 @@ pub const OPEN_DIRS_DEFAULT: NonZero<usize> = NonZero::new(256).expect("not zero
 /// (`fs.nr_open`) unless told otherwise.
 pub const OPEN_DIRS_MAX: usize = 1 << 20;
 
+/// Descriptors that open files and directories which only stay open leave to the process: for what
+/// every look, listing, removal and renaming opens for a moment.
+pub const DESCRIPTORS_SPARE: u64 = 64;
+
+/// Of these, what directory streams leave: for all but listing.
+pub const DESCRIPTORS_SPARE_LAST: u64 = 32;
+
 /// Threads of a mount, at most.
 pub const THREADS_MAX: usize = 64;
 
@@ -62,10 +69,14 @@ pub const MANIFEST_LEN_MAX: u64 = 8 << 30;
 /// Bytes that a copy moves at a time.
 pub const COPY_LEN: usize = 1 << 20;
 
+/// How often a check tells how far it is.
+pub const CHECK_PROGRESS: Duration = Duration::from_millis(200);
+
 /// Processes that an error about a busy mount names.
 pub const BUSY_NAMED_MAX: usize = 8;
 
 const _: () = assert!(LOCK_WAIT.as_secs() < SERVE_WAIT.as_secs());
 const _: () = assert!(DETACH_WAIT.as_secs() < LEAVE_WAIT.as_secs());
 const _: () = assert!(OPEN_DIRS_DEFAULT.get() <= OPEN_DIRS_MAX);
+const _: () = assert!(DESCRIPTORS_SPARE_LAST < DESCRIPTORS_SPARE);
 const _: () = assert!(CACHE_BYTES_MIN <= CACHE_BYTES_DEFAULT);

@@ -31,7 +31,7 @@ fn crash(mount: &Mount) {
 }
 
 fn recovered(mount: &Mount) -> u64 {
-    mount.status()["recovered"].as_u64().unwrap()
+    mount.status()["volumes"][0]["daemon"]["figures"]["recovered"].as_u64().unwrap()
 }
 
 fn part(number: u32) -> Vec<u8> {

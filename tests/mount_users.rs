@@ -13,7 +13,7 @@ mod volume;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -139,6 +139,47 @@ fn synchronous_and_read_only_openings_are_honoured() {
     dir.sync_all().unwrap();
 }
 
+/// Each way to ask for what a power cut must not take reaches the store's disk.
+#[test]
+fn every_way_to_sync_reaches_the_store() {
+    let world = World::new();
+    let syncs = || world.fs.volume().figures().syncs;
+    let reaches = |what: &str, sync: &dyn Fn()| {
+        let before = syncs();
+        sync();
+        let reached = syncs() - before;
+        assert!((1..=2).contains(&reached), "{what}: {reached} syncs of the store");
+    };
+    let path = world.path("f");
+    let file = OpenOptions::new().create_new(true).read(true).write(true).open(&path).unwrap();
+    let write = || file.write_all_at(&pattern(100_000), 0).unwrap();
+    write();
+    assert_eq!(syncs(), 0, "nobody has asked yet");
+    reaches("fsync", &|| file.sync_all().unwrap());
+    write();
+    reaches("fdatasync", &|| file.sync_data().unwrap());
+    reaches("fsync of what was synced", &|| file.sync_all().unwrap());
+    write();
+    let reading = File::open(&path).unwrap();
+    reaches("fsync of a file open for reading", &|| reading.sync_all().unwrap());
+    let dir = File::open(world.point.path()).unwrap();
+    reaches("fsync of a directory", &|| dir.sync_all().unwrap());
+    for (what, flag) in [("O_SYNC", libc::O_SYNC), ("O_DSYNC", libc::O_DSYNC)] {
+        let file = OpenOptions::new().write(true).custom_flags(flag).open(&path).unwrap();
+        reaches(what, &|| file.write_all_at(b"x", 5).unwrap());
+    }
+    let map = "import mmap, os, sys
+with open(sys.argv[1], 'r+b') as file:
+    map = mmap.mmap(file.fileno(), 0)
+    map[5000:5006] = b'mapped'
+    map.flush()
+";
+    reaches("msync with MS_SYNC", &|| world.python(None, "f", map));
+    fs::remove_file(&path).unwrap();
+    write();
+    reaches("fsync of a file without a name", &|| file.sync_all().unwrap());
+}
+
 #[test]
 fn a_read_only_mount_changes_nothing() {
     let mut world = World::new();
@@ -230,6 +271,65 @@ fn as_an_ordinary_user() {
     world.unmount();
 }
 
+/// What ext4 lets an owner do with what the owner itself may not look into.
+#[test]
+#[ignore = "needs to run as an ordinary user: the next test runs it"]
+fn as_the_owner_of_what_modes_forbid() {
+    assert_ne!(rustix::process::geteuid().as_raw(), 0);
+    let world = World::new();
+    world.python(
+        None,
+        "",
+        "import os, sys
+os.chdir(sys.argv[1])
+for mode in (0, 0o200, 0o300, 0o400, 0o600):
+    os.mkdir('d')
+    os.chmod('d', mode)
+    os.rmdir('d')
+    os.mkdir('d')
+    os.mkdir('e')
+    os.chmod('d', mode)
+    os.rename('e', 'd')
+    os.rmdir('d')
+for mode in (0o400, 0o600):
+    os.mkdir('d')
+    names = ['short', 'long' * 60]
+    for name in names:
+        open('d/' + name, 'w').close()
+    os.chmod('d', mode)
+    assert sorted(os.listdir('d')) == sorted(names), os.listdir('d')
+    assert os.stat('d').st_mode & 0o7777 == mode
+    os.chmod('d', 0o700)
+    for name in names:
+        os.unlink('d/' + name)
+    os.rmdir('d')
+os.mkdir('d')
+os.setxattr('d', 'user.a', b'v')
+open('f', 'w').write('content')
+os.listdir('d')
+for name in ('d', 'f'):
+    os.chmod(name, 0o200)
+    os.setxattr(name, 'user.b', b'w')
+    assert 'user.b' in os.listxattr(name)
+    assert os.stat(name).st_mode & 0o7777 == 0o200
+os.chmod('f', 0)
+place = os.open('f', os.O_PATH)
+os.unlink('f')
+assert os.fstat(place).st_size == 7 and os.fstat(place).st_mode & 0o7777 == 0
+file = os.open('g', os.O_RDWR | os.O_CREAT, 0o400)
+os.write(file, b'x')
+os.close(file)
+file = os.open('g', os.O_RDONLY)
+os.unlink('g')
+path = '/proc/self/fd/%d' % file
+os.chmod(path, 0o600)
+again = os.open(path, os.O_RDWR)
+os.write(again, b'y')
+assert os.pread(file, 2, 0) == b'y'
+",
+    );
+}
+
 /// In a name space of its own, where everybody may open the device, as distributions have it.
 #[test]
 fn an_ordinary_user_mounts_with_the_helper() {
@@ -240,7 +340,7 @@ fn an_ordinary_user_mounts_with_the_helper() {
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     let script = "mknod device c 10 229 && chmod 666 device && mount --bind device /dev/fuse && \
         exec setpriv --reuid=65534 --regid=65534 --clear-groups \
-        ./test --ignored --exact as_an_ordinary_user";
+        ./test --ignored --exact as_an_ordinary_user as_the_owner_of_what_modes_forbid";
     let output = Command::new("unshare")
         .args(["--mount", "sh", "-c", script])
         .env("TMPDIR", home.path())
@@ -249,5 +349,5 @@ fn an_ordinary_user_mounts_with_the_helper() {
         .unwrap();
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), output.stderr);
     let errors = String::from_utf8_lossy(&errors);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
+    assert!(output.status.success() && text.contains("2 passed"), "{text}{errors}");
 }

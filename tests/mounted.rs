@@ -17,6 +17,7 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
+use std::time::Instant;
 
 use mount::{Mount, is_mounted};
 
@@ -24,29 +25,74 @@ fn pattern(len: usize, fill: u8) -> Vec<u8> {
     (0..len).map(|at| fill.wrapping_add((at % 251) as u8)).collect()
 }
 
+/// Says a figure in the log of the tests also if they pass, whose output is not shown otherwise.
+fn tell(what: &str, since: Instant) {
+    let text = format!("{what}: {:.1} s\n", since.elapsed().as_secs_f64());
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
+}
+
+/// Does something for each number below `count`, four at a time.
+fn for_each(count: usize, work: impl Fn(usize) + Sync) {
+    std::thread::scope(|scope| {
+        for first in 0..4 {
+            let work = &work;
+            scope.spawn(move || (first..count).step_by(4).for_each(work));
+        }
+    });
+}
+
+/// `CMKFS_FILES` is how many; an issue of the program is worth a million.
 #[test]
 fn a_hundred_thousand_files_in_one_directory() {
     let mount = Mount::new(&[]);
-    let count = 100_000;
-    for n in 0..count {
-        File::create(mount.at(format!("file-{n:06}"))).unwrap();
+    let count = std::env::var("CMKFS_FILES").map_or(100_000, |text| text.parse().unwrap());
+    let path = |n: usize| mount.at(format!("many/file-{n:07}"));
+    let begun = Instant::now();
+    fs::create_dir(mount.at("many")).unwrap();
+    for_each(count, |n| drop(File::create(path(n)).unwrap()));
+    tell(&format!("{count} files made"), begun);
+    for _ in 0..2 {
+        let begun = Instant::now();
+        let entries = fs::read_dir(mount.at("many")).unwrap();
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+        let listed: Vec<_> = entries.map(|entry| name(entry).into_string().unwrap()).collect();
+        tell(&format!("{} files listed", listed.len()), begun);
+        assert_eq!(listed.len(), count);
+        let numbers = listed.iter().map(|name| name.strip_prefix("file-").unwrap().parse());
+        let numbers: BTreeSet<usize> = numbers.map(Result::unwrap).collect();
+        let (first, last) = (numbers.first(), numbers.last());
+        assert_eq!((numbers.len(), first, last), (count, Some(&0), Some(&(count - 1))));
+        mount.remount();
     }
-    let list = || -> BTreeSet<String> {
-        let entries = fs::read_dir(mount.point()).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-    };
-    assert_eq!(list().len(), count);
-    mount.remount();
-    let listed = list();
-    assert_eq!(listed.len(), count);
-    assert!(listed.contains("file-000000") && listed.contains("file-099999"));
-    assert_eq!(fs::metadata(mount.at("file-050000")).unwrap().len(), 0);
-    for n in 0..count {
-        fs::remove_file(mount.at(format!("file-{n:06}"))).unwrap();
+    for n in (0..count).step_by(count / 1000) {
+        assert_eq!(fs::metadata(path(n)).unwrap().len(), 0);
     }
-    assert!(list().is_empty());
+    let none = fs::metadata(path(count)).unwrap_err();
+    assert_eq!(none.raw_os_error(), Some(libc::ENOENT));
+    changed_all_at_once(&mount, count);
+    let begun = Instant::now();
+    for_each(count, |n| fs::remove_file(path(n)).unwrap());
+    tell(&format!("{count} files removed"), begun);
+    assert_eq!(fs::read_dir(mount.at("many")).unwrap().count(), 0);
+    fs::remove_dir(mount.at("many")).unwrap();
     let left = fs::read_dir(mount.store().join("tree")).unwrap().count();
     assert_eq!(left, 1, "the marker alone is left in the store");
+}
+
+/// Modes and owners of a whole tree, as `chmod -R` and `chown -R` change them.
+fn changed_all_at_once(mount: &Mount, count: usize) {
+    for command in ["chmod -R 640 $1/many", "chown -R 1234:4321 $1/many"] {
+        let begun = Instant::now();
+        mount.sh(command);
+        tell(&format!("{command}, {count} files"), begun);
+    }
+    mount.remount();
+    let begun = Instant::now();
+    let entries = fs::read_dir(mount.at("many")).unwrap();
+    let stats = entries.map(|entry| entry.unwrap().metadata().unwrap());
+    let seen = stats.map(|stat| (stat.mode() & 0o7777, stat.uid(), stat.gid()));
+    assert_eq!(seen.filter(|seen| *seen == (0o640, 1234, 4321)).count(), count);
+    tell(&format!("{count} files looked at"), begun);
 }
 
 #[test]
@@ -382,7 +428,7 @@ fn wait_for_space(path: &std::path::Path, wanted: u64) {
         let space = rustix::fs::statvfs(path).unwrap();
         space.f_bavail * space.f_frsize
     };
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while free() < wanted {
         assert!(started.elapsed().as_secs() < 20, "only {} bytes are free", free());
         std::thread::yield_now();

@@ -78,7 +78,7 @@ const WRITES: &[&str] = &[
     "sendfile(",
 ];
 /// What a function of `store` that calls one of them has to take.
-const SEALED: &[&str] = &["Sealed", "StoredName", "LinkText", "Descriptor"];
+const SEALED: &[&str] = &["Sealed", "StoredName", "LinkText", "Descriptor", "DiskBlob"];
 /// The other functions of `store` that may, each with the reason.
 const CLEAR_WRITES: &[(&str, &str, &str)] = &[
     ("src/store/lock.rs", "describe", "who holds the lock is told to whoever may see the store"),

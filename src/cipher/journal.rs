@@ -1,10 +1,10 @@
 //! Authenticates the journal. What its records carry is sealed already, as it is going to lie in
 //! the files; a tag binds it to its place: volume, use of the segment, number of the record.
 //!
-//! | tag of    | key                                                   | nonce                     | associated data          |
-//! |-----------|-------------------------------------------------------|---------------------------|--------------------------|
-//! | a head    | epoch key, `cmkfs v1 journal`                         | 12 zeros                  | volume id, bytes 0 to 39 |
-//! | a record  | the same + segment id                                 | sequence, 4 zeros         | bytes 0 to 15, body      |
+//! | tag of    | key                              | nonce             | associated data           |
+//! |-----------|----------------------------------|-------------------|---------------------------|
+//! | a head    | epoch key, `cmkfs v1 journal`    | 12 zeros          | volume id, bytes 0 to 39  |
+//! | a record  | the same + segment id            | sequence, 4 zeros | bytes 0 to 15, body       |
 //!
 //! The tags are those of AES-256-GCM-SIV (RFC 8452) over an empty plaintext.
 

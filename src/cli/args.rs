@@ -59,6 +59,8 @@ pub(in crate::cli) enum Verb {
     Run(RunArgs),
     #[command(name = CHILD_VERB, hide = true)]
     RunChild(RunChildArgs),
+    /// Walk a store and say what is not as it was written
+    Check(CheckArgs),
     /// Unmount a volume everywhere, zero its keys, and take a snapshot if told to
     Stop(StopArgs),
     /// Copy the ciphertext of a volume to a directory, and back
@@ -243,6 +245,34 @@ pub(in crate::cli) struct PutArgs {
     pub(in crate::cli) key: KeyArgs,
 }
 
+const CHECK_FIELDS: &str = "\
+Exits with 0 if all can be read as it was written, or was repaired, with 42 if not. With --json: \
+one object with store, opened (false with --no-key), counts (directories, files, links, others, \
+bytes), report (of --repair: its path in the volume) and findings, each with kind (attribute, \
+cut, long, blocks, header, link, name, sidecar, orphan-sidecar, marker, foreign, orphan-link, \
+leftover, unread), stored, path, reason, ranges, attribute, harmless, done, left.";
+
+#[derive(Debug, Args)]
+#[command(after_help = CHECK_FIELDS)]
+pub(in crate::cli) struct CheckArgs {
+    /// A store that no mount writes to
+    pub(in crate::cli) store: PathBuf,
+    #[command(flatten)]
+    pub(in crate::cli) key: KeyArgs,
+    /// Look only at the form of what is there, and ask for no key
+    #[arg(long, conflicts_with = "key")]
+    pub(in crate::cli) no_key: bool,
+    /// Repair what can be; what has lost its name or can't be read goes to lost+found
+    #[arg(long, conflicts_with = "no_key")]
+    pub(in crate::cli) repair: bool,
+    /// Threads; by default one a core
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub(in crate::cli) threads: Option<NonZero<usize>>,
+    /// For programs; the fields keep their names
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RunArgs {
     /// notebook, processing, training, batch or endpoint
@@ -403,7 +433,7 @@ mod tests {
             .filter(|verb| !verb.is_hide_set())
             .map(|verb| verb.get_name().to_owned())
             .collect();
-        let wanted = "init mount umount status ls cat get put run stop snapshot terminate";
+        let wanted = "init mount umount status ls cat get put run check stop snapshot terminate";
         assert_eq!(verbs.join(" "), wanted);
     }
 
@@ -431,7 +461,7 @@ mod tests {
             "cmkfs mount store mnt --durability lax",
             "cmkfs run --role training",
             "cmkfs stop",
-            "cmkfs check store",
+            "cmkfs check",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -21,7 +21,7 @@ fn output_failed(error: io::Error) -> VerbError {
     VerbError::Local { path: "standard output".into(), action: "can't write", error }
 }
 
-fn key(arguments: &KeyArgs) -> Result<Option<KeySource>, Fail> {
+pub(in crate::cli) fn key(arguments: &KeyArgs) -> Result<Option<KeySource>, Fail> {
     let typed = arguments.key.as_deref().map(str::parse).transpose();
     typed.map_err(|error| VerbError::Key(error).into())
 }

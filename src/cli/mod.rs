@@ -8,10 +8,12 @@
 //! | `mount`   | `mount`, `umount` and the daemon                   |
 //! | `files`   | `ls`, `cat`, `get`, `put`                          |
 //! | `run`     | `run`                                              |
+//! | `check`   | `check`                                            |
 //! | `fail`    | how an error becomes a message and an exit code    |
 //! | `show`    | standard output, and tables                        |
 
 mod args;
+mod check;
 mod fail;
 mod files;
 mod mount;
@@ -68,6 +70,7 @@ fn act(arguments: Arguments) -> Result<u8, Fail> {
         Verb::Put(put) => files::put(&put),
         Verb::Run(wanted) => return run::run(&wanted),
         Verb::RunChild(child) => return Err(run::child(&child)),
+        Verb::Check(wanted) => return check::check(&wanted),
         Verb::Stop(stop) => volume::stop(&stop),
         Verb::Snapshot(wanted) => volume::snapshot(&wanted.verb),
         Verb::Terminate(wanted) => volume::terminate(&wanted),

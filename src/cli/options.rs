@@ -23,8 +23,8 @@ pub(in crate::cli) struct MountWords {
 
 const KNOWN: &str = "ro, rw, allow_other, noallow_other, default_permissions, \
                      nodefault_permissions, nonempty, suid, nosuid, dev, nodev, writeback_cache, \
-                     nowriteback_cache, journal, nojournal; without a meaning here, but allowed: defaults, _netdev, \
-                     nofail, auto, noauto, user, nouser, users, x-...";
+                     nowriteback_cache, journal, nojournal; without a meaning here, but allowed: \
+                     defaults, _netdev, nofail, auto, noauto, user, nouser, users, x-...";
 
 impl MountWords {
     /// A later word wins over an earlier one.

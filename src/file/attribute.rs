@@ -19,8 +19,8 @@ use crate::file::volume::Volume;
 use crate::format::name::NAME_MAX;
 use crate::store::Attributed;
 
-const USER: &str = "user.cmkfs.";
-const TRUSTED: &str = "trusted.cmkfs.";
+pub(in crate::file) const USER: &str = "user.cmkfs.";
+pub(in crate::file) const TRUSTED: &str = "trusted.cmkfs.";
 /// Name spaces that are kept, as attributes of theirs start.
 const SPACES: [&str; 3] = ["user.", "trusted.", "security."];
 const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
@@ -77,45 +77,16 @@ impl<'a> Bearer<'a> {
         Self { volume, lower, ino, owner }
     }
 
-    fn lower_name(&self, attribute: &[u8]) -> Result<Lower, FileError> {
-        if attribute.len() > NAME_MAX {
-            return Err(FileError::Range);
-        }
-        if let Some(acl) = ACLS.iter().find(|acl| acl.as_bytes() == attribute) {
-            return Ok(Lower::Acl(acl));
-        }
-        if SPACES.iter().any(|space| space.as_bytes() == attribute) {
-            return Err(FileError::Invalid);
-        }
-        let hash = || self.volume.keys.attribute_name(attribute);
-        let starts = |prefix: &str| attribute.starts_with(prefix.as_bytes());
-        if starts("user.") {
-            Ok(Lower::Sealed(format!("{USER}{}", hash())))
-        } else if starts("trusted.") || starts("security.") {
-            Ok(Lower::Sealed(format!("{TRUSTED}{}", hash())))
-        } else {
-            Err(FileError::NotSupported)
-        }
-    }
-
     fn opened(
         &self,
         owner: Owner,
         lower: &str,
         sealed: &[u8],
     ) -> Result<(Vec<u8>, Vec<u8>), FileError> {
-        let stored = lower.strip_prefix(USER).or_else(|| lower.strip_prefix(TRUSTED));
-        let opened = stored
-            .and_then(|stored| self.volume.keys.open_attribute(owner, stored.as_bytes(), sealed));
-        // The seal does not bind the prefix, so that somebody could have moved it to the other one.
-        let opened = opened.filter(
-            |(name, _)| matches!(self.lower_name(name), Ok(Lower::Sealed(own)) if own == lower),
-        );
-        let (name, value) = opened.ok_or_else(|| {
+        self.volume.open_attribute(owner, lower, sealed).ok_or_else(|| {
             self.volume.counters.damages.add(1);
             FileError::damaged(self.ino, "an extended attribute here")
-        })?;
-        Ok((name, value.to_vec()))
+        })
     }
 
     fn get_lower(&self, lower: &str) -> Result<Vec<u8>, FileError> {
@@ -135,7 +106,7 @@ impl<'a> Bearer<'a> {
     /// [`FileError::NoAttribute`], [`FileError::NotSupported`] for a name space that is not kept,
     /// [`FileError::Damaged`], or the store's.
     pub fn get(&self, attribute: &[u8]) -> Result<Vec<u8>, FileError> {
-        match self.lower_name(attribute)? {
+        match self.volume.lower_name(attribute)? {
             Lower::Acl(acl) => self.get_lower(acl),
             Lower::Sealed(lower) => {
                 let sealed = self.get_lower(&lower)?;
@@ -161,7 +132,7 @@ impl<'a> Bearer<'a> {
             XattrMode::Replace => XattrFlags::REPLACE,
             XattrMode::Neither => XattrFlags::CREATE | XattrFlags::REPLACE,
         };
-        let set = match self.lower_name(attribute)? {
+        let set = match self.volume.lower_name(attribute)? {
             Lower::Acl(acl) => self.lower.set_acl(acl, value, flags),
             Lower::Sealed(lower) => {
                 let sealed = self.volume.keys.seal_attribute((self.owner)()?, attribute, value);
@@ -216,7 +187,7 @@ impl<'a> Bearer<'a> {
     /// [`FileError::NoAttribute`], [`FileError::NotSupported`], or the store's.
     pub fn remove(&self, attribute: &[u8]) -> Result<(), FileError> {
         self.writable()?;
-        let lower = match self.lower_name(attribute)? {
+        let lower = match self.volume.lower_name(attribute)? {
             Lower::Acl(acl) => acl.to_owned(),
             Lower::Sealed(lower) => lower,
         };
@@ -224,6 +195,43 @@ impl<'a> Bearer<'a> {
             Err(Errno::NODATA) => Err(FileError::NoAttribute),
             other => Ok(other?),
         }
+    }
+}
+
+impl Volume {
+    fn lower_name(&self, attribute: &[u8]) -> Result<Lower, FileError> {
+        if attribute.len() > NAME_MAX {
+            return Err(FileError::Range);
+        }
+        if let Some(acl) = ACLS.iter().find(|acl| acl.as_bytes() == attribute) {
+            return Ok(Lower::Acl(acl));
+        }
+        if SPACES.iter().any(|space| space.as_bytes() == attribute) {
+            return Err(FileError::Invalid);
+        }
+        let hash = || self.keys.attribute_name(attribute);
+        let starts = |prefix: &str| attribute.starts_with(prefix.as_bytes());
+        if starts("user.") {
+            Ok(Lower::Sealed(format!("{USER}{}", hash())))
+        } else if starts("trusted.") || starts("security.") {
+            Ok(Lower::Sealed(format!("{TRUSTED}{}", hash())))
+        } else {
+            Err(FileError::NotSupported)
+        }
+    }
+
+    /// Name and value of a sealed extended attribute; `None` if it is not authentic.
+    pub(in crate::file) fn open_attribute(
+        &self,
+        owner: Owner,
+        lower: &str,
+        sealed: &[u8],
+    ) -> Option<(Vec<u8>, Vec<u8>)> {
+        let stored = lower.strip_prefix(USER).or_else(|| lower.strip_prefix(TRUSTED))?;
+        let (name, value) = self.keys.open_attribute(owner, stored.as_bytes(), sealed)?;
+        // The seal does not bind the prefix, so that somebody could have moved it to the other one.
+        let is_own = matches!(self.lower_name(&name), Ok(Lower::Sealed(own)) if own == lower);
+        is_own.then(|| (name, value.to_vec()))
     }
 }
 

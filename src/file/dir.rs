@@ -10,10 +10,9 @@ use crate::file::error::FileError;
 use crate::file::open::{self, Loaded};
 use crate::file::stat::{Kind, Stat};
 use crate::file::volume::Volume;
-use crate::format::directory;
 use crate::format::ids::{DirId, FileId};
 use crate::format::name;
-use crate::store::{DiskBlob, LowerStat, SetAttr, StoreDir, StoredMarker};
+use crate::store::{DiskBlob, LowerStat, SetAttr, StoreDir};
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,9 +164,8 @@ impl Dir {
         wanted: Option<DirId>,
     ) -> Result<Self, FileError> {
         let ino = lower.stat_self()?.st_ino;
-        let decoded = match lower.read_marker() {
-            Ok(StoredMarker::Link(text)) => directory::decode_link(&text),
-            Ok(StoredMarker::File(bytes)) => directory::decode(&bytes),
+        let decoded = match volume.reading(&lower, StoreDir::read_marker) {
+            Ok(marker) => marker.decode(),
             Err(Errno::NOENT) => return Err(FileError::damaged(ino, "directory without a marker")),
             Err(error) => return Err(error.into()),
         };
@@ -240,7 +238,11 @@ impl Dir {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, [`FileError::Damaged`], or the store's.
     pub fn open_dir(&self, name: &[u8]) -> Result<Self, FileError> {
-        let lower = self.0.lower.open_dir(self.stored(name)?.object())?;
+        let (stored, lower) = (self.stored(name)?, &self.0.lower);
+        let lower = match self.0.volume.read_only() {
+            true => lower.open_dir(stored.object())?,
+            false => lower.open_dir_lending(stored.object())?,
+        };
         Self::open(&self.0.volume, lower, None)
     }
 
@@ -256,7 +258,11 @@ impl Dir {
         match (lower.open_file(object, true), access) {
             (Ok(blob), _) => Ok((blob, true)),
             (Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY), Access::Read) => {
-                Ok((lower.open_file(object, false)?, false))
+                match lower.open_file(object, false) {
+                    // Whoever reads it may; it is opened for its id, or to keep it.
+                    Err(Errno::ACCESS) => Ok((lower.open_file_lending(object)?, true)),
+                    opened => Ok((opened?, false)),
+                }
             }
             (Err(Errno::ACCESS), Access::Write) => Ok((lower.open_file_lending(object)?, true)),
             (Err(error), _) => Err(error),

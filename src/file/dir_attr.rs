@@ -1,7 +1,5 @@
 //! Attributes and extended attributes of entries.
 
-use std::os::fd::AsFd;
-
 use crate::cipher::Owner;
 use crate::file::attribute::{Bearer, XattrMode};
 use crate::file::dir::{Access, Dir};
@@ -15,9 +13,14 @@ impl Dir {
     /// # Errors
     /// For a name that none can have.
     pub fn bearer<'a>(&'a self, name: Option<&'a [u8]>) -> Result<Bearer<'a>, FileError> {
+        let lends = !self.volume().read_only();
         let lower = match name {
-            Some(name) => Attributed::Object(self.lower(), self.stored(name)?.object().to_vec()),
-            None => Attributed::Open(self.lower().as_fd()),
+            Some(name) => Attributed::Object {
+                dir: self.lower(),
+                object: self.stored(name)?.object().to_vec(),
+                lends,
+            },
+            None => Attributed::Dir { dir: self.lower(), lends },
         };
         Ok(Bearer::new(self.volume(), lower, self.ino(), Box::new(move || self.owner(name))))
     }

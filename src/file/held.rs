@@ -45,7 +45,10 @@ impl Dir {
         Ok(Held(match kind {
             Kind::Dir => Kept::Dir(self.open_dir(name)?),
             Kind::File => {
-                let (blob, writable) = self.open_lower(stored.object(), Access::Read)?;
+                // It may be opened for writing later, when its mode allows that.
+                let opened = self.open_lower(stored.object(), Access::Write);
+                let read = |_| self.open_lower(stored.object(), Access::Read);
+                let (blob, writable) = opened.or_else(read)?;
                 Kept::File { volume, blob, writable }
             }
             Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {

@@ -6,7 +6,7 @@ use crate::file::dir::Dir;
 use crate::file::error::FileError;
 use crate::file::stat::Kind;
 use crate::format::name::{self, Stored};
-use crate::store::{DirStream, LowerEntry, is_dot};
+use crate::store::{DirStream, LowerEntry, StoreDir, is_dot};
 
 /// One entry of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Dir {
     /// # Errors
     /// The store's.
     pub fn listing(&self) -> Result<Listing, FileError> {
-        let lower = self.lower().stream()?;
+        let lower = self.volume().reading(self.lower(), StoreDir::stream)?;
         Ok(Listing { dir: self.clone(), lower, ready: VecDeque::new(), position: 0 })
     }
 
@@ -75,7 +75,9 @@ impl Dir {
         let sealed = match name::decode(&stored_name) {
             Stored::Marker | Stored::Sidecar | Stored::Temporary => return Ok(None),
             Stored::Direct(sealed) => Some(sealed),
-            Stored::Long { sidecar } => self.lower().read_sidecar(&sidecar).ok(),
+            Stored::Long { sidecar } => {
+                self.volume().reading(self.lower(), |lower| lower.read_sidecar(&sidecar)).ok()
+            }
             Stored::Foreign => None,
         };
         let opened = sealed.and_then(|sealed| self.names().open_name(&sealed));

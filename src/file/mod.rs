@@ -15,6 +15,7 @@
 //! | `journal` | the journal; `checkpoint`: bringing its changes to their places;        |
 //! | `recover` | bringing there what a crash has left                                    |
 //! | `tree`    | the tree of tags                                                        |
+//! | `verify`  | verifying a stored file completely; `inspect`: other stored objects     |
 //! | `cache`   | plaintext blocks that a request needed only a part of                   |
 //!
 //! *Dirty* is what memory has and the store has not. A commit seals dirty blocks, then nodes from
@@ -32,6 +33,7 @@ mod dir_rename;
 mod error;
 mod figures;
 mod held;
+mod inspect;
 mod journal;
 mod listing;
 mod open;
@@ -43,6 +45,7 @@ mod stage;
 mod stat;
 mod state;
 mod tree;
+mod verify;
 mod volume;
 mod write;
 
@@ -53,7 +56,9 @@ pub use dir::{Access, Dir};
 pub use error::{Damage, FileError};
 pub use figures::Figures;
 pub use held::Held;
+pub use inspect::{DirNames, LINK_FILE_LEN_MAX, sealed_attributes};
 pub use listing::{DirEntry, Listing};
 pub use ranges::{Allocate, Seek};
 pub use stat::{Kind, Stat, Time};
+pub use verify::{Verdict, Verified};
 pub use volume::{Changing, Frozen, StatFs, Volume, VolumeOptions};

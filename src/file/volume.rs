@@ -7,6 +7,8 @@ use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 
+use rustix::io::Errno;
+
 use crate::cipher::{CipherPool, VolumeKeys};
 use crate::file::cache::BlockCache;
 use crate::file::checkpoint::Journaled;
@@ -105,7 +107,7 @@ pub struct Volume {
     spoiled: Mutex<HashSet<u64>>,
     pub(in crate::file) settled: Settled,
     changes: RwLock<()>,
-    /// Inodes that were forgotten since somebody asked.
+    /// Inodes that were forgotten since memory was last given back for them.
     forgotten: AtomicU64,
 }
 
@@ -227,7 +229,9 @@ impl Volume {
                 result = result.and(committed);
             }
         }
-        result.and(self.checkpoint())
+        // Also after an error: the other files have theirs to bring to its place.
+        let checkpoint = self.checkpoint();
+        result.and(checkpoint)
     }
 
     /// Makes all of the store's disk durable.
@@ -253,6 +257,16 @@ impl Volume {
         })
     }
 
+    /// Reads something in a stored directory, also if its mode forbids that to its owner, unless
+    /// nothing may change.
+    pub(in crate::file) fn reading<T>(
+        &self,
+        lower: &StoreDir,
+        work: impl Fn(&StoreDir) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        if self.read_only() { work(lower) } else { lower.lending(work) }
+    }
+
     /// Counters since the volume was opened.
     pub fn figures(&self) -> Figures {
         self.counters.figures()
@@ -273,9 +287,18 @@ impl Volume {
         self.options.open_dirs
     }
 
+    /// Whether at least `spare` descriptors are left to this process once one more is open.
+    pub fn has_descriptors(&self, spare: u64) -> bool {
+        self.tree.has_descriptors(spare)
+    }
+
     /// Budget of the block cache, bytes.
     pub fn cache_budget(&self) -> usize {
         self.options.cache_bytes
+    }
+
+    pub(in crate::file) fn root_id(&self) -> DirId {
+        self.root_id
     }
 
     pub(in crate::file) fn geometry(&self) -> Geometry {
@@ -353,9 +376,10 @@ impl Volume {
         self.forgotten.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many inodes were forgotten since this was last asked.
-    pub fn take_forgotten(&self) -> u64 {
-        self.forgotten.swap(0, Ordering::Relaxed)
+    /// Whether `many` inodes or more were forgotten since this was last so.
+    pub fn take_forgotten(&self, many: u64) -> bool {
+        let taken = |count| (count >= many).then_some(0);
+        self.forgotten.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
     /// Whether dirty blocks have to be stored ahead of their commits.

@@ -8,6 +8,7 @@ use crate::fs::core::Fs;
 use crate::fs::error::FsError;
 use crate::fs::handles::Handle;
 use crate::fs::ids::{HandleId, InodeId, OpenFlags, Privileges, Sync};
+use crate::limits::DESCRIPTORS_SPARE;
 
 const SET_UID: u32 = 0o4000;
 const SET_GID: u32 = 0o2000;
@@ -116,8 +117,8 @@ impl Fs {
     /// Opens a file. `flags.exclusive` means nothing here.
     ///
     /// # Errors
-    /// `ReadOnly`, `NotFound` if nobody can know it any more, `Stale` if what was known of it was
-    /// wrong and has to be asked again, and the store's.
+    /// `ReadOnly`, `EMFILE` if few descriptors are left, `NotFound` if nobody can know it any more,
+    /// `Stale` if what was known of it was wrong and has to be asked again, and the store's.
     pub fn open(&self, id: InodeId, flags: OpenFlags) -> Result<HandleId, FsError> {
         let changes = flags.access == Access::Write || flags.truncate;
         let _changing = changes.then(|| self.must_be_writable()).transpose()?;
@@ -130,7 +131,13 @@ impl Fs {
         id: InodeId,
         flags: OpenFlags,
     ) -> Result<HandleId, FsError> {
-        let open = self.open_inode(id, flags.access)?;
+        let open = match self.share_inode(id, flags.access) {
+            Some(open) => open,
+            None => {
+                self.must_leave(DESCRIPTORS_SPARE)?;
+                self.open_inode(id, flags.access)?
+            }
+        };
         let handle = self.insert_file(id, open.clone(), flags.sync);
         if flags.truncate
             && let Err(error) = open.file.set_len(0)
@@ -141,9 +148,14 @@ impl Fs {
         Ok(handle)
     }
 
+    /// The same, if it is open already: then it takes no descriptor.
+    fn share_inode(&self, id: InodeId, access: Access) -> Option<Arc<OpenFile>> {
+        self.inodes.share_open(id, |open| open.allows(access))
+    }
+
     /// The open file of an inode, with one handle more.
     fn open_inode(&self, id: InodeId, access: Access) -> Result<Arc<OpenFile>, FsError> {
-        match self.inodes.share_open(id, |open| open.allows(access)) {
+        match self.share_inode(id, access) {
             Some(open) => Ok(open),
             None => {
                 let file = self.file(id, access)?;

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::file::{Access, Changing, Dir, File, Held, Kind, Stat, Volume};
+use rustix::io::Errno;
+
+use crate::file::{Access, Changing, Dir, File, FileError, Held, Kind, Stat, Volume};
 use crate::format::name::NAME_MAX;
 use crate::fs::dirs::OpenDirs;
 use crate::fs::error::FsError;
 use crate::fs::guard::NameGuards;
 use crate::fs::handles::Handles;
 use crate::fs::ids::{Attr, InodeId};
-use crate::fs::table::{Place, Table};
+use crate::fs::table::Table;
+use crate::limits::DESCRIPTORS_SPARE;
 
 /// How often an operation looks for its object again because somebody moved it meanwhile. A
 /// rename takes longer than to look, so that a second time is rare and a third one rarer.
@@ -51,7 +54,7 @@ impl Fs {
         &self.volume
     }
 
-    /// How many inodes are known outside, the root not counted.
+    /// How many inodes are known outside, and directories above those; the root not counted.
     pub fn inode_count(&self) -> usize {
         self.inodes.count()
     }
@@ -95,6 +98,19 @@ impl Fs {
     /// `ReadOnly`.
     pub(in crate::fs) fn must_be_writable(&self) -> Result<Changing<'_>, FsError> {
         if self.volume.read_only() { Err(FsError::ReadOnly) } else { Ok(self.volume.change()) }
+    }
+
+    /// Refuses what would hold a descriptor for as long as its opener likes, once no more than
+    /// `spare` are left: what all others do needs some for a moment.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub(in crate::fs) fn must_leave(&self, spare: u64) -> Result<(), FsError> {
+        if self.volume.has_descriptors(spare) {
+            Ok(())
+        } else {
+            Err(FileError::Sys(Errno::MFILE).into())
+        }
     }
 
     /// The attributes of an inode that is known already.
@@ -167,9 +183,9 @@ impl Fs {
     }
 
     /// Opens a directory, by the names of those above it that are not open. `None` if one of them
-    /// was moved meanwhile.
+    /// was moved to another directory, or removed, meanwhile.
     fn reopen(&self, id: InodeId) -> Result<Option<Dir>, FsError> {
-        let mut way: Vec<(InodeId, Place)> = Vec::new();
+        let mut way: Vec<(InodeId, InodeId)> = Vec::new();
         let mut next = id;
         let mut dir = loop {
             let open = if next == InodeId::ROOT { Some(self.root.clone()) } else { None };
@@ -179,23 +195,25 @@ impl Fs {
             if way.len() == DEPTH_MAX {
                 return Ok(None);
             }
-            let place = self.inodes.place(next).ok_or(FsError::NotFound)?;
+            let parent = self.inodes.parent(next).ok_or(FsError::NotFound)?;
             if self.inodes.kind(next).is_some_and(|kind| kind != Kind::Dir) {
                 return Err(FsError::NotDir);
             }
-            let above = place.parent;
-            way.push((next, place));
-            next = above;
+            way.push((parent, next));
+            next = parent;
         };
-        for (id, place) in way.into_iter().rev() {
-            let moved = || !self.inodes.has_place(id, &place);
-            dir = match dir.open_dir(&place.name) {
-                Ok(dir) if dir.ino() == self.lower(id) => dir,
-                Err(_) | Ok(_) if moved() => return Ok(None),
-                Ok(_) => return Err(FsError::Stale),
-                Err(error) => return Err(error.into()),
-            };
-            self.dirs.insert(id, dir.clone());
+        for (parent, id) in way.into_iter().rev() {
+            // The disk has a rename or a removal before the table does: neither may be under way,
+            // nor begin before what was opened is where a removal looks for it.
+            let _names = self.guards.follow(parent);
+            let Some(name) = self.inodes.name_in(id, parent) else { return Ok(None) };
+            dir = dir.open_dir(&name)?;
+            if dir.ino() != self.lower(id) {
+                return Err(FsError::Stale);
+            }
+            if self.volume.has_descriptors(DESCRIPTORS_SPARE) {
+                self.dirs.insert(id, dir.clone());
+            }
         }
         Ok(Some(dir))
     }
@@ -210,12 +228,12 @@ impl Fs {
         work: impl Fn(&Dir, &[u8]) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
         for _ in 0..ATTEMPTS {
-            let place = self.inodes.place(id).ok_or(FsError::NotFound)?;
+            let parent = self.inodes.parent(id).ok_or(FsError::NotFound)?;
             // Before the guard: opening it may need other names to be followed.
-            let dir = self.dir(place.parent)?;
-            let _names = self.guards.follow(place.parent);
-            if self.inodes.has_place(id, &place) {
-                return work(&dir, &place.name);
+            let dir = self.dir(parent)?;
+            let _names = self.guards.follow(parent);
+            if let Some(name) = self.inodes.name_in(id, parent) {
+                return work(&dir, &name);
             }
         }
         Err(FsError::Stale)

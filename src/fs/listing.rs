@@ -8,6 +8,7 @@ use crate::fs::core::Fs;
 use crate::fs::error::FsError;
 use crate::fs::handles::Handle;
 use crate::fs::ids::{Attr, HandleId, InodeId};
+use crate::limits::DESCRIPTORS_SPARE_LAST;
 
 /// An open directory stream.
 #[derive(Debug)]
@@ -52,10 +53,11 @@ impl Fs {
     /// Opens a directory stream.
     ///
     /// # Errors
-    /// `NotDir`, `NotFound`, and the store's.
+    /// `NotDir`, `NotFound`, `EMFILE` if very few descriptors are left, and the store's.
     pub fn opendir(&self, id: InodeId) -> Result<HandleId, FsError> {
+        self.must_leave(DESCRIPTORS_SPARE_LAST)?;
         let dir = self.dir(id)?;
-        let parent = self.inodes.place(id).map_or(InodeId::ROOT, |place| place.parent);
+        let parent = self.inodes.parent(id).unwrap_or(InodeId::ROOT);
         let handle = DirHandle { inode: id, parent, dir, listing: Mutex::default() };
         Ok(self.handles.insert(Handle::Dir(handle)))
     }

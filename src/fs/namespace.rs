@@ -5,6 +5,7 @@ use crate::fs::content::OpenFile;
 use crate::fs::core::{ATTEMPTS, Fs, checked};
 use crate::fs::error::FsError;
 use crate::fs::ids::{Attr, HandleId, InodeId, OpenFlags};
+use crate::limits::DESCRIPTORS_SPARE;
 
 impl Fs {
     /// The inode that a name stands for; handed out.
@@ -101,11 +102,11 @@ impl Fs {
         let name = checked(name)?;
         let target = self.dir(parent)?;
         for _ in 0..ATTEMPTS {
-            let place = self.inodes.place(id).ok_or(FsError::NotFound)?;
-            let source = self.dir(place.parent)?;
-            let _names = self.guards.follow_both(place.parent, parent);
-            if self.inodes.has_place(id, &place) {
-                let stat = target.link(name, &source, &place.name)?;
+            let from = self.inodes.parent(id).ok_or(FsError::NotFound)?;
+            let source = self.dir(from)?;
+            let _names = self.guards.follow_both(from, parent);
+            if let Some(known) = self.inodes.name_in(id, from) {
+                let stat = target.link(name, &source, &known)?;
                 return Ok(self.hand_out(parent, name, stat));
             }
         }
@@ -116,7 +117,8 @@ impl Fs {
     /// handed out.
     ///
     /// # Errors
-    /// `Exists`, `IsDir`, `ReadOnly`, `NameTooLong`, and the store's.
+    /// `Exists`, `IsDir`, `ReadOnly`, `NameTooLong`, `EMFILE` if few descriptors are left, and the
+    /// store's.
     pub fn create(
         &self,
         parent: InodeId,
@@ -128,6 +130,7 @@ impl Fs {
         let _changing = self.must_be_writable()?;
         let mut made = None;
         let attr = self.name_in(parent, name, |dir, name| {
+            self.must_leave(DESCRIPTORS_SPARE)?;
             let (file, stat) = dir.create_file(name, creator, mode)?;
             made = Some(file);
             Ok(stat)

@@ -4,6 +4,7 @@ use crate::file::{Dir, Held, Kind, RenameMode, Stat};
 use crate::fs::core::{Fs, checked};
 use crate::fs::error::FsError;
 use crate::fs::ids::InodeId;
+use crate::limits::DESCRIPTORS_SPARE;
 
 /// An inode that is about to lose a name, and what will keep it if that is the last one.
 struct Losing {
@@ -49,7 +50,9 @@ impl Fs {
     fn losing(&self, parent: InodeId, dir: &Dir, name: &[u8], stat: &Stat) -> Losing {
         let id = self.id(stat.ino);
         let hold = || {
-            let held = dir.hold(name, stat.kind);
+            // Who has it open needs nothing more, while that has.
+            let spare = if self.inodes.open(id).is_some() { DESCRIPTORS_SPARE } else { 0 };
+            let held = self.must_leave(spare).and_then(|()| Ok(dir.hold(name, stat.kind)?));
             // Without it the removal goes on: only who still asks for the removed inode by its
             // number, after closing it, gets an error.
             held.inspect_err(|error| tracing::warn!(ino = stat.ino, %error, "can't hold")).ok()

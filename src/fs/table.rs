@@ -2,11 +2,14 @@
 //! were seen, and what keeps them alive.
 //!
 //! Invariants, for each inode in the table:
-//! 1. `lookups` + `handles` > 0; the last one to go takes the inode with it.
+//! 1. `lookups` + `handles` + `entries` > 0; the last one to go takes the inode with it.
 //! 2. `names` are names it has: they are added and removed under the guard of their directory.
 //! 3. Without a name it has `held`, from before its last name went, so its lower number is not
 //!    given to another while it is known. The root is not in here.
 //! 4. `open` is there exactly while `handles` > 0.
+//! 5. `entries` counts the `names` in it, of all inodes. So a directory is known as long as
+//!    something in it is, also when those outside have forgotten it: a file of two names may be
+//!    used by one of them only, and each of `names` has to lead to it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,10 +24,10 @@ const SHARDS_LOG2: u32 = 6;
 const SPARE_MIN: usize = 64;
 
 /// A name that an inode was seen under.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::fs) struct Place {
-    pub(in crate::fs) parent: InodeId,
-    pub(in crate::fs) name: Box<[u8]>,
+#[derive(Debug)]
+struct Place {
+    parent: InodeId,
+    name: Box<[u8]>,
 }
 
 impl Place {
@@ -41,6 +44,8 @@ struct Inode {
     lookups: u64,
     /// Open handles of a file.
     handles: u64,
+    /// Names in it that known inodes have.
+    entries: u64,
     /// Nearly always one.
     names: Vec<Place>,
     open: Option<Arc<OpenFile>>,
@@ -73,44 +78,90 @@ impl Table {
         parent: InodeId,
         name: &[u8],
     ) -> (u64, Option<Arc<OpenFile>>) {
+        self.keep(parent);
         let mut shard = self.shard(id);
-        let inode = match shard.entry(id) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Inode::new(kind)),
-        };
+        let inode = shard.entry(id).or_insert_with(|| Inode::new(kind));
         inode.lookups += 1;
+        let mut wrong = Vec::new();
         if inode.kind != kind {
             // Somebody changed the store below; the kernel must not take one for the other.
             inode.kind = kind;
             inode.generation += 1;
-            inode.names.clear();
+            wrong = std::mem::take(&mut inode.names);
         }
-        inode.add(parent, name);
-        (inode.generation, inode.open.clone())
+        let added = inode.add(parent, name);
+        let known = (inode.generation, inode.open.clone());
+        drop(shard);
+        self.leave(wrong);
+        if !added {
+            self.leave_one(parent);
+        }
+        known
     }
 
-    /// Takes back `count` of the times that an inode was handed out.
-    pub(in crate::fs) fn forget(&self, id: InodeId, count: u64) {
+    /// A name in this directory is about to be known.
+    fn keep(&self, dir: InodeId) {
+        if dir != InodeId::ROOT {
+            let mut shard = self.shard(dir);
+            shard.entry(dir).or_insert_with(|| Inode::new(Kind::Dir)).entries += 1;
+        }
+    }
+
+    /// A name in this directory is known no more.
+    fn leave_one(&self, dir: InodeId) {
+        self.lessen(dir, |dir| dir.entries = dir.entries.saturating_sub(1));
+    }
+
+    /// The same for several names, and for those of the directories that go with them. A loop,
+    /// because they may lie as deep as they like.
+    fn leave(&self, mut names: Vec<Place>) {
+        while let Some(place) = names.pop() {
+            let less = |dir: &mut Inode| dir.entries = dir.entries.saturating_sub(1);
+            names.extend(self.lessen_one(place.parent, less));
+        }
+    }
+
+    /// Takes away something of what an inode is known by. The last to go takes it with it, and
+    /// the directories that were known for its sake.
+    fn lessen(&self, id: InodeId, less: impl FnOnce(&mut Inode)) {
+        self.leave(self.lessen_one(id, less));
+    }
+
+    /// The same for one inode; gives the names it had if it is gone.
+    fn lessen_one(&self, id: InodeId, less: impl FnOnce(&mut Inode)) -> Vec<Place> {
         let mut shard = self.shard(id);
-        let Entry::Occupied(mut entry) = shard.entry(id) else { return };
-        let inode = entry.get_mut();
-        inode.lookups = inode.lookups.saturating_sub(count);
-        let gone = inode.is_unknown().then(|| entry.remove());
-        if gone.is_some() && shard.capacity() > SPARE_MIN && shard.len() < shard.capacity() / 8 {
+        let Entry::Occupied(mut entry) = shard.entry(id) else { return Vec::new() };
+        less(entry.get_mut());
+        if !entry.get().is_unknown() {
+            return Vec::new();
+        }
+        let gone = entry.remove();
+        if shard.capacity() > SPARE_MIN && shard.len() < shard.capacity() / 8 {
             let room = 2 * shard.len();
             shard.shrink_to(room);
         }
         drop(shard);
-        drop(gone);
+        gone.names
     }
 
-    /// A name to find it by.
-    pub(in crate::fs) fn place(&self, id: InodeId) -> Option<Place> {
-        self.with(id, |inode| inode.names.first().cloned()).flatten()
+    /// Takes back `count` of the times that an inode was handed out.
+    pub(in crate::fs) fn forget(&self, id: InodeId, count: u64) {
+        self.lessen(id, |inode| inode.lookups = inode.lookups.saturating_sub(count));
     }
 
-    pub(in crate::fs) fn has_place(&self, id: InodeId, place: &Place) -> bool {
-        self.with(id, |inode| inode.names.contains(place)).unwrap_or(false)
+    /// A directory that it has a name in.
+    pub(in crate::fs) fn parent(&self, id: InodeId) -> Option<InodeId> {
+        self.with(id, |inode| inode.names.first().map(|place| place.parent)).flatten()
+    }
+
+    /// A name that it has in this directory, which stays so as long as the directory's guard is
+    /// kept.
+    pub(in crate::fs) fn name_in(&self, id: InodeId, parent: InodeId) -> Option<Box<[u8]>> {
+        self.with(id, |inode| {
+            let place = inode.names.iter().find(|place| place.parent == parent);
+            place.map(|place| place.name.clone())
+        })
+        .flatten()
     }
 
     pub(in crate::fs) fn kind(&self, id: InodeId) -> Option<Kind> {
@@ -147,7 +198,10 @@ impl Table {
 
     /// It has one more name; nothing for an inode that nobody knows.
     pub(in crate::fs) fn add_name(&self, id: InodeId, parent: InodeId, name: &[u8]) {
-        self.with(id, |inode| inode.add(parent, name));
+        self.keep(parent);
+        if self.with(id, |inode| inode.add(parent, name)) != Some(true) {
+            self.leave_one(parent);
+        }
     }
 
     /// The name is gone. `held` keeps the inode, if that was the last.
@@ -158,12 +212,17 @@ impl Table {
         name: &[u8],
         held: Option<Held>,
     ) {
-        self.with(id, |inode| {
+        let had = self.with(id, |inode| {
+            let before = inode.names.len();
             inode.names.retain(|known| !known.is(parent, name));
             if inode.names.is_empty() && held.is_some() {
                 inode.held = held.map(Arc::new);
             }
+            inode.names.len() < before
         });
+        if had == Some(true) {
+            self.leave_one(parent);
+        }
     }
 
     /// One more handle of an inode whose file is open already, if it is open for what is wanted.
@@ -196,14 +255,12 @@ impl Table {
 
     /// One handle less; the last one closes the file.
     pub(in crate::fs) fn drop_handle(&self, id: InodeId) {
-        let mut shard = self.shard(id);
-        let Entry::Occupied(mut entry) = shard.entry(id) else { return };
-        let inode = entry.get_mut();
-        inode.handles = inode.handles.saturating_sub(1);
-        let closed = (inode.handles == 0).then(|| inode.open.take()).flatten();
-        let gone = inode.is_unknown().then(|| entry.remove());
-        drop(shard);
-        drop((closed, gone));
+        let mut closed = None;
+        self.lessen(id, |inode| {
+            inode.handles = inode.handles.saturating_sub(1);
+            closed = (inode.handles == 0).then(|| inode.open.take()).flatten();
+        });
+        drop(closed);
     }
 
     pub(in crate::fs) fn count(&self) -> usize {
@@ -223,18 +280,22 @@ impl Table {
 
 impl Inode {
     fn new(kind: Kind) -> Self {
-        let (lookups, handles) = (0, 0);
-        Self { kind, generation: 0, lookups, handles, names: vec![], open: None, held: None }
+        let (generation, lookups, handles, entries) = (0, 0, 0, 0);
+        let (names, open, held) = (vec![], None, None);
+        Self { kind, generation, lookups, handles, entries, names, open, held }
     }
 
-    fn add(&mut self, parent: InodeId, name: &[u8]) {
-        if !self.names.iter().any(|known| known.is(parent, name)) {
+    /// Whether it was not known by this name before.
+    fn add(&mut self, parent: InodeId, name: &[u8]) -> bool {
+        let new = !self.names.iter().any(|known| known.is(parent, name));
+        if new {
             self.names.reserve_exact(1);
             self.names.push(Place { parent, name: name.into() });
         }
+        new
     }
 
     fn is_unknown(&self) -> bool {
-        self.lookups == 0 && self.handles == 0
+        self.lookups == 0 && self.handles == 0 && self.entries == 0
     }
 }

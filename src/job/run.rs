@@ -108,6 +108,7 @@ pub fn run(options: &JobOptions) -> Result<Outcome, JobError> {
     rustix::process::umask(umask);
     let files = raise_file_limit();
     let core = rustix::process::getrlimit(Resource::Core).current;
+    crate::sys::keep_one_heap();
     let protection = crate::sys::protect_process();
     for missing in &protection.missing {
         tracing::warn!("{missing}");

@@ -15,6 +15,7 @@
 //! | `leave`      | `umount`, `stop`                                               |
 //! | `snapshot`   | `snapshot create`, `list`, `restore`                           |
 //! | `terminate`  | `terminate`                                                    |
+//! | `check`      | `check`                                                        |
 //! | `transfer`   | `ls`, `cat`, `get`, `put`                                      |
 //! | `tree`       | files of a volume or of the machine, read and written alike    |
 //! | `locate`     | a volume by its store or mountpoint, and its daemon            |
@@ -24,6 +25,7 @@
 //! | `exit`       | exit codes                                                     |
 
 pub mod background;
+pub mod check;
 pub mod control;
 mod error;
 mod exit;

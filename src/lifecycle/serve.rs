@@ -39,6 +39,7 @@ pub fn serve(
     ready: impl FnOnce(&Report) -> bool,
 ) -> Result<(), VerbError> {
     raise_file_limit();
+    crate::sys::keep_one_heap();
     let protection = crate::sys::protect_process();
     for missing in &protection.missing {
         tracing::warn!("{missing}");

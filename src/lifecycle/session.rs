@@ -245,7 +245,7 @@ impl CommitTimer {
                     if let Err(error) = volume.commit_all() {
                         tracing::error!("commit by the timer: {error}");
                     }
-                    if volume.take_forgotten() >= FORGOTTEN_MANY {
+                    if volume.take_forgotten(FORGOTTEN_MANY) {
                         give_back_memory();
                     }
                     due = Instant::now() + COMMIT_INTERVAL;

@@ -23,8 +23,22 @@ pub enum Attributed<'a> {
     Open(BorrowedFd<'a>),
     /// What stands where a descriptor of a place (`O_PATH`) points to.
     Place(BorrowedFd<'a>),
+    /// A stored directory itself.
+    Dir {
+        /// The directory.
+        dir: &'a StoreDir,
+        /// As for an object.
+        lends: bool,
+    },
     /// An object in a stored directory.
-    Object(&'a StoreDir, Vec<u8>),
+    Object {
+        /// The directory.
+        dir: &'a StoreDir,
+        /// Stored name of the object.
+        object: Vec<u8>,
+        /// Whether it may be looked at where its mode forbids that to its owner.
+        lends: bool,
+    },
 }
 
 /// How the system is told whose they are.
@@ -48,12 +62,34 @@ impl StoreDir {
     }
 }
 
+fn get(target: &Target<'_>, name: &str) -> Result<Vec<u8>, Errno> {
+    // 64 KiB is what Linux allows (xattr(7)); most are below the first size.
+    let mut value = vec![0; 256];
+    loop {
+        let got = match target {
+            Target::Lent(fd) => rustix::fs::fgetxattr(fd, name, &mut value[..]),
+            Target::Own(fd) => rustix::fs::fgetxattr(fd, name, &mut value[..]),
+            Target::Path(path) => rustix::fs::lgetxattr(path, name, &mut value[..]),
+            Target::Followed(path) => rustix::fs::getxattr(path, name, &mut value[..]),
+        };
+        match got {
+            Err(Errno::RANGE) if value.len() < 65536 => value.resize(65536, 0),
+            Err(error) => return Err(error),
+            Ok(len) => {
+                value.truncate(len);
+                return Ok(value);
+            }
+        }
+    }
+}
+
 impl<'a> Attributed<'a> {
-    fn target(&self) -> Result<Target<'a>, Errno> {
+    fn target(&self) -> Result<Target<'_>, Errno> {
         match self {
             Self::Open(fd) => Ok(Target::Lent(*fd)),
+            Self::Dir { dir, .. } => Ok(Target::Lent(dir.as_fd())),
             Self::Place(fd) => Ok(Target::Followed(path_of_fd(*fd))),
-            Self::Object(dir, object) => match dir.path_of(object) {
+            Self::Object { dir, object, .. } => match dir.path_of(object) {
                 Some(path) => Ok(Target::Path(path)),
                 None => {
                     let flags = OFlags::RDONLY | FILE_FLAGS;
@@ -63,39 +99,32 @@ impl<'a> Attributed<'a> {
         }
     }
 
+    fn with<T>(&self, work: impl Fn(&Target<'_>) -> Result<T, Errno>) -> Result<T, Errno> {
+        let work = || work(&self.target()?);
+        match self {
+            Self::Object { dir, object, lends: true } => {
+                dir.lending_object(object, Mode::RUSR, work)
+            }
+            Self::Dir { dir, lends: true } => dir.lending(|_| work()),
+            _ => work(),
+        }
+    }
+
     /// Value of a lower extended attribute.
     ///
     /// # Errors
     /// `ENODATA`, and others of the system's (xattr(7)).
     pub fn get(&self, name: &str) -> Result<Vec<u8>, Errno> {
-        let target = self.target()?;
-        // 64 KiB is what Linux allows (xattr(7)); most are below the first size.
-        let mut value = vec![0; 256];
-        loop {
-            let got = match &target {
-                Target::Lent(fd) => rustix::fs::fgetxattr(fd, name, &mut value[..]),
-                Target::Own(fd) => rustix::fs::fgetxattr(fd, name, &mut value[..]),
-                Target::Path(path) => rustix::fs::lgetxattr(path, name, &mut value[..]),
-                Target::Followed(path) => rustix::fs::getxattr(path, name, &mut value[..]),
-            };
-            match got {
-                Err(Errno::RANGE) if value.len() < 65536 => value.resize(65536, 0),
-                Err(error) => return Err(error),
-                Ok(len) => {
-                    value.truncate(len);
-                    return Ok(value);
-                }
-            }
-        }
+        self.with(|target| get(target, name))
     }
 
     fn set_bytes(&self, name: &str, value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
-        match self.target()? {
+        self.with(|target| match target {
             Target::Lent(fd) => rustix::fs::fsetxattr(fd, name, value, flags),
             Target::Own(fd) => rustix::fs::fsetxattr(fd, name, value, flags),
-            Target::Path(path) => rustix::fs::lsetxattr(&path, name, value, flags),
-            Target::Followed(path) => rustix::fs::setxattr(&path, name, value, flags),
-        }
+            Target::Path(path) => rustix::fs::lsetxattr(path, name, value, flags),
+            Target::Followed(path) => rustix::fs::setxattr(path, name, value, flags),
+        })
     }
 
     /// Sets a lower extended attribute to something sealed.
@@ -120,12 +149,12 @@ impl<'a> Attributed<'a> {
     /// # Errors
     /// `ENODATA`, and others of the system's.
     pub fn remove(&self, name: &str) -> Result<(), Errno> {
-        match self.target()? {
+        self.with(|target| match target {
             Target::Lent(fd) => rustix::fs::fremovexattr(fd, name),
             Target::Own(fd) => rustix::fs::fremovexattr(fd, name),
-            Target::Path(path) => rustix::fs::lremovexattr(&path, name),
-            Target::Followed(path) => rustix::fs::removexattr(&path, name),
-        }
+            Target::Path(path) => rustix::fs::lremovexattr(path, name),
+            Target::Followed(path) => rustix::fs::removexattr(path, name),
+        })
     }
 
     /// Names of the lower extended attributes.
@@ -133,14 +162,17 @@ impl<'a> Attributed<'a> {
     /// # Errors
     /// The system's.
     pub fn list(&self) -> Result<Vec<Vec<u8>>, Errno> {
-        let mut names = vec![0; 65536];
-        let len = match self.target()? {
-            Target::Lent(fd) => rustix::fs::flistxattr(fd, &mut names[..]),
-            Target::Own(fd) => rustix::fs::flistxattr(fd, &mut names[..]),
-            Target::Path(path) => rustix::fs::llistxattr(&path, &mut names[..]),
-            Target::Followed(path) => rustix::fs::listxattr(&path, &mut names[..]),
-        }?;
-        names.truncate(len);
+        let names = self.with(|target| {
+            let mut names = vec![0; 65536];
+            let len = match target {
+                Target::Lent(fd) => rustix::fs::flistxattr(fd, &mut names[..]),
+                Target::Own(fd) => rustix::fs::flistxattr(fd, &mut names[..]),
+                Target::Path(path) => rustix::fs::llistxattr(path, &mut names[..]),
+                Target::Followed(path) => rustix::fs::listxattr(path, &mut names[..]),
+            }?;
+            names.truncate(len);
+            Ok(names)
+        })?;
         let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
         Ok(names.map(<[u8]>::to_vec).collect())
     }

@@ -48,24 +48,22 @@ impl DiskBlob {
     /// The system's; `EIO` if the source ends before.
     pub fn copy_from(
         &self,
-        source: &Self,
+        source: &DiskBlob,
         source_offset: u64,
         offset: u64,
         len: usize,
     ) -> Result<(), Errno> {
-        let mut buf = vec![0; len];
-        if source.read_at(source_offset, &mut buf)? < len {
-            return Err(Errno::IO);
-        }
-        self.write_bytes(offset, &buf)
-    }
-
-    fn write_bytes(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
-        let mut done = 0;
-        while done < bytes.len() {
-            match rustix::io::pwrite(&self.0, &bytes[done..], offset + done as u64) {
+        let (mut from, mut to, mut left) = (source_offset, offset, len);
+        while left > 0 {
+            match rustix::fs::copy_file_range(
+                &source.0,
+                Some(&mut from),
+                &self.0,
+                Some(&mut to),
+                left,
+            ) {
                 Ok(0) => return Err(Errno::IO),
-                Ok(count) => done += count,
+                Ok(count) => left -= count,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
@@ -103,7 +101,17 @@ impl Blob for DiskBlob {
     }
 
     fn write_at(&self, offset: u64, sealed: &Sealed, part: Range<usize>) -> Result<(), Errno> {
-        self.write_bytes(offset, &sealed.as_bytes()[part])
+        let bytes = &sealed.as_bytes()[part];
+        let mut done = 0;
+        while done < bytes.len() {
+            match rustix::io::pwrite(&self.0, &bytes[done..], offset + done as u64) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> Result<(), Errno> {

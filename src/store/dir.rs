@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::cipher::StoredName;
 use crate::store::blob::{Blob, DiskBlob};
 use crate::store::durability::Durability;
+use crate::store::lend::modes;
 use crate::store::link::LinkText;
 
 /// What the store's disk says of an object; sizes are of ciphertext.
@@ -105,6 +106,7 @@ impl SetAttr {
             rustix::fs::fchown(&fd, uid, gid)?;
         }
         if let Some(mode) = self.mode {
+            let _modes = modes();
             rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
         }
         if self.sets_times() {
@@ -126,6 +128,7 @@ impl SetAttr {
             rustix::fs::chownat(&fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
         }
         if let Some(mode) = self.mode {
+            let _modes = modes();
             rustix::fs::chmod(&path, Mode::from_raw_mode(mode))?;
         }
         if self.sets_times() {
@@ -181,17 +184,6 @@ impl StoreDir {
     pub fn open_file(&self, object: &[u8], writable: bool) -> Result<DiskBlob, Errno> {
         let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         rustix::fs::openat(&*self.fd, object, access | FILE_FLAGS, Mode::empty()).map(DiskBlob::new)
-    }
-
-    /// Opens a stored file for reading and writing whose mode forbids its owner to, by lending it
-    /// the bits for the moment of opening. A daemon that is not root needs this for a file of
-    /// mode 0200, because changing a part of a block means reading it.
-    pub fn open_file_lending(&self, object: &[u8]) -> Result<DiskBlob, Errno> {
-        let mode = Mode::from_raw_mode(self.stat(object)?.st_mode & 0o7777);
-        self.set_mode(object, mode | Mode::RUSR | Mode::WUSR)?;
-        let opened = self.open_file(object, true);
-        self.set_mode(object, mode)?;
-        opened
     }
 
     /// Keeps an object alive without opening it.
@@ -300,9 +292,17 @@ impl StoreDir {
         Ok(())
     }
 
+    /// Takes an object as it is out of another directory, under a name that was free.
+    pub fn adopt(&self, name: &StoredName, from: &Self, object: &[u8]) -> Result<(), Errno> {
+        let flags = RenameFlags::NOREPLACE;
+        self.named(name, || {
+            rustix::fs::renameat_with(&*from.fd, object, &*self.fd, name.object(), flags)
+        })
+    }
+
     /// chmod(2) follows symbolic links, and somebody may have put one in the place of an object:
     /// it must not lead out of the store.
-    fn set_mode(&self, object: &[u8], mode: Mode) -> Result<(), Errno> {
+    pub(in crate::store) fn set_mode(&self, object: &[u8], mode: Mode) -> Result<(), Errno> {
         let fd = self.hold(object)?;
         if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == FileType::Symlink {
             return Err(Errno::OPNOTSUPP);
@@ -320,6 +320,7 @@ impl StoreDir {
             rustix::fs::chownat(&*self.fd, object, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         }
         if let Some(mode) = set.mode {
+            let _modes = modes();
             self.set_mode(object, Mode::from_raw_mode(mode))?;
         }
         if set.sets_times() {

@@ -5,7 +5,9 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cipher::Sealed;
-use crate::format::directory::{MARKER_LEN, MARKER_NAME};
+use crate::format::directory::{self, MARKER_LEN, MARKER_NAME, MarkerError};
+use crate::format::ids::{DirId, Epoch};
+use crate::format::node::TAG_LEN;
 use crate::store::dir::{FILE_FLAGS, StoreDir};
 use crate::store::link::LinkText;
 
@@ -16,6 +18,25 @@ pub enum StoredMarker {
     Link(Vec<u8>),
     /// The bytes of a file, at most one more than it should have.
     File(Vec<u8>),
+}
+
+impl StoredMarker {
+    /// What it claims.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn decode(&self) -> Result<(Epoch, DirId, [u8; TAG_LEN]), MarkerError> {
+        match self {
+            Self::Link(text) => directory::decode_link(text),
+            Self::File(bytes) => directory::decode(bytes),
+        }
+    }
+
+    /// Its stored bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        let (Self::Link(bytes) | Self::File(bytes)) = self;
+        bytes
+    }
 }
 
 impl StoreDir {

@@ -104,12 +104,12 @@ impl StoreDir {
     /// # Errors
     /// `ENOTEMPTY`, `ENOTDIR`, and others of the system's; the directory is as it was then.
     pub fn remove_dir(&self, name: &StoredName) -> Result<(), Errno> {
-        let dir = self.open_dir(name.object()).map_err(|error| match error {
+        let dir = self.open_dir_lending(name.object()).map_err(|error| match error {
             Errno::LOOP => Errno::NOTDIR,
             other => other,
         })?;
-        let left = dir.leftovers()?;
-        let marker = match dir.read_marker() {
+        let left = dir.lending(Self::leftovers)?;
+        let marker = match dir.lending(Self::read_marker) {
             Ok(marker) => Some(marker),
             // Damaged, but empty.
             Err(Errno::NOENT) => None,

@@ -5,6 +5,6 @@ mod memory;
 mod protect;
 mod scrub;
 
-pub use memory::give_back_memory;
+pub use memory::{give_back_memory, keep_one_heap};
 pub use protect::{Protection, protect_process};
 pub use scrub::scrubbing;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::mount::Mount;
-use crate::{disk, manifest, same, script, succeed};
+use crate::{WAYS, disk, manifest, same, script, succeed};
 
 /// A tree with one of everything, on the disk below; and the list of it.
 #[track_caller]
@@ -33,11 +33,17 @@ fn rsync(more: &[&str], from: &Path, to: &Path) -> String {
 
 #[test]
 fn rsync_brings_back_what_it_took_to_the_mount() {
+    for way in WAYS {
+        copy_by_rsync(way);
+    }
+}
+
+fn copy_by_rsync(way: &[&str]) {
     let (_dir, plain) = disk();
     made(&plain);
     script("tree.py", ["make-rest", plain.to_str().unwrap()]);
     let wanted = manifest(&plain, "");
-    let mount = Mount::new(&[]);
+    let mount = Mount::new(way);
     let (copy, back) = (mount.at("copy"), plain.with_file_name("back"));
     rsync(&["--sparse"], &plain, &copy);
     for what in ["on the mount", "mounted again"] {
@@ -74,9 +80,15 @@ fn tar() -> Command {
 
 #[test]
 fn tar_brings_back_what_it_took_to_the_mount() {
+    for way in WAYS {
+        copy_by_tar(way);
+    }
+}
+
+fn copy_by_tar(way: &[&str]) {
     let (_dir, plain) = disk();
     let wanted = made(&plain);
-    let mount = Mount::new(&[]);
+    let mount = Mount::new(way);
     let (copy, back) = (mount.at("copy"), plain.with_file_name("back"));
     let archive = mount.at("archive.tar.gz");
     let pack = |from: &Path| {

@@ -73,7 +73,13 @@ impl Drop for Index {
 
 #[test]
 fn pip_installs_a_wheel_into_a_virtual_environment() {
-    let mount = Mount::new(&[]);
+    for way in WAYS {
+        install(way);
+    }
+}
+
+fn install(way: &[&str]) {
+    let mount = Mount::new(way);
     let (packages, venv) = (mount.at("packages"), mount.at("venv"));
     script("wheel.py", [&packages]);
     succeed(python().args(["-m", "venv", "--copies"]).arg(&venv));
@@ -127,7 +133,13 @@ fn make_crates(dir: &Path) {
 
 #[test]
 fn cargo_builds_and_builds_again_only_what_changed() {
-    let mount = Mount::new(&[]);
+    for way in WAYS {
+        build(way);
+    }
+}
+
+fn build(way: &[&str]) {
+    let mount = Mount::new(way);
     let dir = mount.at("crates");
     make_crates(&dir);
     let cargo = |verb: &str| {

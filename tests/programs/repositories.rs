@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::mount::Mount;
-use crate::{disk, manifest, same, succeed};
+use crate::{WAYS, disk, manifest, same, succeed};
 
 const COMMITS: u64 = 5;
 
@@ -111,10 +111,16 @@ fn clone(options: &str, from: &str, to: &Path) {
 
 #[test]
 fn git_clones_commits_and_collects_garbage() {
+    for way in WAYS {
+        clone_and_collect(way);
+    }
+}
+
+fn clone_and_collect(way: &[&str]) {
     let (_dir, source) = disk();
     make_repository(&source);
     let wanted = tree(&source);
-    let mount = Mount::new(&[]);
+    let mount = Mount::new(way);
     let first = mount.at("first");
     clone("-b main", source.to_str().unwrap(), &first);
     let from = first.to_str().unwrap();
