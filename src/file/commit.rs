@@ -46,12 +46,13 @@ impl File {
     /// [`FileError::Latched`] until it is opened anew.
     pub fn sync(&self, data_only: bool) -> Result<(), FileError> {
         self.commit()?;
+        let generation = self.state()?.generation;
         let synced = self.sync_committed(data_only);
         self.volume().counters.syncs.add(1);
         synced?;
         let state = self.state()?;
-        if !state.dirty {
-            // Nobody writes while the state is held for reading.
+        if !state.dirty && state.generation == generation {
+            // Nothing was written meanwhile, nor is it while the state is held for reading.
             state.settled.store(true, Ordering::Relaxed);
         }
         Ok(())
