@@ -111,11 +111,19 @@ fn contents() -> Vec<(String, Vec<u8>)> {
     ]
 }
 
+/// The stored directory of the only one in the root.
+fn only_dir(throwaway: &Throwaway) -> PathBuf {
+    let entries = fs::read_dir(throwaway.path().join("tree")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap()
+}
+
+/// The marker of one directory is a link, that of the other a file.
 fn build() -> (Throwaway, Tree) {
     let throwaway = Throwaway::new(4096);
     let root = throwaway.open().root().unwrap();
     root.set_xattr(None, b"user.tag", b"of the root", XattrMode::Any).unwrap();
     root.make_dir(b"dir", ME, 0o755).unwrap();
+    volume::age_marker(&only_dir(&throwaway));
     let dir = root.open_dir(b"dir").unwrap();
     for (name, content) in contents() {
         let at = if name.starts_with("in") { &root } else { &dir };
@@ -176,7 +184,7 @@ fn all_stored(throwaway: &Throwaway) -> Vec<PathBuf> {
     stored_files(&throwaway.path().join("tree"), &mut files);
     stored_files(&throwaway.path().join("links"), &mut files);
     files.sort();
-    assert!(files.len() >= 10, "{files:?}");
+    assert!(files.len() >= 11, "{files:?}");
     files
 }
 
@@ -256,11 +264,8 @@ fn a_flipped_bit_is_an_error_at_every_single_byte_of_a_small_store() {
     }
     // Prefix, payload and content of each file.
     assert_eq!(noticed, (140 + 14) + (124 + 16 + 3584 + 20_000));
-    let tree = throwaway.path().join("tree");
-    let dirs = fs::read_dir(&tree).unwrap().map(|entry| entry.unwrap().path());
-    let dir = dirs.into_iter().find(|path| path.is_dir()).unwrap();
-    for marker in [tree.join("dir.cmkfs"), dir.join("dir.cmkfs")] {
-        every_edit_of_a_link_is_an_error(&throwaway, &before, &marker);
+    for dir in [throwaway.path().join("tree"), only_dir(&throwaway)] {
+        every_edit_of_a_link_is_an_error(&throwaway, &before, &dir.join("dir.cmkfs"));
     }
 }
 
@@ -428,9 +433,7 @@ fn a_directory_that_lost_its_marker_can_be_removed() {
     let throwaway = Throwaway::new(4096);
     let root = throwaway.open().root().unwrap();
     root.make_dir(b"dir", ME, 0o755).unwrap();
-    let entries = fs::read_dir(throwaway.path().join("tree")).unwrap();
-    let dir = entries.map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
-    fs::remove_file(dir.join("dir.cmkfs")).unwrap();
+    fs::remove_file(only_dir(&throwaway).join("dir.cmkfs")).unwrap();
     assert!(matches!(root.open_dir(b"dir"), Err(FileError::Damaged(_))));
     root.remove_dir(b"dir").unwrap();
     assert!(root.entries().unwrap().is_empty());

@@ -8,13 +8,13 @@ mod volume;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cmkfs::file::{
     Access, Dir, Durability, FileError, Kind, NodeKind, RenameMode, VolumeOptions, XattrMode,
 };
 use rustix::io::Errno;
-use volume::{ME, Throwaway};
+use volume::{ME, Throwaway, age_marker};
 
 fn names(dir: &Dir) -> BTreeSet<Vec<u8>> {
     dir.entries().unwrap().into_iter().map(|entry| entry.name).collect()
@@ -209,13 +209,6 @@ fn stored_dirs(throwaway: &Throwaway) -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
 }
 
-fn marker_file(path: &Path) -> Vec<u8> {
-    let text = fs::read_link(path).unwrap();
-    let fields = text.to_str().unwrap().strip_prefix("cmkdir1.").unwrap();
-    let fields = data_encoding::BASE64URL_NOPAD.decode(fields.as_bytes()).unwrap();
-    [&b"cmkdir\n\0\x01\0\0\0"[..], &fields].concat()
-}
-
 #[test]
 fn a_marker_is_a_link_or_as_earlier_releases_made_it_a_file() {
     let throwaway = Throwaway::new(4096);
@@ -225,10 +218,8 @@ fn a_marker_is_a_link_or_as_earlier_releases_made_it_a_file() {
     for dir in [throwaway.path().join("tree"), stored_dirs(&throwaway).remove(0)] {
         let marker = dir.join("dir.cmkfs");
         assert!(fs::read_link(&marker).unwrap().as_os_str().len() <= 59, "ext4 keeps no more");
-        let bytes = marker_file(&marker);
-        assert_eq!(bytes.len(), 48);
-        fs::remove_file(&marker).unwrap();
-        fs::write(&marker, bytes).unwrap();
+        age_marker(&dir);
+        assert_eq!(fs::symlink_metadata(&marker).unwrap().len(), 48);
     }
     drop(root);
     let root = throwaway.open().root().unwrap();
@@ -378,4 +369,59 @@ fn what_was_written_since_it_was_synced_is_not_taken_for_durable() {
     // A name that was free is taken without waiting.
     root.rename(b"old", &root, b"free", RenameMode::Replace).unwrap();
     assert_eq!(volume.figures().syncs - before, 1);
+}
+
+#[test]
+fn a_sidecar_without_its_object_is_in_nobodys_way() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    root.make_dir(b"parent", ME, 0o755).unwrap();
+    let dir = root.open_dir(b"parent").unwrap();
+    let long = &[b'l'; 200];
+    put(&dir, long, b"content");
+    let stored = stored_dirs(&throwaway).remove(0);
+    let object = fs::read_dir(&stored).unwrap().map(|entry| entry.unwrap().path());
+    let object = object.into_iter().find(|path| path.to_str().unwrap().ends_with(".long"));
+    fs::remove_file(object.unwrap()).unwrap();
+    assert_eq!(names(&dir), BTreeSet::new());
+    // Its bytes may be anything: they never were made durable.
+    let sidecar = fs::read_dir(&stored).unwrap().map(|entry| entry.unwrap().path());
+    let sidecar = sidecar.into_iter().find(|path| path.to_str().unwrap().ends_with(".name"));
+    fs::write(sidecar.unwrap(), vec![7; 4096]).unwrap();
+    put(&dir, long, b"again");
+    assert_eq!(names(&dir), BTreeSet::from([long.to_vec()]));
+    assert_eq!(root.remove_dir(b"parent"), Err(FileError::Sys(Errno::NOTEMPTY)));
+    dir.unlink(long).unwrap();
+    fs::write(stored.join("x.name"), b"").unwrap();
+    root.remove_dir(b"parent").unwrap();
+    assert_eq!(stored_count(&throwaway), 1);
+}
+
+#[test]
+fn what_is_not_ours_keeps_a_directory() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    root.make_dir(b"dir", ME, 0o755).unwrap();
+    let stored = stored_dirs(&throwaway).remove(0);
+    for foreign in ["x.bak", "x.temp"] {
+        fs::write(stored.join(foreign), b"somebody's").unwrap();
+        assert_eq!(root.remove_dir(b"dir"), Err(FileError::Sys(Errno::NOTEMPTY)), "{foreign}");
+        root.open_dir(b"dir").unwrap();
+        assert_eq!(fs::read_dir(&stored).unwrap().count(), 2, "{foreign}");
+        fs::remove_file(stored.join(foreign)).unwrap();
+    }
+    root.remove_dir(b"dir").unwrap();
+}
+
+#[test]
+fn a_call_that_fails_leaves_the_times_of_the_directory() {
+    let throwaway = Throwaway::new(4096);
+    let root = throwaway.open().root().unwrap();
+    root.make_dir(b"dir", ME, 0o755).unwrap();
+    put(&root.open_dir(b"dir").unwrap(), b"file", b"x");
+    let before = root.stat().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(root.make_dir(b"dir", ME, 0o755), Err(FileError::Sys(Errno::EXIST)));
+    assert_eq!(root.remove_dir(b"dir"), Err(FileError::Sys(Errno::NOTEMPTY)));
+    assert_eq!(root.stat().unwrap(), before);
 }

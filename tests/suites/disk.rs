@@ -1,5 +1,7 @@
 //! An ext4 of its own, in a file.
 
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -26,16 +28,44 @@ fn run(command: &mut Command) {
 
 impl Disk {
     pub(crate) fn ext4() -> Self {
+        Self::with("loop")
+    }
+
+    /// An ext4 that writes nothing back by itself for as long as a test takes, and does not write a
+    /// file back because it replaces another.
+    pub(crate) fn slow_ext4() -> Self {
+        Self::with("loop,noauto_da_alloc,commit=900")
+    }
+
+    fn with(options: &str) -> Self {
+        Self::of(options, |image| {
+            File::create_new(image).unwrap().set_len(LEN).unwrap();
+            let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+            run(Command::new("mkfs.ext4").env("PATH", path).args(["-q", "-F"]).arg(image));
+        })
+    }
+
+    fn of(options: &str, make: impl FnOnce(&Path)) -> Self {
         let root = tempfile::tempdir().unwrap();
         open(root.path());
         let disk = Self { root };
-        let image = disk.root.path().join("image");
-        File::create_new(&image).unwrap().set_len(LEN).unwrap();
+        make(&disk.image());
         fs::create_dir(disk.path()).unwrap();
-        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-        run(Command::new("mkfs.ext4").env("PATH", path).args(["-q", "-F"]).arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.path()));
+        run(Command::new("mount").args(["-o", options]).arg(disk.image()).arg(disk.path()));
         disk
+    }
+
+    /// The disk as it is after a power cut at this moment, on another machine. What was written
+    /// and not synced is in the memory of this machine, and so not in the image.
+    pub(crate) fn after_power_cut(&self) -> Self {
+        let copy = |image: &Path| {
+            run(Command::new("cp").arg("--sparse=always").arg(self.image()).arg(image));
+        };
+        Self::of("loop", copy)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.root.path().join("image")
     }
 
     pub(crate) fn path(&self) -> PathBuf {

@@ -10,6 +10,16 @@ use cmkfs::file::{Creator, Volume, VolumeOptions};
 use cmkfs::format::descriptor::{FORMAT, VERSION};
 use cmkfs::format::{Descriptor, DirId, Epoch, Features, VolumeId};
 use cmkfs::store::Store;
+use data_encoding::BASE64URL_NOPAD;
+
+/// Makes of a stored directory's marker what earlier releases made: a file.
+pub fn age_marker(stored_dir: &Path) {
+    let marker = stored_dir.join("dir.cmkfs");
+    let text = std::fs::read_link(&marker).unwrap().into_os_string().into_string().unwrap();
+    let fields = BASE64URL_NOPAD.decode(text.strip_prefix("cmkdir1.").unwrap().as_bytes()).unwrap();
+    std::fs::remove_file(&marker).unwrap();
+    std::fs::write(&marker, [b"cmkdir\n\0\x01\0\0\0", &fields[..]].concat()).unwrap();
+}
 
 /// Whoever runs the test.
 pub const ME: Creator = Creator { uid: 0, gid: 0 };
@@ -64,7 +74,12 @@ impl Throwaway {
     }
 
     pub fn open_with(&self, options: &VolumeOptions) -> Arc<Volume> {
-        let store = Store::open(self.path()).unwrap();
+        self.open_at(self.path(), options)
+    }
+
+    /// Opens a copy of it.
+    pub fn open_at(&self, path: &Path, options: &VolumeOptions) -> Arc<Volume> {
+        let store = Store::open(path).unwrap();
         let descriptor = store.read_descriptor().unwrap();
         let keys = VolumeKeys::open(&self.key, &descriptor).unwrap();
         Volume::open(&store, keys, &descriptor, options).unwrap()
