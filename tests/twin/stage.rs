@@ -97,6 +97,12 @@ impl World {
 
     /// Plays a scene on both, and compares.
     pub fn play(&self, scene: Scene, known: &[Known]) {
+        let broken = self.differences(scene, known);
+        assert!(broken.is_empty(), "{broken}");
+    }
+
+    /// What differs and is not known to.
+    fn differences(&self, scene: Scene, known: &[Known]) -> String {
         assert!(known.iter().all(|known| !known.why.is_empty()), "a difference without a reason");
         let name = format!("scene{}", self.scenes.fetch_add(1, Ordering::Relaxed));
         let ext4 = act(&self.disk.path().join("plain").join(&name), scene);
@@ -105,8 +111,7 @@ impl World {
         assert!(ext4.iter().any(|step| step.wanted.is_some()), "the scenario asserts nothing");
         assert!(ext4.iter().all(|step| step.call != PANIC), "{:#?}", ext4.last());
         let ours = act(&self.mount.at(&name), scene);
-        let broken = compare(&ext4, &ours, known);
-        assert!(broken.is_empty(), "{broken}");
+        compare(&ext4, &ours, known)
     }
 }
 
@@ -123,6 +128,15 @@ pub fn twins_alone(scene: Scene, known: &[Known]) {
 /// Plays a scene where the kernel keeps back what is written.
 pub fn twins_written_back(scene: Scene, known: &[Known]) {
     World::new(&["-o", "writeback_cache"]).play(scene, known);
+}
+
+/// The same, up to three times: on a busy machine a change time that the kernel keeps is now and
+/// then, about once in twenty times, that of the step before. What always differs is found.
+pub fn twins_written_back_in_time(scene: Scene, known: &[Known]) {
+    let world = World::new(&["-o", "writeback_cache"]);
+    let differs = || world.differences(scene, known);
+    let all: Vec<String> = (0..3).map(|_| differs()).take_while(|seen| !seen.is_empty()).collect();
+    assert!(all.len() < 3, "three times:\n{}", all.join("\n"));
 }
 
 /// What is played: in a thread of its own, whose working directory is that of the scene.

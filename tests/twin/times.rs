@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::calls::*;
 use crate::shown::Shown;
-use crate::stage::{Known, Stage, known, twins, twins_written_back};
+use crate::stage::{Known, Stage, known, twins, twins_written_back_in_time};
 
 fn times(stat: &Stat) -> [(i64, i64); 3] {
     let nanoseconds = |ns: u64| i64::try_from(ns).unwrap();
@@ -323,5 +323,5 @@ fn what_the_kernel_keeps_back_has_the_same_times() {
     let why = "the kernel keeps the times itself then, and a size that stays is no change to it";
     let mut all = unread();
     all.push(known("cut to the same by path", "ok: f mc", "ok: f ", why));
-    twins_written_back(of_files, &all);
+    twins_written_back_in_time(of_files, &all);
 }
