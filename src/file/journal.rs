@@ -58,16 +58,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Empties both segments, durably: nobody needs their records any more.
+pub(in crate::file) fn clear(segments: &[DiskBlob; 2]) -> Result<(), Errno> {
+    for segment in segments {
+        segment.set_len(0)?;
+        segment.sync(false)?;
+    }
+    Ok(())
+}
+
 impl Journal {
-    /// An empty journal in two segment files, whatever they held.
+    /// An empty journal in two empty segment files.
     pub(in crate::file) fn start(
         segments: [DiskBlob; 2],
         keys: &VolumeKeys,
     ) -> Result<Self, Errno> {
-        for segment in &segments {
-            segment.set_len(0)?;
-            segment.sync(false)?;
-        }
         let (head, cipher) = keys.new_segment(0);
         segments[0].write_at(0, &head, 0..HEAD_LEN)?;
         let writer = Writer {

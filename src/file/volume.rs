@@ -16,7 +16,7 @@ use crate::file::content::File;
 use crate::file::dir::Dir;
 use crate::file::error::FileError;
 use crate::file::figures::{Counters, Figures};
-use crate::file::journal::Journal;
+use crate::file::journal::{self, Journal};
 use crate::file::recover;
 use crate::file::settled::Settled;
 use crate::file::state::State;
@@ -172,9 +172,9 @@ impl Volume {
 
     /// A new journal, if there is to be one; what the segments held is not needed any more.
     fn begin_journal(&mut self, segments: [DiskBlob; 2]) -> Result<(), FileError> {
-        let journal = Journal::start(segments, &self.keys)?;
+        journal::clear(&segments)?;
         if self.options.journal {
-            self.journaled = Some(Journaled::new(journal));
+            self.journaled = Some(Journaled::new(Journal::start(segments, &self.keys)?));
         }
         Ok(())
     }
