@@ -70,6 +70,7 @@ const WRITES: &[&str] = &[
     "write_all(",
     "write_all_at(",
     "write_at(",
+    "write_bytes(",
     "fsetxattr(",
     "lsetxattr(",
     "setxattr(",
@@ -82,6 +83,7 @@ const SEALED: &[&str] = &["Sealed", "StoredName", "LinkText", "Descriptor", "Dis
 /// The other functions of `store` that may, each with the reason.
 const CLEAR_WRITES: &[(&str, &str, &str)] = &[
     ("src/store/lock.rs", "describe", "who holds the lock is told to whoever may see the store"),
+    ("src/store/blob.rs", "write_bytes", "private: its callers are held to the same"),
     ("src/store/marker.rs", "put_back_marker", "the bytes came from there a moment ago"),
     ("src/store/attribute.rs", "set_bytes", "private: what its callers take is checked by itself"),
 ];

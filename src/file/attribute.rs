@@ -7,7 +7,6 @@
 //! | `system.posix_acl_access`, `_default`| the same                          | as it is       |
 
 use std::fmt;
-use std::os::fd::AsFd;
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -242,7 +241,7 @@ impl File {
     /// The store's.
     pub fn remove_capabilities(&self) -> Result<(), FileError> {
         let lower = format!("{TRUSTED}{}", self.volume().keys.attribute_name(CAPABILITIES));
-        match Attributed::Open(self.state_anyway().blob.as_fd()).remove(&lower) {
+        match Attributed::Open(&self.state_anyway().blob).remove(&lower) {
             // The last is the answer to a daemon that is not root, which can't have stored one.
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
             Err(error) => Err(error.into()),

@@ -1,6 +1,5 @@
 //! What is kept of an object whose last name is going, so that those who still have it go on.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -12,7 +11,7 @@ use crate::file::dir::{Access, Dir};
 use crate::file::error::FileError;
 use crate::file::stat::{Kind, Stat};
 use crate::file::volume::Volume;
-use crate::store::{Attributed, DiskBlob, SetAttr};
+use crate::store::{Attributed, DiskBlob, Place, SetAttr};
 
 /// An object kept alive after its last name is gone.
 #[derive(Debug)]
@@ -30,7 +29,7 @@ enum Kept {
     /// What must not be opened to be looked at: by a descriptor of its place (`O_PATH`).
     Other {
         volume: Arc<Volume>,
-        fd: OwnedFd,
+        place: Place,
     },
 }
 
@@ -52,7 +51,7 @@ impl Dir {
                 Kept::File { volume, blob, writable }
             }
             Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
-                Kept::Other { volume, fd: self.lower().hold(stored.object())? }
+                Kept::Other { volume, place: self.lower().hold(stored.object())? }
             }
         }))
     }
@@ -67,8 +66,8 @@ impl Held {
         match &self.0 {
             Kept::Dir(dir) => dir.stat(),
             Kept::File { volume, blob, .. } => volume.stat_of(&rustix::fs::fstat(blob)?),
-            Kept::Other { volume, fd } => {
-                let mut stat = volume.stat_of(&rustix::fs::fstat(fd)?)?;
+            Kept::Other { volume, place } => {
+                let mut stat = volume.stat_of(&rustix::fs::fstat(place)?)?;
                 if stat.kind == Kind::Symlink {
                     stat.size = self.read_link().map_or(0, |target| target.len() as u64);
                 }
@@ -91,7 +90,7 @@ impl Held {
                 }
                 set.apply_to(blob)?;
             }
-            Kept::Other { fd, .. } => set.apply_by_place(fd)?,
+            Kept::Other { place, .. } => set.apply_by_place(place)?,
         }
         self.stat()
     }
@@ -125,9 +124,9 @@ impl Held {
     /// `EINVAL` for what is no link, [`FileError::Damaged`], `ENOENT` for one so long that its
     /// target went with its name, or the store's.
     pub fn read_link(&self) -> Result<Vec<u8>, FileError> {
-        let Kept::Other { volume, fd } = &self.0 else { return Err(FileError::Invalid) };
-        let text = rustix::fs::readlinkat(fd, c"", Vec::new())?.into_bytes();
-        volume.link_target(&text, rustix::fs::fstat(fd)?.st_ino)
+        let Kept::Other { volume, place } = &self.0 else { return Err(FileError::Invalid) };
+        let text = rustix::fs::readlinkat(place, c"", Vec::new())?.into_bytes();
+        volume.link_target(&text, rustix::fs::fstat(place)?.st_ino)
     }
 
     /// Its extended attributes.
@@ -140,12 +139,12 @@ impl Held {
             Kept::File { volume, blob, .. } => {
                 let ino = rustix::fs::fstat(blob)?.st_ino;
                 let owner = || Ok(Owner::File(self.open_file(Access::Read)?.id()?));
-                Ok(Bearer::new(volume, Attributed::Open(blob.as_fd()), ino, Box::new(owner)))
+                Ok(Bearer::new(volume, Attributed::Open(blob), ino, Box::new(owner)))
             }
-            Kept::Other { volume, fd } => {
-                let ino = rustix::fs::fstat(fd)?.st_ino;
+            Kept::Other { volume, place } => {
+                let ino = rustix::fs::fstat(place)?.st_ino;
                 let owner = || Ok(Owner::Other);
-                Ok(Bearer::new(volume, Attributed::Place(fd.as_fd()), ino, Box::new(owner)))
+                Ok(Bearer::new(volume, Attributed::Place(place), ino, Box::new(owner)))
             }
         }
     }

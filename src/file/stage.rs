@@ -14,7 +14,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::cipher::Sealed;
@@ -22,7 +21,7 @@ use crate::file::journal::Journal;
 use crate::format::bytes::to_usize;
 use crate::format::geometry::BlockSize;
 use crate::format::journal::{self, Extent, RecordKind, Subject};
-use crate::store::{Blob, DiskBlob};
+use crate::store::{Blob, DiskBlob, Hook, SetAttr, SetTime, Watched};
 
 /// Bytes of one write above the floor from which it goes to its place at once.
 const DIRECT_LEN_MIN: usize = 128 << 10;
@@ -69,6 +68,12 @@ pub(in crate::file) struct Stage {
 impl AsFd for Stage {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.disk.as_fd()
+    }
+}
+
+impl Watched for Stage {
+    fn hook(&self) -> &Hook {
+        self.disk.hook()
     }
 }
 
@@ -187,14 +192,13 @@ impl Stage {
             self.disk.set_len(cut)?;
         }
         // When it was written is known already; when it was copied is nobody's business.
-        let time = |tv_sec, ns| Timespec { tv_sec, tv_nsec: i64::try_from(ns).unwrap_or(0) };
-        rustix::fs::futimens(
-            &self.disk,
-            &Timestamps {
-                last_access: time(before.st_atime, before.st_atime_nsec),
-                last_modification: time(before.st_mtime, before.st_mtime_nsec),
-            },
-        )?;
+        let time = |s, ns| Some(SetTime::At(s, u32::try_from(ns).unwrap_or(0)));
+        let times = SetAttr {
+            atime: time(before.st_atime, before.st_atime_nsec),
+            mtime: time(before.st_mtime, before.st_mtime_nsec),
+            ..SetAttr::default()
+        };
+        times.apply_to(&self.disk)?;
         held.pending.clear();
         held.floor = stored_len;
         self.calm.store(held.staged.is_empty(), Ordering::Release);

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::cipher::Sealed;
 use crate::store::dir::{FILE_FLAGS, StoreDir};
+use crate::store::watch::{Hook, Op, Place, Watched, number};
 
 /// Linux before 6.13 has no call for the attributes of a name in a directory. Through `/proc` any
 /// object can be named without opening it; a process that may not be dumped and is not root can't
@@ -20,9 +21,9 @@ static BY_PATH: LazyLock<bool> = LazyLock::new(|| std::fs::read_dir("/proc/self/
 #[derive(Clone, Debug)]
 pub enum Attributed<'a> {
     /// What is open.
-    Open(BorrowedFd<'a>),
-    /// What stands where a descriptor of a place (`O_PATH`) points to.
-    Place(BorrowedFd<'a>),
+    Open(&'a dyn Watched),
+    /// What stands where a descriptor of a place points to.
+    Place(&'a Place),
     /// A stored directory itself.
     Dir {
         /// The directory.
@@ -83,12 +84,29 @@ fn get(target: &Target<'_>, name: &str) -> Result<Vec<u8>, Errno> {
     }
 }
 
-impl<'a> Attributed<'a> {
+impl Attributed<'_> {
+    fn hook(&self) -> &Hook {
+        match self {
+            Self::Open(open) => open.hook(),
+            Self::Place(place) => place.hook(),
+            Self::Dir { dir, .. } | Self::Object { dir, .. } => dir.hook(),
+        }
+    }
+
+    fn number(&self) -> Result<u64, Errno> {
+        match self {
+            Self::Open(open) => number(open.as_fd()),
+            Self::Place(place) => number(place),
+            Self::Dir { dir, .. } => dir.number(),
+            Self::Object { dir, object, .. } => Ok(dir.stat(object)?.st_ino),
+        }
+    }
+
     fn target(&self) -> Result<Target<'_>, Errno> {
         match self {
-            Self::Open(fd) => Ok(Target::Lent(*fd)),
+            Self::Open(open) => Ok(Target::Lent(open.as_fd())),
             Self::Dir { dir, .. } => Ok(Target::Lent(dir.as_fd())),
-            Self::Place(fd) => Ok(Target::Followed(path_of_fd(*fd))),
+            Self::Place(place) => Ok(Target::Followed(path_of_fd(place.as_fd()))),
             Self::Object { dir, object, .. } => match dir.path_of(object) {
                 Some(path) => Ok(Target::Path(path)),
                 None => {
@@ -119,12 +137,14 @@ impl<'a> Attributed<'a> {
     }
 
     fn set_bytes(&self, name: &str, value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
-        self.with(|target| match target {
+        let set = |target: &Target<'_>| match target {
             Target::Lent(fd) => rustix::fs::fsetxattr(fd, name, value, flags),
             Target::Own(fd) => rustix::fs::fsetxattr(fd, name, value, flags),
             Target::Path(path) => rustix::fs::lsetxattr(path, name, value, flags),
             Target::Followed(path) => rustix::fs::setxattr(path, name, value, flags),
-        })
+        };
+        let op = || Ok(Op::SetXattr { file: self.number()?, name, value, flags });
+        self.with(|target| self.hook().call(op, || set(target)))
     }
 
     /// Sets a lower extended attribute to something sealed.
@@ -149,12 +169,14 @@ impl<'a> Attributed<'a> {
     /// # Errors
     /// `ENODATA`, and others of the system's.
     pub fn remove(&self, name: &str) -> Result<(), Errno> {
-        self.with(|target| match target {
+        let remove = |target: &Target<'_>| match target {
             Target::Lent(fd) => rustix::fs::fremovexattr(fd, name),
             Target::Own(fd) => rustix::fs::fremovexattr(fd, name),
             Target::Path(path) => rustix::fs::lremovexattr(path, name),
             Target::Followed(path) => rustix::fs::removexattr(path, name),
-        })
+        };
+        let op = || Ok(Op::RemoveXattr { file: self.number()?, name });
+        self.with(|target| self.hook().call(op, || remove(target)))
     }
 
     /// Names of the lower extended attributes.

@@ -8,6 +8,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use crate::cipher::Sealed;
+use crate::store::watch::{Hook, Op, Watched, number};
 
 /// A stored file. What it returns is trusted by nobody; errors are the system's own.
 pub trait Blob: Debug + Send + Sync {
@@ -34,15 +35,19 @@ pub trait Blob: Debug + Send + Sync {
 
 /// A file of the store's disk.
 #[derive(Debug)]
-pub struct DiskBlob(OwnedFd);
+pub struct DiskBlob {
+    fd: OwnedFd,
+    hook: Hook,
+}
 
 impl DiskBlob {
-    /// The file behind this descriptor.
-    pub fn new(fd: OwnedFd) -> Self {
-        Self(fd)
+    /// The file behind this descriptor, of a store with this watch.
+    pub(in crate::store) fn new(fd: OwnedFd, hook: &Hook) -> Self {
+        Self { fd, hook: hook.clone() }
     }
 
-    /// Copies stored bytes, sealed as they are, from another file: all of them or an error.
+    /// Copies stored bytes, sealed as they are, from another file: all of them or an error. By the
+    /// disk itself (copy_file_range(2)) where it can, and nobody watches what is written.
     ///
     /// # Errors
     /// The system's; `EIO` if the source ends before.
@@ -54,21 +59,22 @@ impl DiskBlob {
         len: usize,
     ) -> Result<(), Errno> {
         let (mut from, mut to, mut left) = (source_offset, offset, len);
-        while left > 0 {
-            match rustix::fs::copy_file_range(
-                &source.0,
-                Some(&mut from),
-                &self.0,
-                Some(&mut to),
-                left,
-            ) {
+        while left > 0 && !self.hook.is_set() {
+            let (source, target) = (&source.fd, &self.fd);
+            let copy = rustix::fs::copy_file_range;
+            match copy(source, Some(&mut from), target, Some(&mut to), left) {
                 Ok(0) => return Err(Errno::IO),
                 Ok(count) => left -= count,
                 Err(Errno::INTR) => {}
+                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => break,
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        let mut bytes = vec![0; left];
+        if source.read_at(from, &mut bytes)? < left {
+            return Err(Errno::IO);
+        }
+        if left > 0 { self.write_bytes(to, &bytes) } else { Ok(()) }
     }
 
     /// The same file by one more descriptor.
@@ -76,61 +82,93 @@ impl DiskBlob {
     /// # Errors
     /// The system's, out of descriptors.
     pub fn again(&self) -> Result<Self, Errno> {
-        rustix::io::fcntl_dupfd_cloexec(&self.0, 0).map(Self)
+        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?;
+        Ok(Self::new(fd, &self.hook))
+    }
+
+    /// A call for this file, which `op` names.
+    fn call<'a, T>(
+        &self,
+        op: impl FnOnce(u64) -> Op<'a>,
+        run: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        self.hook.call(|| number(&self.fd).map(op), run)
+    }
+
+    pub(in crate::store) fn write_bytes(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let run = || {
+            let mut done = 0;
+            while done < bytes.len() {
+                match rustix::io::pwrite(&self.fd, &bytes[done..], offset + done as u64) {
+                    Ok(0) => return Err(Errno::IO),
+                    Ok(count) => done += count,
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        self.call(|file| Op::Write { file, offset, bytes }, run)
     }
 }
 
 impl AsFd for DiskBlob {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
+    }
+}
+
+impl Watched for DiskBlob {
+    fn hook(&self) -> &Hook {
+        &self.hook
     }
 }
 
 impl Blob for DiskBlob {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-        let mut done = 0;
-        while done < buf.len() {
-            match rustix::io::pread(&self.0, &mut buf[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
+        let len = buf.len();
+        let run = || {
+            let mut done = 0;
+            while done < len {
+                match rustix::io::pread(&self.fd, &mut buf[done..], offset + done as u64) {
+                    Ok(0) => break,
+                    Ok(count) => done += count,
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Err(error),
+                }
             }
-        }
-        Ok(done)
+            Ok(done)
+        };
+        self.call(|file| Op::Read { file, offset, len }, run)
     }
 
     fn write_at(&self, offset: u64, sealed: &Sealed, part: Range<usize>) -> Result<(), Errno> {
-        let bytes = &sealed.as_bytes()[part];
-        let mut done = 0;
-        while done < bytes.len() {
-            match rustix::io::pwrite(&self.0, &bytes[done..], offset + done as u64) {
-                Ok(0) => return Err(Errno::IO),
-                Ok(count) => done += count,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        self.write_bytes(offset, &sealed.as_bytes()[part])
     }
 
     fn set_len(&self, len: u64) -> Result<(), Errno> {
-        rustix::fs::ftruncate(&self.0, len)
+        self.call(|file| Op::SetLen { file, len }, || rustix::fs::ftruncate(&self.fd, len))
     }
 
     fn reserve(&self, offset: u64, len: u64) -> Result<(), Errno> {
-        rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, offset, len)
+        let run = || rustix::fs::fallocate(&self.fd, FallocateFlags::KEEP_SIZE, offset, len);
+        self.call(|file| Op::Reserve { file, offset, len }, run)
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<(), Errno> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.0, flags, offset, len) {
+        let run = || rustix::fs::fallocate(&self.fd, flags, offset, len);
+        match self.call(|file| Op::Punch { file, offset, len }, run) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             other => other,
         }
     }
 
     fn sync(&self, data_only: bool) -> Result<(), Errno> {
-        if data_only { rustix::fs::fdatasync(&self.0) } else { rustix::fs::fsync(&self.0) }
+        let run = || match data_only {
+            true => rustix::fs::fdatasync(&self.fd),
+            false => rustix::fs::fsync(&self.fd),
+        };
+        self.call(|file| Op::SyncFile { file, data_only }, run)
     }
 }

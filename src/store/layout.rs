@@ -1,17 +1,18 @@
 //! A store's own directory: making, opening, `volume.json`.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::format::descriptor::{self, DESCRIPTOR_LEN_MAX, Descriptor, DescriptorError};
-use crate::store::blob::DiskBlob;
-use crate::store::dir::{FILE_FLAGS, StoreDir};
+use crate::store::blob::{Blob, DiskBlob};
+use crate::store::dir::StoreDir;
 use crate::store::durability::Durability;
+use crate::store::watch::{Hook, There, Watch, Watched};
 
 const DESCRIPTOR_NAME: &str = "volume.json";
 const TREE_NAME: &str = "tree";
@@ -56,7 +57,7 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    root: OwnedFd,
+    root: StoreDir,
 }
 
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -65,6 +66,11 @@ impl Store {
     fn sys(path: &Path, action: &'static str) -> impl FnOnce(Errno) -> StoreError {
         let path = path.to_owned();
         move |error| StoreError::Sys { path, action, error }
+    }
+
+    /// What stands at the top is written durably, whatever a volume is opened with.
+    fn new(path: &Path, root: OwnedFd, hook: &Hook) -> Self {
+        Self { path: path.to_owned(), root: StoreDir::new(root, Durability::Strict, hook) }
     }
 
     /// Makes the directories of a store in a new or an empty directory; `volume.json` is still to
@@ -92,7 +98,7 @@ impl Store {
             rustix::fs::mkdirat(&root, name, Mode::RWXU)
                 .map_err(Self::sys(path, "can't make a directory in it"))?;
         }
-        Ok(Self { path: path.to_owned(), root })
+        Ok(Self::new(path, root, &Hook::default()))
     }
 
     /// Opens a store.
@@ -100,6 +106,18 @@ impl Store {
     /// # Errors
     /// Nothing there, no store there, or the system's.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_hooked(path, &Hook::default())
+    }
+
+    /// Opens a store whose calls to its disk go through `watch`: for test doubles.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_watched(path: &Path, watch: Arc<dyn Watch>) -> Result<Self, StoreError> {
+        Self::open_hooked(path, &Hook::new(watch))
+    }
+
+    fn open_hooked(path: &Path, hook: &Hook) -> Result<Self, StoreError> {
         let root = match rustix::fs::open(path, DIR_FLAGS, Mode::empty()) {
             Ok(root) => root,
             Err(Errno::NOENT) => return Err(StoreError::Missing(path.to_owned())),
@@ -107,7 +125,7 @@ impl Store {
             Err(error) => return Err(Self::sys(path, "can't open it")(error)),
         };
         match rustix::fs::statat(&root, DESCRIPTOR_NAME, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(Self { path: path.to_owned(), root }),
+            Ok(_) => Ok(Self::new(path, root, hook)),
             Err(Errno::NOENT) => Err(StoreError::NotAStore(path.to_owned())),
             Err(error) => Err(Self::sys(path, "can't look into it")(error)),
         }
@@ -151,26 +169,20 @@ impl Store {
     /// # Errors
     /// The system's; the old file is untouched then.
     pub fn write_descriptor(&self, descriptor: &Descriptor) -> Result<(), StoreError> {
-        let temporary = self.path.join("volume.json.new");
-        let write = || -> std::io::Result<()> {
-            let mut options = std::fs::OpenOptions::new();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            file.write_all(&descriptor.encode())?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, self.descriptor_path())?;
-            rustix::fs::fsync(&self.root)?;
-            Ok(())
+        const TEMPORARY: &str = "volume.json.new";
+        let write = || -> Result<(), Errno> {
+            let file = self.root.create(TEMPORARY.as_bytes(), 0o600, There::Cut)?;
+            file.write_bytes(0, &descriptor.encode())?;
+            file.sync(false)?;
+            self.root.rename_plain(TEMPORARY, DESCRIPTOR_NAME)?;
+            self.root.sync()
         };
-        write().map_err(|error| {
-            let error = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Self::sys(&self.descriptor_path(), "can't write it")(error)
-        })
+        write().map_err(Self::sys(&self.descriptor_path(), "can't write it"))
     }
 
     fn child(&self, name: &str, durability: Durability) -> Result<StoreDir, StoreError> {
         rustix::fs::openat(&self.root, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())
-            .map(|fd| StoreDir::new(fd, durability))
+            .map(|fd| StoreDir::new(fd, durability, self.root.hook()))
             .map_err(Self::sys(&self.path.join(name), "can't open it"))
     }
 
@@ -209,7 +221,7 @@ impl Store {
     /// # Errors
     /// The system's.
     pub fn make_journal(&self) -> Result<Option<[DiskBlob; 2]>, StoreError> {
-        let made = match rustix::fs::mkdirat(&self.root, JOURNAL_NAME, Mode::RWXU) {
+        let made = match self.root.make_plain_dir(JOURNAL_NAME) {
             Ok(()) | Err(Errno::EXIST) => self.open_journal(),
             Err(error) => Err(error),
         };
@@ -217,15 +229,11 @@ impl Store {
     }
 
     fn open_journal(&self) -> Result<[DiskBlob; 2], Errno> {
-        let flags = DIR_FLAGS | OFlags::NOFOLLOW;
-        let dir = rustix::fs::openat(&self.root, JOURNAL_NAME, flags, Mode::empty())?;
-        let segment = |name| {
-            let flags = OFlags::RDWR | OFlags::CREATE | FILE_FLAGS;
-            rustix::fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR).map(DiskBlob::new)
-        };
+        let dir = self.root.open_dir(JOURNAL_NAME.as_bytes())?;
+        let segment = |name: &str| dir.create(name.as_bytes(), 0o600, There::Keep);
         let segments = [segment(SEGMENT_NAMES[0])?, segment(SEGMENT_NAMES[1])?];
-        rustix::fs::fsync(&dir)?;
-        rustix::fs::fsync(&self.root)?;
+        dir.sync()?;
+        self.root.sync()?;
         Ok(segments)
     }
 
@@ -234,6 +242,6 @@ impl Store {
     /// # Errors
     /// The system's.
     pub fn sync(&self) -> Result<(), StoreError> {
-        rustix::fs::fsync(&self.root).map_err(Self::sys(&self.path, "can't sync it"))
+        self.root.sync().map_err(Self::sys(&self.path, "can't sync it"))
     }
 }

@@ -62,7 +62,7 @@ impl StoreDir {
     /// Those of `work`.
     pub fn lending<T>(&self, work: impl Fn(&Self) -> Result<T, Errno>) -> Result<T, Errno> {
         let mode = || Ok(self.stat_self()?.st_mode);
-        lending(|| work(self), DIR_BITS, mode, |mode| rustix::fs::fchmod(&*self.fd, mode))
+        lending(|| work(self), DIR_BITS, mode, |mode| self.set_mode_self(mode))
     }
 
     /// Opens a stored directory in this one, also if its mode forbids that to its owner.

@@ -1,15 +1,16 @@
 //! The marker of a stored directory. Making a symbolic link is one step for a disk, and becomes
 //! durable in its order among other steps; the bytes of a file do not. So a marker is a link.
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::cipher::Sealed;
 use crate::format::directory::{self, MARKER_LEN, MARKER_NAME, MarkerError};
 use crate::format::ids::{DirId, Epoch};
 use crate::format::node::TAG_LEN;
-use crate::store::dir::{FILE_FLAGS, StoreDir};
+use crate::store::dir::StoreDir;
 use crate::store::link::LinkText;
+use crate::store::watch::There;
 
 /// A marker as it is stored; trusted by nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +43,7 @@ impl StoredMarker {
 impl StoreDir {
     /// Writes the marker of a new directory.
     pub fn write_marker(&self, marker: &Sealed) -> Result<(), Errno> {
-        let text = LinkText::marker(marker);
-        rustix::fs::symlinkat(&text.0[..], &*self.fd, MARKER_NAME)
+        self.symlink(MARKER_NAME, &LinkText::marker(marker))
     }
 
     /// The marker, in whichever form it is there.
@@ -58,11 +58,10 @@ impl StoreDir {
 
     /// Takes the marker away; a directory that forbids it to its owner allows it from then on.
     pub(in crate::store) fn remove_marker(&self) -> Result<(), Errno> {
-        let remove = || rustix::fs::unlinkat(&*self.fd, MARKER_NAME, AtFlags::empty());
-        match remove() {
+        match self.unlink_object(MARKER_NAME) {
             Err(Errno::ACCESS) => {
-                rustix::fs::fchmod(&*self.fd, Mode::RWXU)?;
-                remove()
+                self.set_mode_self(Mode::RWXU)?;
+                self.unlink_object(MARKER_NAME)
             }
             Err(Errno::NOENT) => Ok(()),
             other => other,
@@ -71,13 +70,10 @@ impl StoreDir {
 
     pub(in crate::store) fn put_back_marker(&self, marker: &StoredMarker) {
         let put = match marker {
-            StoredMarker::Link(text) => rustix::fs::symlinkat(&text[..], &*self.fd, MARKER_NAME),
-            StoredMarker::File(bytes) => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | FILE_FLAGS;
-                rustix::fs::openat(&*self.fd, MARKER_NAME, flags, Mode::RUSR | Mode::WUSR)
-                    .and_then(|file| rustix::io::write(&file, bytes))
-                    .and_then(|len| if len == bytes.len() { Ok(()) } else { Err(Errno::NOSPC) })
-            }
+            StoredMarker::Link(text) => self.symlink(MARKER_NAME, &LinkText(text.clone())),
+            StoredMarker::File(bytes) => self
+                .create(MARKER_NAME, 0o600, There::Refuse)
+                .and_then(|file| file.write_bytes(0, bytes)),
         };
         match put {
             // It was not taken away yet.

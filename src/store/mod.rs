@@ -13,6 +13,7 @@
 
 mod attribute;
 mod blob;
+mod change;
 mod dir;
 mod durability;
 mod layout;
@@ -23,17 +24,20 @@ mod marker;
 mod room;
 mod small;
 mod stream;
+mod watch;
 mod whole;
 
 pub use attribute::Attributed;
 pub use blob::{Blob, DiskBlob};
-pub use dir::{Creator, LowerStat, NodeKind, RenameMode, SetAttr, SetTime, StoreDir};
+pub use change::{SetAttr, SetTime};
+pub use dir::{Creator, LowerStat, NodeKind, RenameMode, StoreDir};
 pub use durability::Durability;
 pub use layout::{Store, StoreError};
 pub use link::{LinkContent, LinkText, parse_link};
 pub use lock::{Holder, LockError, LockMode, StoreLock};
 pub use marker::StoredMarker;
 pub use stream::{DirStream, LowerEntry, is_dot};
+pub use watch::{Hook, Op, Place, There, Watch, Watched};
 pub use whole::NewDir;
 
 /// Notes that something was left behind which harms nobody: it costs space until it is written

@@ -4,26 +4,23 @@
 //! another file. So in a store that has to survive a power cut their bytes are durable before they
 //! are needed.
 
-use std::os::fd::OwnedFd;
-
-use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cipher::{Sealed, StoredName};
 use crate::format::name::SIDECAR_LEN_MAX;
-use crate::store::dir::{FILE_FLAGS, StoreDir};
+use crate::store::blob::{Blob, DiskBlob};
+use crate::store::dir::StoreDir;
 use crate::store::durability::Durability;
 use crate::store::leave;
+use crate::store::watch::There;
 
-const NEW: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(FILE_FLAGS);
-const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
+const OWNER_ONLY: u32 = 0o600;
 
 impl StoreDir {
-    /// The end of writing a small file: `written` of `len` bytes.
-    fn settle(&self, file: &OwnedFd, written: usize, len: usize) -> Result<(), Errno> {
+    /// The end of writing a small file.
+    fn settle(&self, file: &DiskBlob) -> Result<(), Errno> {
         match self.durability {
-            _ if written < len => Err(Errno::NOSPC),
-            Durability::Strict => rustix::fs::fdatasync(file),
+            Durability::Strict => file.sync(true),
             Durability::Relaxed => Ok(()),
         }
     }
@@ -32,10 +29,10 @@ impl StoreDir {
     /// damaged: it is written over and never cut first, as somebody may need it.
     pub(in crate::store) fn write_sidecar(&self, name: &StoredName) -> Result<(), Errno> {
         let Some((sidecar, sealed)) = name.sidecar() else { return Ok(()) };
-        let file = rustix::fs::openat(&*self.fd, sidecar, NEW, OWNER_ONLY)?;
-        let written = rustix::io::write(&file, sealed)?;
-        rustix::fs::ftruncate(&file, sealed.len() as u64)?;
-        self.settle(&file, written, sealed.len())
+        let file = self.create(sidecar, OWNER_ONLY, There::Keep)?;
+        file.write_bytes(0, sealed)?;
+        file.set_len(sealed.len() as u64)?;
+        self.settle(&file)
     }
 
     /// A sidecar that stays behind harms nobody: it is written over, or goes with its directory.
@@ -52,9 +49,13 @@ impl StoreDir {
 
     /// The bytes of a small file of ours, at most `len_max` + 1.
     pub fn read_small(&self, name: &[u8], len_max: usize) -> Result<Vec<u8>, Errno> {
-        let file = rustix::fs::openat(&*self.fd, name, OFlags::RDONLY | FILE_FLAGS, Mode::empty())?;
+        let file = self.open_file(name, false)?;
         let mut bytes = vec![0; len_max + 1];
-        let len = rustix::io::read(&file, &mut bytes)?;
+        let len = match file.read_at(0, &mut bytes) {
+            // A FIFO that somebody put in its place has none.
+            Err(Errno::SPIPE) => 0,
+            other => other?,
+        };
         bytes.truncate(len);
         Ok(bytes)
     }
@@ -65,10 +66,9 @@ impl StoreDir {
     /// # Errors
     /// The system's; nothing is left behind then.
     pub fn write_small(&self, name: &str, sealed: &Sealed) -> Result<(), Errno> {
-        let file = rustix::fs::openat(&*self.fd, name, NEW | OFlags::EXCL, OWNER_ONLY)?;
-        let bytes = sealed.as_bytes();
-        rustix::io::write(&file, bytes)
-            .and_then(|written| self.settle(&file, written, bytes.len()))
+        let file = self.create(name.as_bytes(), OWNER_ONLY, There::Refuse)?;
+        file.write_bytes(0, sealed.as_bytes())
+            .and_then(|()| self.settle(&file))
             .and_then(|()| match self.durability {
                 Durability::Strict => self.sync(),
                 Durability::Relaxed => Ok(()),
@@ -78,6 +78,6 @@ impl StoreDir {
 
     /// Removes a small file of ours.
     pub fn remove_small(&self, name: &[u8]) -> Result<(), Errno> {
-        rustix::fs::unlinkat(&*self.fd, name, AtFlags::empty())
+        self.unlink_object(name)
     }
 }

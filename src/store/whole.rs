@@ -3,12 +3,13 @@
 //! moment is there a directory without a marker under a name that anybody looks at. What a crash
 //! leaves under a temporary name is of no account, and goes with the directory that it is in.
 
-use rustix::fs::{AtFlags, Mode, RenameFlags};
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
 use crate::cipher::StoredName;
 use crate::format::name::{self, Stored};
-use crate::store::dir::StoreDir;
+use crate::store::dir::{RenameMode, StoreDir};
+use crate::store::watch::Op;
 use crate::store::{is_dot, leave};
 
 /// Temporary names within each other: each takes one more crash while a directory was removed in
@@ -72,24 +73,25 @@ impl StoreDir {
         }
         let temporary = temporary_name();
         let mode = Mode::from_raw_mode(mode) | Mode::RWXU;
-        rustix::fs::mkdirat(&*self.fd, &temporary, mode)?;
+        let op = |dir| Op::MakeDir { dir, name: &temporary, mode: mode.as_raw_mode() };
+        self.makes(&temporary, op, || rustix::fs::mkdirat(&*self.fd, &temporary, mode))?;
         let opened = self.open_dir(&temporary);
         let dir = opened.inspect_err(|_| leave(self.rmdir(&temporary), "new directory"))?;
         Ok(NewDir { parent: self, temporary, dir, named: false })
     }
 
     fn rmdir(&self, object: &[u8]) -> Result<(), Errno> {
-        rustix::fs::unlinkat(&*self.fd, object, AtFlags::REMOVEDIR)
+        let op = || Ok(Op::RemoveDir { dir: self.number()?, name: object });
+        self.hook.call(op, || rustix::fs::unlinkat(&*self.fd, object, AtFlags::REMOVEDIR))
     }
 
     /// Renames a directory in this one to a name that is not there.
     fn rename_to_new(&self, object: &[u8], name: &[u8]) -> Result<(), Errno> {
-        let flags = RenameFlags::NOREPLACE;
-        match rustix::fs::renameat_with(&*self.fd, object, &*self.fd, name, flags) {
+        match self.rename_object(object, self, name, RenameMode::NoReplace) {
             // A disk that knows no flags. It replaces nothing but an empty directory, and one of
             // ours has a marker.
             Err(Errno::INVAL | Errno::NOSYS) => {
-                match rustix::fs::renameat(&*self.fd, object, &*self.fd, name) {
+                match self.rename_object(object, self, name, RenameMode::Replace) {
                     Err(Errno::NOTEMPTY | Errno::NOTDIR) => Err(Errno::EXIST),
                     other => other,
                 }
@@ -131,7 +133,7 @@ impl StoreDir {
     /// a name more it stays where it is: a crash may show it damaged, and removing it works again.
     fn move_away(&self, object: &[u8]) -> Result<Vec<u8>, Errno> {
         let temporary = temporary_name();
-        match rustix::fs::renameat(&*self.fd, object, &*self.fd, &temporary) {
+        match self.rename_object(object, self, &temporary, RenameMode::Replace) {
             Ok(()) => Ok(temporary),
             Err(Errno::NOSPC | Errno::DQUOT) => Ok(object.to_vec()),
             Err(error) => Err(error),

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cmkfs::cipher::{Secret, VolumeKeys, VolumeKeysError};
-use cmkfs::file::{Creator, Volume, VolumeOptions};
+use cmkfs::file::{Creator, FileError, Volume, VolumeOptions};
 use cmkfs::format::descriptor::{FORMAT, VERSION};
 use cmkfs::format::{Descriptor, DirId, Epoch, Features, VolumeId};
-use cmkfs::store::Store;
+use cmkfs::store::{Store, Watch};
 use data_encoding::BASE64URL_NOPAD;
 
 /// Makes of a stored directory's marker what earlier releases made: a file.
@@ -79,9 +79,26 @@ impl Throwaway {
 
     /// Opens a copy of it.
     pub fn open_at(&self, path: &Path, options: &VolumeOptions) -> Arc<Volume> {
-        let store = Store::open(path).unwrap();
+        self.open_store(&Store::open(path).unwrap(), options).unwrap()
+    }
+
+    /// Opens it with its calls to the disk going through `watch`.
+    pub fn open_watched(
+        &self,
+        watch: Arc<dyn Watch>,
+        options: &VolumeOptions,
+    ) -> Result<Arc<Volume>, FileError> {
+        self.open_store(&Store::open_watched(self.path(), watch).unwrap(), options)
+    }
+
+    /// Opens the volume of a store, with recovery if it needs some.
+    pub fn open_store(
+        &self,
+        store: &Store,
+        options: &VolumeOptions,
+    ) -> Result<Arc<Volume>, FileError> {
         let descriptor = store.read_descriptor().unwrap();
         let keys = VolumeKeys::open(&self.key, &descriptor).unwrap();
-        Volume::open(&store, keys, &descriptor, options).unwrap()
+        Volume::open(store, keys, &descriptor, options)
     }
 }

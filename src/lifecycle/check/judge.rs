@@ -1,7 +1,6 @@
 //! Judging one object: a file's content, a link's target, extended attributes, `links/`.
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::FileType;
@@ -59,7 +58,7 @@ impl Walk<'_> {
     ) -> Result<Vec<Finding>, Errno> {
         let at =
             |kind, reason| Finding::new(kind, place.at(&object.name), object.path.clone(), reason);
-        let of = Attributed::Open(blob.as_fd());
+        let of = Attributed::Open(blob);
         let Some(volume) = self.volume else {
             add(&self.counting.bytes, lower_len);
             let mut found: Vec<_> = shape::file(blob, lower_len)?

@@ -1,7 +1,6 @@
 //! Repairs what a check found. Each step is safe to be interrupted: what could still be read is
 //! in its new place before it leaves the old one, and a second run goes on where the first ended.
 
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -174,7 +173,7 @@ impl Repair<'_> {
         let kept = match kind {
             FileType::RegularFile => {
                 let blob = dir.open_file(object, false)?;
-                let of = Attributed::Open(blob.as_fd());
+                let of = Attributed::Open(&blob);
                 for name in sealed_attributes(&of)? {
                     let kept = [stem, b"~", name.as_bytes()].concat();
                     self.lost.bytes(&kept, &of.get(&name)?)?;
@@ -290,7 +289,7 @@ impl Repair<'_> {
         }
         self.volume.renew_marker(dir, false)?;
         let names = self.volume.inspect_marker(&dir.read_marker()?, false);
-        let of = Attributed::Open(dir.as_fd());
+        let of = Attributed::Open(dir);
         if let Ok(names) = names {
             for name in self.volume.inspect_attributes(&of, names.owner())? {
                 self.attribute(&of, stem, &name)?;

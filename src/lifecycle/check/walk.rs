@@ -286,8 +286,7 @@ impl<'a> Walk<'a> {
     }
 
     fn attributes_of_dir(&self, place: &Place) {
-        use std::os::fd::AsFd;
-        let of = crate::store::Attributed::Open(place.lower.as_fd());
+        let of = crate::store::Attributed::Open(&place.lower);
         let owner = place.names.as_ref().map(DirNames::owner);
         self.attributes(&of, owner, &place.stored, place.path.as_deref());
     }
