@@ -36,7 +36,7 @@ const STRICT: Rules = Rules { journal: true, durable_names: true };
 const BLOCK: u64 = 4096;
 
 fn options() -> VolumeOptions {
-    VolumeOptions { threads: NonZero::new(1), ..VolumeOptions::default() }
+    VolumeOptions { threads: NonZero::new(1), journal: true, ..VolumeOptions::default() }
 }
 
 /// Histories differ in what they do most.
@@ -88,11 +88,17 @@ fn any_act(random: &mut Random, load: Load) -> Act {
         Load::Names => [0, 6, 6, 8, 9, 9, 10, 10, 11, 12, 13, 14, 2, 4][random.below(14)],
         Load::Mixed => random.below(16),
     };
+    match random.below(24) {
+        0 => return Act::CommitAll,
+        1 => return Act::Checkpoint,
+        _ => {}
+    }
     match pick {
         0 | 1 => Act::Create(file),
         2 => Act::Write { path: file, at: random.below(30_000), len: len(random), fill },
         3 => Act::Append { path: file, len: len(random), fill },
-        4 => Act::Fsync(file),
+        4 if random.below(2) == 0 => Act::Fsync(file),
+        4 => Act::Fdatasync(file),
         5 => Act::Truncate { path: file, len: random.below(3) * random.below(20_000) },
         6 => Act::FsyncDir(["", "d", "e"][random.below(3)].to_owned()),
         7 => Act::Close(file),

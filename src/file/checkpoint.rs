@@ -6,14 +6,15 @@
 //! the other segment.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::io::Errno;
 
-use crate::cipher::Sealed;
+use crate::cipher::VolumeKeys;
 use crate::file::content::File;
 use crate::file::error::FileError;
 use crate::file::journal::Journal;
+use crate::file::stage::Birth;
 use crate::file::state::State;
 use crate::file::volume::{Volume, lock};
 use crate::format::journal::{self, RecordKind, Subject};
@@ -25,13 +26,6 @@ const PENDING_MAX: usize = 128;
 /// New files above which it is, a few hundred bytes of memory each.
 const FRESH_MAX: usize = 32_768;
 
-/// How a file that is not durable yet began.
-#[derive(Debug)]
-pub(in crate::file) struct Birth {
-    subject: Subject,
-    header: Sealed,
-}
-
 /// What a volume with a journal keeps until the next checkpoint.
 #[derive(Debug)]
 pub(in crate::file) struct Journaled {
@@ -41,6 +35,8 @@ pub(in crate::file) struct Journaled {
     /// Files of which nothing is durable.
     fresh: Mutex<HashMap<u64, Birth>>,
     running: Mutex<()>,
+    /// Held while a record is appended and its file told to the two above.
+    appending: RwLock<()>,
 }
 
 impl Journaled {
@@ -50,15 +46,27 @@ impl Journaled {
             pending: Mutex::default(),
             fresh: Mutex::default(),
             running: Mutex::default(),
+            appending: RwLock::default(),
         }
     }
 
-    /// A file begins, with this header.
-    pub(in crate::file) fn born(&self, subject: Subject, header: Sealed) -> Result<(), Errno> {
-        let beginning = journal::encode_beginning(&subject);
-        self.journal.append(RecordKind::Fresh, &beginning, &[&header])?;
-        lock(&self.fresh).insert(subject.ino, Birth { subject, header });
-        Ok(())
+    /// While this lives, no checkpoint leaves the segment that is appended to: it would miss a
+    /// file whose record is there, and which it does not know of yet.
+    pub(in crate::file) fn appending(&self) -> RwLockReadGuard<'_, ()> {
+        self.appending.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, keys: &VolumeKeys) -> Result<(), Errno> {
+        let _alone = self.appending.write().unwrap_or_else(PoisonError::into_inner);
+        self.journal.turn(keys)
+    }
+
+    /// A file begins; returns the number of the record that says so.
+    pub(in crate::file) fn born(&self, birth: Birth) -> Result<u64, Errno> {
+        let beginning = journal::encode_beginning(&birth.subject);
+        let placed = self.journal.append(RecordKind::Fresh, &beginning, &[&birth.header])?;
+        lock(&self.fresh).insert(birth.subject.ino, birth);
+        Ok(placed.number)
     }
 
     /// Whether nothing of a file is durable yet.
@@ -120,7 +128,7 @@ impl Volume {
         if journaled.is_idle() {
             return Ok(());
         }
-        journaled.journal.turn(&self.keys)?;
+        journaled.turn(&self.keys)?;
         let mut files: HashMap<u64, Arc<File>> = lock(&journaled.pending).clone();
         let fresh: Vec<u64> = lock(&journaled.fresh).keys().copied().collect();
         files.extend(fresh.iter().filter_map(|ino| Some((*ino, self.opened(*ino)?))));
@@ -181,6 +189,20 @@ impl File {
         let stored_len = state.geometry().stored_len(state.length);
         state.blob.apply(stored_len).inspect_err(|error| self.latch(*error))?;
         Ok(state.generation)
+    }
+
+    /// Lets a file that was cut to nothing go on in place, if enough was written to it since. What
+    /// was there before is lost then, which the journal says durably first.
+    pub(in crate::file) fn leave_void(&self, state: &State) -> Result<(), FileError> {
+        if let Some(journaled) = &self.volume().journaled
+            && let Some(birth) = state.blob.take_birth()
+        {
+            let _appending = journaled.appending();
+            let begun = journaled.born(birth).and_then(|number| journaled.journal.sync_to(number));
+            let gone = begun.and_then(|()| state.blob.go_in_place());
+            gone.inspect_err(|error| self.latch(*error))?;
+        }
+        Ok(())
     }
 
     /// From here on what is stored is protected, if it is what was made durable.

@@ -9,8 +9,10 @@ use rustix::io::Errno;
 
 use crate::cipher::{Plain, Sealed};
 use crate::file::cache::Key;
+use crate::file::checkpoint::Journaled;
 use crate::file::content::File;
 use crate::file::error::FileError;
+use crate::file::stage::Birth;
 use crate::file::stat::Time;
 use crate::file::state::{Body, State};
 use crate::format::bytes::to_usize;
@@ -67,6 +69,7 @@ impl File {
         if !state.dirty {
             return Ok(());
         }
+        let _appending = self.volume().journaled.as_ref().map(Journaled::appending);
         let done = self.write_all(state);
         if let Err(FileError::Sys(error)) = &done
             && !matches!(*error, Errno::NOSPC | Errno::DQUOT)
@@ -169,7 +172,10 @@ impl File {
         if std::mem::take(&mut state.begins)
             && let Some(journaled) = &self.volume().journaled
         {
-            journaled.born(state.subject(self.ino()), sealed)?;
+            let birth = Birth { subject: state.subject(self.ino()), header: sealed };
+            if let Some(birth) = state.blob.keep_birth(birth) {
+                journaled.born(birth)?;
+            }
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::cipher::{OPENED_BODY_AT, Sealed, SegmentCipher};
 use crate::file::error::FileError;
 use crate::file::ranges::Seek;
 use crate::file::volume::Volume;
-use crate::format::geometry::PAGE_BYTES;
+use crate::format::geometry::{Geometry, PAGE_BYTES};
 use crate::format::header;
 use crate::format::ids::FileId;
 use crate::format::journal::{self, Extent, FRAME_LEN, HEAD_LEN, Record, Subject};
@@ -36,6 +36,7 @@ struct Plan<'a> {
 }
 
 struct Step<'a> {
+    anew: bool,
     base: u64,
     generation: u64,
     opened: &'a Sealed,
@@ -117,9 +118,12 @@ fn plans(entries: &[Entry]) -> HashMap<u64, Plan<'_>> {
                 (plan.birth, plan.changes) = (Some((opened, header)), Vec::new());
             }
             Record::Settled { .. } => plan.birth = None,
-            Record::Change { base, extents, .. } => {
+            Record::Change { anew, base, extents, .. } => {
                 plan.birth = None;
-                plan.changes.push(Step { base, generation, opened, extents });
+                if anew {
+                    plan.changes.clear();
+                }
+                plan.changes.push(Step { anew, base, generation, opened, extents });
             }
         }
     }
@@ -217,20 +221,30 @@ fn claimed_id(dir: &StoreDir, name: &[u8]) -> Result<Option<FileId>, FileError> 
     Ok(header::decode(&page[..len]).ok().map(|(prefix, _)| prefix.file_id))
 }
 
-/// The generation and id that a stored file's header tells, if it is authentic, and the key of
-/// this file's life.
-fn stored(volume: &Volume, blob: &DiskBlob) -> Result<Option<(header::Prefix, u64)>, FileError> {
+/// What a stored file's header tells, if it is authentic.
+struct Found {
+    prefix: header::Prefix,
+    generation: u64,
+    stored_len: u64,
+}
+
+fn found(volume: &Volume, blob: &DiskBlob) -> Result<Option<Found>, FileError> {
     let mut page = [0; PAGE_BYTES];
     let len = blob.read_at(0, &mut page)?;
     let Ok((prefix, entry)) = header::decode(&page[..len]) else { return Ok(None) };
     let payload = header::PREFIX_BYTES..header::PREFIX_BYTES + usize::from(prefix.payload_len);
-    let opened = page[..len].get(payload).and_then(|payload| {
+    let fixed = page[..len].get(payload).and_then(|payload| {
         let keys = &volume.keys;
         let cipher = keys.open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)?;
         let opened = keys.open_header(&cipher, &prefix, &entry, payload).ok()?;
-        opened.first_chunk().map(|fixed| header::decode_payload(fixed).0)
+        opened.first_chunk().map(header::decode_payload)
     });
-    Ok(opened.map(|generation| (prefix, generation)))
+    let geometry = Geometry::new(prefix.block_size);
+    let fixed = fixed.filter(|(_, length)| *length <= geometry.length_max());
+    Ok(fixed.map(|(generation, length)| {
+        let stored_len = geometry.stored_len(length);
+        Found { prefix, generation, stored_len }
+    }))
 }
 
 fn apply(
@@ -244,32 +258,58 @@ fn apply(
         Err(rustix::io::Errno::ACCESS) => dir.open_file_lending(name)?,
         opened => opened?,
     };
-    let found = stored(volume, &blob)?;
-    if found.as_ref().is_some_and(|(prefix, _)| prefix.file_id != plan.file_id) {
+    let found = found(volume, &blob)?;
+    if found.as_ref().is_some_and(|found| found.prefix.file_id != plan.file_id) {
         return Ok(Outcome::Stale);
     }
-    if let Some((opened, birth)) = plan.birth {
-        let part = opened.as_bytes().len() - birth.len()..opened.as_bytes().len();
-        let same_life = header::decode(birth).ok().zip(found.as_ref());
-        let same_life = same_life
-            .is_some_and(|((born, _), (prefix, _))| born.wrapped_key == prefix.wrapped_key);
-        if same_life && opens(volume, &blob, ino)? {
-            return Ok(Outcome::Kept);
-        }
-        tracing::warn!(ino, "written and never synced: what is left does not open, so it is empty");
-        blob.set_len(0)?;
-        blob.write_at(0, opened, part)?;
-        return Ok(Outcome::Emptied);
+    match plan.birth {
+        Some((opened, birth)) => begin(volume, &blob, ino, found.as_ref(), (opened, birth)),
+        None => replay(volume, &blob, ino, found.as_ref(), &plan.changes),
     }
-    let (Some(first), Some(last)) = (plan.changes.first(), plan.changes.last()) else {
+}
+
+/// A file of which nothing is promised is left as it is, or made empty.
+fn begin(
+    volume: &Arc<Volume>,
+    blob: &DiskBlob,
+    ino: u64,
+    found: Option<&Found>,
+    (opened, birth): (&Sealed, &[u8]),
+) -> Result<Outcome, FileError> {
+    let part = opened.as_bytes().len() - birth.len()..opened.as_bytes().len();
+    let born = header::decode(birth).ok().map(|(born, _)| born.wrapped_key);
+    let same_life = found.is_some_and(|found| Some(found.prefix.wrapped_key) == born);
+    if same_life && opens(volume, blob, ino)? {
+        return Ok(Outcome::Kept);
+    }
+    tracing::warn!(ino, "written and never synced: what is left does not open, so it is empty");
+    blob.set_len(0)?;
+    blob.write_at(0, opened, part)?;
+    Ok(Outcome::Emptied)
+}
+
+fn replay(
+    volume: &Volume,
+    blob: &DiskBlob,
+    ino: u64,
+    before: Option<&Found>,
+    changes: &[Step<'_>],
+) -> Result<Outcome, FileError> {
+    let (Some(first), Some(last)) = (changes.first(), changes.last()) else {
         return Ok(Outcome::Kept);
     };
-    let linked = plan.changes.windows(2).all(|pair| pair[0].generation == pair[1].base);
-    let leads_on = found
-        .as_ref()
-        .is_none_or(|(_, generation)| (first.base..=last.generation).contains(generation));
+    let generation = before.map(|found| found.generation);
+    if generation.is_some_and(|generation| generation > last.generation) {
+        // It was brought to its place, and went on from there.
+        return Ok(Outcome::Stale);
+    }
+    if generation.is_none() && rustix::fs::fstat(blob)?.st_size == 0 {
+        // Another file that was made a moment ago, and got the number of one that is gone.
+        return Ok(Outcome::Stale);
+    }
+    let linked = changes.windows(2).all(|pair| pair[0].generation == pair[1].base);
+    let leads_on = first.anew || generation.is_none_or(|generation| first.base <= generation);
     if !linked || !leads_on {
-        let generation = found.map(|(_, generation)| generation);
         let (base, last) = (first.base, last.generation);
         tracing::error!(
             ino,
@@ -280,11 +320,14 @@ fn apply(
         );
         return Ok(Outcome::Stale);
     }
-    for Step { opened, extents, .. } in &plan.changes {
+    for Step { opened, extents, .. } in changes {
         for (extent, at) in extents {
             let start = OPENED_BODY_AT + at;
             blob.write_at(extent.offset, opened, start..start + extent.len as usize)?;
         }
+    }
+    if let Some(after) = found(volume, blob)? {
+        blob.set_len(after.stored_len)?;
     }
     Ok(Outcome::Recovered)
 }

@@ -7,6 +7,10 @@
 //! its place at once if it is much, and with the record if it is little: that saves a sync.
 //!
 //! A floor of 0 means that nothing of the file is durable yet: all is written in place.
+//!
+//! A file that is cut to nothing is *void*: what is in place counts no more, but stays until the
+//! journal says so durably. What is written meanwhile is staged; if it becomes much, the caller
+//! has the file begin again in place.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -27,6 +31,9 @@ use crate::store::{Blob, DiskBlob, Hook, SetAttr, SetTime, Watched};
 const DIRECT_LEN_MIN: usize = 128 << 10;
 /// Bytes above the floor that one record carries, about.
 const AHEAD_LEN_MAX: usize = 1 << 20;
+/// Bytes that a void file has in the journal before it goes on in place: above it, one sync costs
+/// less than to write everything twice.
+const VOID_LEN_MAX: usize = 1 << 20;
 /// Bytes of the largest extent: a block.
 const EXTENT_LEN_MAX: u64 = 64 << 10;
 
@@ -35,6 +42,24 @@ struct Place {
     segment: usize,
     at: u64,
     len: usize,
+}
+
+/// A file of which nothing in place counts.
+#[derive(Debug, Default)]
+struct Void {
+    /// A record of the journal says so.
+    told: bool,
+    /// How the file began.
+    birth: Option<Birth>,
+    /// Bytes that were written since.
+    len: usize,
+}
+
+/// How a file that is not durable yet began.
+#[derive(Debug)]
+pub(in crate::file) struct Birth {
+    pub(in crate::file) subject: Subject,
+    pub(in crate::file) header: Sealed,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +71,7 @@ struct Held {
     pending: BTreeMap<u64, Place>,
     punched: Vec<(u64, u64)>,
     cut: Option<u64>,
+    void: Option<Void>,
     /// Bytes were written in place that the next record refers to, and that no sync has covered.
     direct: bool,
     /// Generation that the store has, in the journal or in place.
@@ -114,7 +140,8 @@ impl Stage {
     /// Whether changes are in the journal that are not in place.
     pub(in crate::file) fn has_pending(&self) -> bool {
         let held = self.held();
-        !held.pending.is_empty() || held.cut.is_some() || !held.punched.is_empty()
+        let rest = held.cut.is_some() || !held.punched.is_empty() || held.void.is_some();
+        !held.pending.is_empty() || rest
     }
 
     /// Bytes that wait for a commit.
@@ -142,7 +169,12 @@ impl Stage {
         let extents: Vec<Extent> = held.staged.iter().map(extent).collect();
         let parts: Vec<&Sealed> = held.staged.values().collect();
         let beginning = journal::encode_change(subject, held.generation, &extents);
-        let placed = journal.append(RecordKind::Change, &beginning, &parts)?;
+        let kind = match &held.void {
+            Some(void) if !void.told => RecordKind::Anew,
+            _ => RecordKind::Change,
+        };
+        let placed = journal.append(kind, &beginning, &parts)?;
+        held.void.iter_mut().for_each(|void| void.told = true);
         let mut at = placed.body_at + beginning.len() as u64;
         held.staged.clear();
         for extent in extents {
@@ -160,13 +192,50 @@ impl Stage {
 
     /// Nothing stored is needed any more: the file begins anew.
     pub(in crate::file) fn restart(&self) -> Result<(), Errno> {
-        if self.journal.is_some() {
-            self.disk.set_len(0)?;
-            let mut held = self.held();
-            let (generation, number) = (held.generation, held.number);
-            *held = Held { generation, number, ..Held::default() };
-            self.calm.store(true, Ordering::Release);
+        if self.journal.is_none() {
+            return Ok(());
         }
+        let mut held = self.held();
+        let (generation, number, floor) = (held.generation, held.number, held.floor);
+        let void = if floor > 0 { Some(Void::default()) } else { None };
+        if void.is_none() {
+            self.disk.set_len(0)?;
+        }
+        self.calm.store(void.is_none(), Ordering::Release);
+        *held = Held { generation, number, floor, void, ..Held::default() };
+        Ok(())
+    }
+
+    /// Keeps how the file begins, if it is void; gives it back otherwise.
+    pub(in crate::file) fn keep_birth(&self, birth: Birth) -> Option<Birth> {
+        match &mut self.held().void {
+            Some(void) => void.birth = Some(birth),
+            None => return Some(birth),
+        }
+        None
+    }
+
+    /// How a void file began, of which so much is in the journal that it should go on in place.
+    pub(in crate::file) fn take_birth(&self) -> Option<Birth> {
+        if self.calm.load(Ordering::Acquire) {
+            return None;
+        }
+        self.held().void.as_mut().filter(|void| void.len > VOID_LEN_MAX)?.birth.take()
+    }
+
+    /// Goes on in place, all of it: the journal says durably that nothing is promised.
+    pub(in crate::file) fn go_in_place(&self) -> Result<(), Errno> {
+        let Some((journal, mut held)) = self.journaled() else { return Ok(()) };
+        self.disk.set_len(0)?;
+        for (offset, place) in &held.pending {
+            journal.copy_to((place.segment, place.at), &self.disk, *offset, place.len)?;
+        }
+        for (offset, sealed) in &held.staged {
+            self.disk.write_at(*offset, sealed, 0..sealed.as_bytes().len())?;
+        }
+        let (generation, number) = (held.generation, held.number);
+        *held = Held { generation, number, ..Held::default() };
+        self.calm.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -182,6 +251,11 @@ impl Stage {
         let Some((journal, mut held)) = self.journaled() else { return Ok(()) };
         journal.sync_to(held.number)?;
         let before = rustix::fs::fstat(&self.disk)?;
+        if held.void.is_some() {
+            // Not to zero: an empty lower file is taken for one that was made a moment ago.
+            self.disk.set_len(1)?;
+            held.cut = Some(stored_len);
+        }
         for (offset, len) in std::mem::take(&mut held.punched) {
             self.disk.punch(offset, len)?;
         }
@@ -200,7 +274,7 @@ impl Stage {
         };
         times.apply_to(&self.disk)?;
         held.pending.clear();
-        held.floor = stored_len;
+        (held.void, held.floor) = (None, stored_len);
         self.calm.store(held.staged.is_empty(), Ordering::Release);
         Ok(())
     }
@@ -230,7 +304,8 @@ impl Blob for Stage {
             return self.disk.read_at(offset, buf);
         }
         let held = self.held();
-        let mut len = self.disk.read_at(offset, buf)?;
+        let void = held.void.is_some();
+        let mut len = if void { 0 } else { self.disk.read_at(offset, buf)? };
         buf[len..].fill(0);
         let near = offset.saturating_sub(EXTENT_LEN_MAX)..offset.saturating_add(buf.len() as u64);
         if let Some(journal) = &self.journal {
@@ -256,7 +331,10 @@ impl Blob for Stage {
         let Some((_, mut held)) = self.journaled() else {
             return self.disk.write_at(offset, sealed, part);
         };
-        let free = offset >= held.floor && held.staged.range(offset..).next().is_none();
+        held.void.iter_mut().for_each(|void| void.len += part.len());
+        let free = offset >= held.floor
+            && held.void.is_none()
+            && held.staged.range(offset..).next().is_none();
         if free && (part.len() >= DIRECT_LEN_MIN || held.ahead_len >= AHEAD_LEN_MAX) {
             held.direct = true;
             return self.disk.write_at(offset, sealed, part);
@@ -279,6 +357,9 @@ impl Blob for Stage {
 
     fn set_len(&self, len: u64) -> Result<(), Errno> {
         let Some((_, mut held)) = self.journaled() else { return self.disk.set_len(len) };
+        if held.void.is_some() {
+            return Ok(());
+        }
         let stored = u64::try_from(rustix::fs::fstat(&self.disk)?.st_size).unwrap_or(0);
         if len > stored {
             self.disk.set_len(len)?;
@@ -296,6 +377,7 @@ impl Blob for Stage {
 
     fn punch(&self, offset: u64, len: u64) -> Result<(), Errno> {
         match self.journaled() {
+            Some((_, held)) if held.void.is_some() => Ok(()),
             Some((_, mut held)) if offset < held.floor => {
                 held.punched.push((offset, len));
                 Ok(())

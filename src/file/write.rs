@@ -46,6 +46,7 @@ impl File {
         if end > state.geometry().length_max() {
             return Err(FileError::TooLarge);
         }
+        self.leave_void(state)?;
         state.changed();
         let before = state.length;
         if end > before {

@@ -29,11 +29,13 @@
 //! |     8 | `ino`             | all      | lower inode number                                   |
 //! |    16 | `file_id`         | all      | the file's id                                        |
 //! |     8 | `generation`      | all      | that the file has with this record                   |
-//! |     8 | `base`            | `Change` | generation that the change starts from               |
-//! |     4 | `count`           | `Change` | of extents                                           |
-//! | 12 each | offset 8, length 4 | `Change` | where in the stored file an extent goes           |
-//! |       | bytes             | `Change` | of the extents, in their order                       |
+//! |     8 | `base`            | changes  | generation that the change starts from               |
+//! |     4 | `count`           | changes  | of extents                                           |
+//! | 12 each | offset 8, length 4 | changes | where in the stored file an extent goes            |
+//! |       | bytes             | changes  | of the extents, in their order                       |
 //! |       | bytes             | `Fresh`  | the header of the file when it was empty             |
+//!
+//! Changes are the kinds `Change` and `Anew`.
 
 use crate::format::bytes::take;
 use crate::format::geometry::PAGE_BYTES;
@@ -83,6 +85,8 @@ pub enum RecordKind {
     Settled,
     /// Extents of a stored file, the header among them, and where they go.
     Change,
+    /// The same for a file that was cut to nothing: what is stored of it counts no more.
+    Anew,
 }
 
 /// Which file a record is about, and the generation that the file has with it.
@@ -131,10 +135,12 @@ pub enum Record<'a> {
         /// The file.
         subject: Subject,
     },
-    /// See [`RecordKind::Change`].
+    /// See [`RecordKind::Change`] and [`RecordKind::Anew`].
     Change {
         /// The file.
         subject: Subject,
+        /// Whether nothing that is stored counts.
+        anew: bool,
         /// The generation that the change starts from.
         base: u64,
         /// Each extent, and where in the body its bytes begin.
@@ -148,11 +154,13 @@ impl RecordKind {
             Self::Fresh => 1,
             Self::Settled => 2,
             Self::Change => 3,
+            Self::Anew => 4,
         }
     }
 
     fn from_number(number: u32) -> Option<Self> {
-        [Self::Fresh, Self::Settled, Self::Change].into_iter().find(|kind| kind.number() == number)
+        let all = [Self::Fresh, Self::Settled, Self::Change, Self::Anew];
+        all.into_iter().find(|kind| kind.number() == number)
     }
 }
 
@@ -214,7 +222,7 @@ pub fn encode_beginning(subject: &Subject) -> Vec<u8> {
     encode_subject(subject).to_vec()
 }
 
-/// The beginning of the body of a [`Record::Change`]; the bytes of the extents follow.
+/// The beginning of the body of a [`Record::Change`] of either kind; the bytes of the extents follow.
 pub fn encode_change(subject: &Subject, base: u64, extents: &[Extent]) -> Vec<u8> {
     let mut bytes = encode_beginning(subject);
     bytes.extend(base.to_le_bytes());
@@ -244,7 +252,8 @@ pub fn decode_body(kind: RecordKind, body: &[u8]) -> Option<Record<'_>> {
         RecordKind::Fresh => (1..=PAGE_BYTES)
             .contains(&rest.len())
             .then_some(Record::Fresh { subject, header: rest }),
-        RecordKind::Change => {
+        RecordKind::Change | RecordKind::Anew => {
+            let anew = kind == RecordKind::Anew;
             let base = u64::from_le_bytes(split(rest)?);
             let count = usize::try_from(u32::from_le_bytes(split(rest)?)).ok()?;
             let mut at = body.len() - rest.len() + count.checked_mul(EXTENT_LEN)?;
@@ -259,7 +268,7 @@ pub fn decode_body(kind: RecordKind, body: &[u8]) -> Option<Record<'_>> {
                 offset.checked_add(u64::from(extent.len))?;
                 at = at.checked_add(usize::try_from(extent.len).ok()?)?;
             }
-            (at == body.len()).then_some(Record::Change { subject, base, extents })
+            (at == body.len()).then_some(Record::Change { subject, anew, base, extents })
         }
     }
 }
@@ -296,8 +305,11 @@ mod tests {
         let first = body.len();
         body.extend(*b"abcde");
         let wanted = vec![(extents[0], first), (extents[1], first + 3)];
-        let wanted = Record::Change { subject: SUBJECT, base: 8, extents: wanted };
-        assert_eq!(decode_body(RecordKind::Change, &body), Some(wanted));
+        for (kind, anew) in [(RecordKind::Change, false), (RecordKind::Anew, true)] {
+            let extents = wanted.clone();
+            let wanted = Record::Change { subject: SUBJECT, anew, base: 8, extents };
+            assert_eq!(decode_body(kind, &body), Some(wanted));
+        }
         for len in 0..body.len() {
             assert_eq!(decode_body(RecordKind::Change, &body[..len]), None, "{len}");
         }

@@ -38,6 +38,7 @@ pub enum Act {
     Truncate { path: String, len: usize },
     Punch { path: String, at: usize, len: usize },
     Fsync(String),
+    Fdatasync(String),
     FsyncDir(String),
     Close(String),
     Mkdir(String),
@@ -47,6 +48,9 @@ pub enum Act {
     Unlink(String),
     Rmdir(String),
     SetXattr { path: String, fill: u8 },
+    /// What the timer does, and what it does more rarely.
+    CommitAll,
+    Checkpoint,
 }
 
 /// What a file or a directory may be: the last is what it is now.
@@ -150,11 +154,13 @@ impl Model {
                 }
                 known
             }
+            Act::CommitAll | Act::Checkpoint => true,
             Act::Write { .. }
             | Act::Append { .. }
             | Act::Truncate { .. }
             | Act::Punch { .. }
             | Act::Fsync(_)
+            | Act::Fdatasync(_)
             | Act::Close(_) => self.apply_content(act),
         }
     }
@@ -165,6 +171,7 @@ impl Model {
         | Act::Truncate { path, .. }
         | Act::Punch { path, .. }
         | Act::Fsync(path)
+        | Act::Fdatasync(path)
         | Act::Close(path)) = act
         else {
             return false;
@@ -237,10 +244,14 @@ impl Model {
     /// The act was acknowledged: what it made durable has one state only.
     pub fn acknowledge(&mut self, act: &Act) {
         match act {
-            Act::Fsync(path) => {
+            Act::Fsync(path) | Act::Fdatasync(path) => {
                 let file = self.find(path).unwrap();
-                self.pin(file);
+                let versions = self.files.get_mut(&file).unwrap();
+                versions.drain(..versions.len() - 1);
                 self.synced.insert(file);
+                if let (Act::Fsync(_), Some(values)) = (act, self.xattrs.get_mut(&file)) {
+                    values.drain(..values.len() - 1);
+                }
             }
             Act::FsyncDir(path) => {
                 let dir = self.find(path).unwrap();
@@ -248,14 +259,6 @@ impl Model {
                 versions.drain(..versions.len() - 1);
             }
             _ => {}
-        }
-    }
-
-    fn pin(&mut self, file: usize) {
-        let versions = self.files.get_mut(&file).unwrap();
-        versions.drain(..versions.len() - 1);
-        if let Some(values) = self.xattrs.get_mut(&file) {
-            values.drain(..values.len() - 1);
         }
     }
 
@@ -287,6 +290,7 @@ pub const XATTR: &[u8] = b"user.mark";
 
 /// Plays a history on a volume.
 pub struct Player {
+    volume: Arc<Volume>,
     pub root: Dir,
     pub open: BTreeMap<usize, Arc<File>>,
     pub model: Model,
@@ -294,7 +298,8 @@ pub struct Player {
 
 impl Player {
     pub fn new(volume: &Arc<Volume>) -> Result<Self, FileError> {
-        Ok(Self { root: volume.root()?, open: BTreeMap::new(), model: Model::new() })
+        let volume = volume.clone();
+        Ok(Self { root: volume.root()?, volume, open: BTreeMap::new(), model: Model::new() })
     }
 
     pub fn dir(&self, path: &str) -> Result<Dir, FileError> {
@@ -352,6 +357,8 @@ impl Player {
             Act::Unlink(path) => self.parent(path)?.unlink(name(path)),
             Act::Rmdir(path) => self.parent(path)?.remove_dir(name(path)),
             Act::FsyncDir(path) => self.dir(path)?.sync(),
+            Act::CommitAll => self.volume.commit_all(),
+            Act::Checkpoint => self.volume.checkpoint(),
             Act::SetXattr { path, fill } => {
                 self.parent(path)?.set_xattr(Some(name(path)), XATTR, &[*fill], XattrMode::Any)
             }
@@ -360,6 +367,7 @@ impl Player {
             | Act::Truncate { path, .. }
             | Act::Punch { path, .. }
             | Act::Fsync(path)
+            | Act::Fdatasync(path)
             | Act::Close(path) => {
                 let id = before.find(path).unwrap();
                 let file = self.file(id, path)?;
@@ -376,7 +384,8 @@ impl Player {
             Act::Punch { at, len, .. } => {
                 file.allocate(Allocate::PunchHole, *at as u64, *len as u64)
             }
-            Act::Fsync(_) => file.sync(true),
+            Act::Fsync(_) => file.sync(false),
+            Act::Fdatasync(_) => file.sync(true),
             Act::Close(_) => {
                 let closed = file.commit();
                 self.open.remove(&id);
