@@ -31,12 +31,12 @@ use volume::Throwaway;
 
 /// What holds now. With both true, P2 and P3 are judged as they are promised.
 const RULES: Rules = Rules { journal: false, durable_names: true };
-const STRICT: Rules = Rules { journal: true, durable_names: true };
+const STRICT: Rules = Rules { durable_names: true };
 
 const BLOCK: u64 = 4096;
 
 fn options() -> VolumeOptions {
-    VolumeOptions { threads: NonZero::new(1), journal: true, ..VolumeOptions::default() }
+    VolumeOptions { threads: NonZero::new(1), ..VolumeOptions::default() }
 }
 
 /// Histories differ in what they do most.

@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use mount::Mount;
 
-const JOURNAL: &[&str] = &["-o", "journal"];
 /// Bytes that are written at once, all with the same number.
 const PART: u64 = 4096;
 
@@ -49,7 +48,7 @@ fn number_at(file: &File, index: u64) -> u32 {
 
 #[test]
 fn what_was_synced_and_written_over_survives_a_kill() {
-    let mount = Mount::new(JOURNAL);
+    let mount = Mount::new(&[]);
     let parts = 600;
     let file = File::create_new(mount.at("file")).unwrap();
     (0..parts).for_each(|index| file.write_all_at(&part(1), index * PART).unwrap());
@@ -71,7 +70,7 @@ fn what_was_synced_and_written_over_survives_a_kill() {
 /// What was acknowledged is there, and what was not is old or new, part by part.
 #[test]
 fn a_kill_while_a_file_is_written_over_leaves_old_or_new() {
-    let mount = Mount::new(JOURNAL);
+    let mount = Mount::new(&[]);
     let parts = 200_u64;
     let (mut random, mut number) = (7_u64, 1_u32);
     let file = File::create_new(mount.at("file")).unwrap();
@@ -122,7 +121,7 @@ fn a_kill_while_a_file_is_written_over_leaves_old_or_new() {
 
 #[test]
 fn new_files_are_whole_or_empty_after_a_kill_and_synced_ones_whole() {
-    let mount = Mount::new(JOURNAL);
+    let mount = Mount::new(&[]);
     let content = part(9).repeat(50);
     for number in 0..40 {
         let file = File::create_new(mount.at(format!("{number}"))).unwrap();
@@ -143,7 +142,7 @@ fn new_files_are_whole_or_empty_after_a_kill_and_synced_ones_whole() {
 /// Cut, made longer, punched, begun anew: after all of it, and after unmounting, it reads the same.
 #[test]
 fn what_changes_shape_is_the_same_after_a_kill_and_after_an_unmount() {
-    let mount = Mount::new(JOURNAL);
+    let mount = Mount::new(&[]);
     let file = File::create_new(mount.at("file")).unwrap();
     file.write_all_at(&part(3).repeat(300), 0).unwrap();
     file.sync_all().unwrap();

@@ -88,7 +88,6 @@ fn request(arguments: &MountArgs) -> Result<MountRequest, Fail> {
     request.threads = arguments.tuning.threads;
     request.open_dirs = arguments.tuning.open_dirs;
     request.durability = arguments.tuning.durability.unwrap_or(request.durability);
-    request.journal = words.journal.unwrap_or(request.journal);
     request.read_only = words.read_only.unwrap_or(false) || arguments.read_only;
     if request.read_only {
         // Nothing can be made in a volume that is not to be changed.
@@ -120,7 +119,6 @@ fn plain(store: &Path, mountpoint: &Path, key: Option<String>) -> Result<MountRe
         threads: None,
         open_dirs: OPEN_DIRS_DEFAULT,
         durability: Durability::Strict,
-        journal: false,
         read_only: false,
         kernel: KernelOptions::usual(),
     })

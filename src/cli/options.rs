@@ -17,14 +17,12 @@ pub(in crate::cli) struct MountWords {
     pub(in crate::cli) devices: Option<bool>,
     /// `writeback_cache`, `nowriteback_cache`.
     pub(in crate::cli) write_back: Option<bool>,
-    /// `journal`, `nojournal`.
-    pub(in crate::cli) journal: Option<bool>,
 }
 
 const KNOWN: &str = "ro, rw, allow_other, noallow_other, default_permissions, \
                      nodefault_permissions, nonempty, suid, nosuid, dev, nodev, writeback_cache, \
-                     nowriteback_cache, journal, nojournal; without a meaning here, but allowed: \
-                     defaults, _netdev, nofail, auto, noauto, user, nouser, users, x-...";
+                     nowriteback_cache; without a meaning here, but allowed: defaults, \
+                     _netdev, nofail, auto, noauto, user, nouser, users, x-...";
 
 impl MountWords {
     /// A later word wins over an earlier one.
@@ -45,8 +43,6 @@ impl MountWords {
                 "nodev" => found.devices = Some(false),
                 "writeback_cache" => found.write_back = Some(true),
                 "nowriteback_cache" => found.write_back = Some(false),
-                "journal" => found.journal = Some(true),
-                "nojournal" => found.journal = Some(false),
                 // For mount(8) and init systems. Here `defaults` leaves set-id and devices off.
                 "" | "defaults" | "_netdev" | "nofail" | "auto" | "noauto" | "user" | "nouser"
                 | "users" => {}

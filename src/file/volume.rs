@@ -45,10 +45,8 @@ pub struct VolumeOptions {
     pub threads: Option<NonZero<usize>>,
     /// Directories that stay open besides those in use, a descriptor each.
     pub open_dirs: NonZero<usize>,
-    /// How much has to survive a power cut.
+    /// How much has to survive a power cut; strict is by way of a journal.
     pub durability: Durability,
-    /// What is committed is written over by way of the journal.
-    pub journal: bool,
 }
 
 impl Default for VolumeOptions {
@@ -59,7 +57,6 @@ impl Default for VolumeOptions {
             threads: None,
             open_dirs: OPEN_DIRS_DEFAULT,
             durability: Durability::default(),
-            journal: false,
         }
     }
 }
@@ -160,7 +157,10 @@ impl Volume {
             forgotten: AtomicU64::new(0),
         });
         if !options.read_only {
-            let made = if options.journal { store.make_journal() } else { store.journal() };
+            let made = match options.durability {
+                Durability::Strict => store.make_journal(),
+                Durability::Relaxed => store.journal(),
+            };
             if let Some(segments) = made.map_err(sys)? {
                 recover::run(&volume, &segments)?;
                 let inner = Arc::get_mut(&mut volume).expect("recovery has closed what it opened");
@@ -173,7 +173,7 @@ impl Volume {
     /// A new journal, if there is to be one; what the segments held is not needed any more.
     fn begin_journal(&mut self, segments: [DiskBlob; 2]) -> Result<(), FileError> {
         journal::clear(&segments)?;
-        if self.options.journal {
+        if self.options.durability == Durability::Strict {
             self.journaled = Some(Journaled::new(Journal::start(segments, &self.keys)?));
         }
         Ok(())

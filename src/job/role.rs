@@ -138,7 +138,6 @@ impl Place {
             threads: None,
             open_dirs: OPEN_DIRS_DEFAULT,
             durability: if dies { Durability::Relaxed } else { Durability::Strict },
-            journal: false,
             read_only: false,
             kernel: KernelOptions::usual(),
         }

@@ -45,8 +45,6 @@ pub struct Tuning {
     pub open_dirs: NonZero<usize>,
     /// How much has to survive a power cut.
     pub durability: Durability,
-    /// Whether what is committed is written over by way of the journal.
-    pub journal: bool,
 }
 
 impl Default for Tuning {
@@ -56,7 +54,6 @@ impl Default for Tuning {
             threads: None,
             open_dirs: OPEN_DIRS_DEFAULT,
             durability: Durability::default(),
-            journal: false,
         }
     }
 }
@@ -159,7 +156,6 @@ fn finish(
         threads: tuning.threads,
         open_dirs: tuning.open_dirs,
         durability: tuning.durability,
-        journal: tuning.journal,
     };
     let volume =
         Volume::open(&store, keys, &descriptor, &options).map_err(VerbError::file(&path))?;

@@ -39,8 +39,6 @@ pub struct MountRequest {
     pub open_dirs: NonZero<usize>,
     /// How much has to survive a power cut.
     pub durability: Durability,
-    /// Whether what is committed is written over by way of the journal.
-    pub journal: bool,
     /// Whether writing is refused.
     pub read_only: bool,
     /// How the kernel serves it.
@@ -100,7 +98,6 @@ impl MountRequest {
             threads: self.threads,
             open_dirs: self.open_dirs,
             durability: self.durability,
-            journal: self.journal,
         }
     }
 

@@ -33,21 +33,49 @@ impl Random {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
     Create(String),
-    Write { path: String, at: usize, len: usize, fill: u8 },
-    Append { path: String, len: usize, fill: u8 },
-    Truncate { path: String, len: usize },
-    Punch { path: String, at: usize, len: usize },
+    Write {
+        path: String,
+        at: usize,
+        len: usize,
+        fill: u8,
+    },
+    Append {
+        path: String,
+        len: usize,
+        fill: u8,
+    },
+    Truncate {
+        path: String,
+        len: usize,
+    },
+    Punch {
+        path: String,
+        at: usize,
+        len: usize,
+    },
     Fsync(String),
     Fdatasync(String),
     FsyncDir(String),
     Close(String),
     Mkdir(String),
-    Symlink { path: String, len: usize },
-    Link { from: String, to: String },
-    Rename { from: String, to: String },
+    Symlink {
+        path: String,
+        len: usize,
+    },
+    Link {
+        from: String,
+        to: String,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
     Unlink(String),
     Rmdir(String),
-    SetXattr { path: String, fill: u8 },
+    SetXattr {
+        path: String,
+        fill: u8,
+    },
     /// What the timer does, and what it does more rarely.
     CommitAll,
     Checkpoint,

@@ -182,7 +182,8 @@ impl Recorder {
     pub fn image(&self, calls: usize, random: &mut Random) -> Disk {
         let state = self.state.lock().unwrap();
         let log = &state.log[..calls];
-        let syncs = |done: &Done| matches!(done, Done::SyncFile { .. } | Done::SyncDir | Done::SyncDisk);
+        let syncs =
+            |done: &Done| matches!(done, Done::SyncFile { .. } | Done::SyncDir | Done::SyncDisk);
         let floor = log.iter().rposition(syncs).unwrap_or(0);
         let prefix = match random.below(3) {
             0 => floor,
