@@ -221,19 +221,27 @@ impl Store {
     /// # Errors
     /// The system's.
     pub fn make_journal(&self) -> Result<Option<[DiskBlob; 2]>, StoreError> {
-        let made = match self.root.make_plain_dir(JOURNAL_NAME) {
-            Ok(()) | Err(Errno::EXIST) => self.open_journal(),
-            Err(error) => Err(error),
+        let made = match self.open_journal() {
+            Err(Errno::NOENT) => {
+                self.root.make_plain_dir(JOURNAL_NAME).and_then(|()| self.open_journal())
+            }
+            other => other,
         };
         made.map(Some).map_err(Self::sys(&self.path.join(JOURNAL_NAME), "can't make the journal"))
     }
 
     fn open_journal(&self) -> Result<[DiskBlob; 2], Errno> {
         let dir = self.root.open_dir(JOURNAL_NAME.as_bytes())?;
-        let segment = |name: &str| dir.create(name.as_bytes(), 0o600, There::Keep);
+        let segment = |name: &str| match dir.open_file(name.as_bytes(), true) {
+            Err(Errno::NOENT) => dir.create(name.as_bytes(), 0o600, There::Keep),
+            opened => opened,
+        };
         let segments = [segment(SEGMENT_NAMES[0])?, segment(SEGMENT_NAMES[1])?];
-        dir.sync()?;
-        self.root.sync()?;
+        if segments[0].read_at(0, &mut [0])? == 0 {
+            // Perhaps never used: whoever made them may not have come to this.
+            dir.sync()?;
+            self.root.sync()?;
+        }
         Ok(segments)
     }
 

@@ -93,6 +93,39 @@ pub enum Done {
     },
 }
 
+/// A kind of sync that the disk takes and does not do: what a protocol would be without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// Of the journal.
+    JournalSync,
+    /// Of other files.
+    FileSync,
+    /// Of directories.
+    DirSync,
+    /// Of the whole disk, before the journal forgets.
+    DiskSync,
+}
+
+impl Lie {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::JournalSync, Self::FileSync, Self::DirSync, Self::DiskSync];
+
+    fn is_about(self, done: &Done, disk: &mut Disk) -> bool {
+        let mut in_journal = |file: &u64| {
+            let journal = disk.entries(disk.root).and_then(|names| names.get(&b"journal"[..]));
+            let journal = journal.copied();
+            let segments = journal.and_then(|dir| disk.entries(dir));
+            segments.is_some_and(|names| names.values().any(|id| id == file))
+        };
+        match (self, done) {
+            (Self::JournalSync, Done::SyncFile { file }) => in_journal(file),
+            (Self::FileSync, Done::SyncFile { file }) => !in_journal(file),
+            (Self::DirSync, Done::SyncDir) | (Self::DiskSync, Done::SyncDisk) => true,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     start: Disk,
@@ -100,6 +133,7 @@ struct State {
     now: Disk,
     log: Vec<Done>,
     off: bool,
+    lie: Option<Lie>,
 }
 
 /// The double. Clones are the same disk.
@@ -113,7 +147,7 @@ pub struct Recorder {
 impl Recorder {
     /// Records what is done to a store from now on. Names that keep the files alive are made in a
     /// directory beside it.
-    pub fn new(root: &Path) -> Self {
+    pub fn new(root: &Path, lie: Option<Lie>) -> Self {
         let kept = Arc::new(tempfile::tempdir_in(root.parent().unwrap()).unwrap());
         let start = Disk::read(root);
         let recorder = Self {
@@ -124,6 +158,7 @@ impl Recorder {
                 start,
                 log: Vec::new(),
                 off: false,
+                lie,
             })),
         };
         recorder.keep_all(root);
@@ -409,8 +444,11 @@ impl Watch for Recorder {
         }
         let made = run()?;
         if let Some(done) = self.done(&state, op, made) {
-            apply(&mut state.now, &done);
-            state.log.push(done);
+            let lies = state.lie.is_some_and(|lie| lie.is_about(&done, &mut state.now));
+            if !lies {
+                apply(&mut state.now, &done);
+                state.log.push(done);
+            }
         }
         Ok(())
     }
