@@ -94,6 +94,7 @@ impl Journaled {
             || lock(&self.fresh).len() > FRESH_MAX
     }
 
+    /// Whether nothing is needed of the journal.
     fn is_idle(&self) -> bool {
         lock(&self.pending).is_empty() && lock(&self.fresh).is_empty()
     }
@@ -104,6 +105,14 @@ impl Journaled {
         let Some(birth) = fresh.get(&ino) else { return Ok(()) };
         let beginning = journal::encode_beginning(&birth.subject);
         self.journal.append(RecordKind::Fresh, &beginning, &[&birth.header]).map(drop)
+    }
+}
+
+impl Drop for Journaled {
+    fn drop(&mut self) {
+        if self.is_idle() {
+            self.journal.end();
+        }
     }
 }
 
@@ -183,11 +192,13 @@ impl File {
     }
 
     /// Commits, and copies what the journal has of this file to its place. Returns the generation.
+    /// A file that is refused has its last commit brought there: it was acknowledged.
     fn bring_to_place(&self) -> Result<u64, FileError> {
-        let mut state = self.state_mut()?;
-        self.commit_state(&mut state)?;
-        let stored_len = state.geometry().stored_len(state.length);
-        state.blob.apply(stored_len).inspect_err(|error| self.latch(*error))?;
+        let mut state = self.state_even_latched();
+        if !self.is_latched() {
+            self.commit_state(&mut state)?;
+        }
+        state.blob.apply().inspect_err(|error| self.latch(*error))?;
         Ok(state.generation)
     }
 

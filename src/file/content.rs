@@ -109,6 +109,16 @@ impl File {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether every call fails.
+    pub(in crate::file) fn is_latched(&self) -> bool {
+        self.latched.load(Ordering::Acquire)
+    }
+
+    /// The state of a file that may be refused, to bring what is committed to its place.
+    pub(in crate::file) fn state_even_latched(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells the volume how many bytes of dirty blocks this file has.
     pub(in crate::file) fn count_dirty(&self, state: &mut State) {
         let bytes = state.blocks.len() as u64 * state.prefix.block_size.bytes();

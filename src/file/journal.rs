@@ -8,12 +8,20 @@ use rustix::io::Errno;
 
 use crate::cipher::{Sealed, SegmentCipher, VolumeKeys};
 use crate::format::journal::{FRAME_LEN, HEAD_LEN, RecordKind};
-use crate::store::{Blob, DiskBlob};
+use crate::store::{Blob, DiskBlob, leave};
 
 /// Bytes of records in a segment above which it is time for a checkpoint. A bound on what is
 /// written at a moment is not needed for being right: a segment that is crowded goes on growing
 /// until the checkpoint that everybody who changes something waits for.
 const CROWDED_LEN: u64 = 32 << 20;
+/// Bytes of a segment, at most. It comes to that only where a file can't be brought to its place,
+/// which the log tells; then no space is left for others.
+const SEGMENT_LEN_MAX: u64 = 1 << 30;
+/// Bytes by which a segment is lengthened, with zeros: a sync of what is written over is cheaper
+/// than one of a file that grows, as the disk has no new length and place to note.
+const STEP_LEN: u64 = 512 << 10;
+/// Bytes of a segment that are kept when nobody needs its records.
+const KEPT_LEN: u64 = 4 << 20;
 
 /// Where a record was put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +41,8 @@ struct Writer {
     order: u64,
     sequence: u64,
     tail: u64,
+    /// Bytes of each segment.
+    lens: [u64; 2],
     /// Segments with bytes that no sync has covered.
     unsynced: [bool; 2],
     appended: u64,
@@ -58,26 +68,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Empties both segments, durably: nobody needs their records any more. One without any, as a
-/// clean end leaves it, costs no sync.
+/// Empties both segments, durably: nobody needs their records any more.
 pub(in crate::file) fn clear(segments: &[DiskBlob; 2]) -> Result<(), Errno> {
     for segment in segments {
-        let had_records = segment.read_at(HEAD_LEN as u64, &mut [0])? > 0;
         segment.set_len(0)?;
-        if had_records {
-            segment.sync(false)?;
-        }
+        segment.sync(false)?;
     }
     Ok(())
 }
 
 impl Journal {
-    /// An empty journal in two empty segment files.
+    /// An empty journal in two segment files that hold no record which anybody needs.
     pub(in crate::file) fn start(
         segments: [DiskBlob; 2],
         keys: &VolumeKeys,
     ) -> Result<Self, Errno> {
         let (head, cipher) = keys.new_segment(0);
+        segments.iter().try_for_each(|segment| segment.set_len(0))?;
         segments[0].write_at(0, &head, 0..HEAD_LEN)?;
         let writer = Writer {
             active: 0,
@@ -85,6 +92,7 @@ impl Journal {
             order: 0,
             sequence: 0,
             tail: HEAD_LEN as u64,
+            lens: [HEAD_LEN as u64, 0],
             unsynced: [true, false],
             appended: 0,
             retired: true,
@@ -99,9 +107,10 @@ impl Journal {
         })
     }
 
-    /// Whether it can be relied on.
-    pub(in crate::file) fn check(&self) -> Result<(), Errno> {
-        self.failed.get().map_or(Ok(()), |error| Err(*error))
+    /// Whether it can be relied on. `EIO` if not, whatever it failed for: another error might be
+    /// taken for one that passes.
+    fn check(&self) -> Result<(), Errno> {
+        if self.failed.get().is_some() { Err(Errno::IO) } else { Ok(()) }
     }
 
     fn fail(&self, error: Errno) -> Errno {
@@ -126,6 +135,10 @@ impl Journal {
         self.check()?;
         let record = writer.cipher.seal_record(kind, writer.sequence, beginning, parts);
         let (segment, len) = (writer.active, record.as_bytes().len());
+        if writer.tail + len as u64 > SEGMENT_LEN_MAX {
+            return Err(Errno::NOSPC);
+        }
+        self.lengthen(&mut writer, len as u64);
         match self.segments[segment].write_at(writer.tail, &record, 0..len) {
             Ok(()) => {}
             Err(error @ (Errno::NOSPC | Errno::DQUOT)) => return Err(error),
@@ -137,6 +150,17 @@ impl Journal {
         writer.appended += 1;
         writer.unsynced[segment] = true;
         Ok(Placed { segment, body_at, number: writer.appended })
+    }
+
+    /// Makes place for `len` bytes at the tail. Without it the record finds its own, or does not.
+    fn lengthen(&self, writer: &mut Writer, len: u64) {
+        let (segment, end) = (writer.active, writer.tail + len);
+        let from = writer.lens[segment];
+        if end > from {
+            let to = end + STEP_LEN;
+            let step = self.segments[segment].append_zeros(from, to - from);
+            writer.lens[segment] = if step.is_ok() { to } else { from.max(end) };
+        }
     }
 
     /// Returns when the first `number` records survive a power cut. One sync serves all who wait.
@@ -198,18 +222,29 @@ impl Journal {
         writer.unsynced[next] = true;
         (writer.active, writer.cipher, writer.order) = (next, cipher, writer.order + 1);
         (writer.sequence, writer.tail, writer.retired) = (0, HEAD_LEN as u64, false);
+        writer.lens[next] = writer.lens[next].max(HEAD_LEN as u64);
         Ok(())
     }
 
-    /// The records of the segment that is not in use are no longer needed. If the other has none
-    /// either, the space of both is given back.
+    /// The records of the segment that is not in use are no longer needed; of its space, what is
+    /// not soon needed again is given back.
     pub(in crate::file) fn retire(&self) -> Result<(), Errno> {
         let mut writer = lock(&self.writer);
         writer.retired = true;
-        if writer.sequence > 0 {
-            return Ok(());
+        let other = 1 - writer.active;
+        if writer.lens[other] > KEPT_LEN {
+            self.segments[other].set_len(KEPT_LEN)?;
+            writer.lens[other] = KEPT_LEN;
         }
-        self.segments[1 - writer.active].set_len(0)
+        Ok(())
+    }
+
+    /// Nobody needs any record: the space of both segments is given back.
+    pub(in crate::file) fn end(&self) {
+        if self.check().is_ok() {
+            let emptied = self.segments.iter().try_for_each(|segment| segment.set_len(0));
+            leave(emptied, "the journal's space");
+        }
     }
 
     /// Whether it is time for a checkpoint.

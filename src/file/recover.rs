@@ -30,9 +30,15 @@ struct Entry {
 /// What is to be done for a file.
 struct Plan<'a> {
     file_id: FileId,
-    /// Header of the file as it began, if nothing later says that it is durable.
-    birth: Option<(&'a Sealed, &'a [u8])>,
+    /// How the file began, if nothing later says that it is durable.
+    birth: Option<Birth<'a>>,
     changes: Vec<Step<'a>>,
+}
+
+struct Birth<'a> {
+    generation: u64,
+    opened: &'a Sealed,
+    header: &'a [u8],
 }
 
 struct Step<'a> {
@@ -65,6 +71,12 @@ fn read(volume: &Volume, segments: &[DiskBlob; 2]) -> Result<Vec<Entry>, FileErr
         }
     }
     found.sort_by_key(|(order, ..)| *order);
+    if let [(older, ..), (newer, ..)] = &found[..]
+        && older.checked_add(1) != Some(*newer)
+    {
+        // Long retired: the new head that was to go over this one did not arrive.
+        found.remove(0);
+    }
     let mut entries = Vec::new();
     for (_, segment, cipher) in found {
         read_segment(segment, &cipher, &mut entries)?;
@@ -115,12 +127,14 @@ fn plans(entries: &[Entry]) -> HashMap<u64, Plan<'_>> {
         }
         match record {
             Record::Fresh { header, .. } => {
-                (plan.birth, plan.changes) = (Some((opened, header)), Vec::new());
+                let birth = Birth { generation, opened, header };
+                (plan.birth, plan.changes) = (Some(birth), Vec::new());
             }
             Record::Settled { .. } => plan.birth = None,
             Record::Change { anew, base, extents, .. } => {
                 plan.birth = None;
-                if anew {
+                if anew || plan.changes.last().is_some_and(|last| last.generation != base) {
+                    // What came before is void, or was brought to its place since.
                     plan.changes.clear();
                 }
                 plan.changes.push(Step { anew, base, generation, opened, extents });
@@ -130,17 +144,18 @@ fn plans(entries: &[Entry]) -> HashMap<u64, Plan<'_>> {
     plans
 }
 
-/// Brings what the journal holds to its places, durably, and says what it did.
+/// Brings what the journal holds to its places, durably, and says what it did. Returns whether
+/// there was anything.
 ///
 /// # Errors
 /// The store's; the journal is as it was then.
 pub(in crate::file) fn run(
     volume: &Arc<Volume>,
     segments: &[DiskBlob; 2],
-) -> Result<(), FileError> {
+) -> Result<bool, FileError> {
     let entries = read(volume, segments)?;
     if entries.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let mut plans = plans(&entries);
     let (records, files) = (entries.len(), plans.len());
@@ -180,7 +195,7 @@ pub(in crate::file) fn run(
         gone,
         "recovered from the journal what the last mount had not brought to its place"
     );
-    Ok(())
+    Ok(true)
 }
 
 fn walk(
@@ -262,8 +277,8 @@ fn apply(
     if found.as_ref().is_some_and(|found| found.prefix.file_id != plan.file_id) {
         return Ok(Outcome::Stale);
     }
-    match plan.birth {
-        Some((opened, birth)) => begin(volume, &blob, ino, found.as_ref(), (opened, birth)),
+    match &plan.birth {
+        Some(birth) => begin(volume, &blob, ino, found.as_ref(), birth),
         None => replay(volume, &blob, ino, found.as_ref(), &plan.changes),
     }
 }
@@ -274,17 +289,18 @@ fn begin(
     blob: &DiskBlob,
     ino: u64,
     found: Option<&Found>,
-    (opened, birth): (&Sealed, &[u8]),
+    birth: &Birth<'_>,
 ) -> Result<Outcome, FileError> {
-    let part = opened.as_bytes().len() - birth.len()..opened.as_bytes().len();
-    let born = header::decode(birth).ok().map(|(born, _)| born.wrapped_key);
-    let same_life = found.is_some_and(|found| Some(found.prefix.wrapped_key) == born);
-    if same_life && opens(volume, blob, ino)? {
+    // It may have begun again since, and been synced: the journal need not have heard of it. What
+    // is older than its beginning may be older than what was synced.
+    let since = found.is_some_and(|found| found.generation >= birth.generation);
+    if since && opens(volume, blob, ino)? {
         return Ok(Outcome::Kept);
     }
+    let part = birth.opened.as_bytes().len() - birth.header.len()..birth.opened.as_bytes().len();
     tracing::warn!(ino, "written and never synced: what is left does not open, so it is empty");
     blob.set_len(0)?;
-    blob.write_at(0, opened, part)?;
+    blob.write_at(0, birth.opened, part)?;
     Ok(Outcome::Emptied)
 }
 
@@ -307,9 +323,8 @@ fn replay(
         // Another file that was made a moment ago, and got the number of one that is gone.
         return Ok(Outcome::Stale);
     }
-    let linked = changes.windows(2).all(|pair| pair[0].generation == pair[1].base);
     let leads_on = first.anew || generation.is_none_or(|generation| first.base <= generation);
-    if !linked || !leads_on {
+    if !leads_on {
         let (base, last) = (first.base, last.generation);
         tracing::error!(
             ino,

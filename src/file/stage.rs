@@ -74,6 +74,8 @@ struct Held {
     void: Option<Void>,
     /// Bytes were written in place that the next record refers to, and that no sync has covered.
     direct: bool,
+    /// Bytes of the stored file with the last record.
+    committed_len: u64,
     /// Generation that the store has, in the journal or in place.
     generation: u64,
     /// Number of the last record.
@@ -159,7 +161,9 @@ impl Stage {
     pub(in crate::file) fn commit(&self, subject: &Subject, stored_len: u64) -> Result<(), Errno> {
         let Some((journal, mut held)) = self.journaled() else { return Ok(()) };
         if held.direct {
-            self.disk.sync(true)?;
+            // After a failed sync nobody knows what is on the disk: that is no commit which can be
+            // tried again, whatever it failed for.
+            self.disk.sync(true).map_err(|_| Errno::IO)?;
             held.direct = false;
         }
         let extent = |(offset, sealed): (&u64, &Sealed)| {
@@ -184,6 +188,7 @@ impl Stage {
         }
         (held.staged_len, held.ahead_len) = (0, 0);
         held.floor = held.floor.max(stored_len);
+        held.committed_len = stored_len;
         held.cut = held.cut.map(|cut| cut.max(stored_len));
         held.generation = subject.generation;
         held.number = placed.number;
@@ -242,13 +247,21 @@ impl Stage {
     /// All that was written is durable now: from here on it is protected.
     pub(in crate::file) fn settle(&self, stored_len: u64, generation: u64) {
         let mut held = self.held();
-        (held.floor, held.generation) = (stored_len, generation);
+        (held.floor, held.committed_len, held.generation) = (stored_len, stored_len, generation);
     }
 
     /// Copies what is pending to its place, where a sync has to make it durable before the records
-    /// go. Nothing may be staged: the file was committed.
-    pub(in crate::file) fn apply(&self, stored_len: u64) -> Result<(), Errno> {
+    /// go.
+    pub(in crate::file) fn apply(&self) -> Result<(), Errno> {
         let Some((journal, mut held)) = self.journaled() else { return Ok(()) };
+        if held.number == 0 {
+            return Ok(());
+        }
+        if held.void.as_ref().is_some_and(|void| !void.told) {
+            // What is in place is the only thing that counts, with the records that go with it.
+            return Err(Errno::IO);
+        }
+        let stored_len = held.committed_len;
         journal.sync_to(held.number)?;
         let before = rustix::fs::fstat(&self.disk)?;
         if held.void.is_some() {

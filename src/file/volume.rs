@@ -162,7 +162,9 @@ impl Volume {
                 Durability::Relaxed => store.journal(),
             };
             if let Some(segments) = made.map_err(sys)? {
-                recover::run(&volume, &segments)?;
+                if recover::run(&volume, &segments)? {
+                    journal::clear(&segments)?;
+                }
                 let inner = Arc::get_mut(&mut volume).expect("recovery has closed what it opened");
                 inner.begin_journal(segments)?;
             }
@@ -170,9 +172,8 @@ impl Volume {
         Ok(volume)
     }
 
-    /// A new journal, if there is to be one; what the segments held is not needed any more.
+    /// A new journal, if there is to be one.
     fn begin_journal(&mut self, segments: [DiskBlob; 2]) -> Result<(), FileError> {
-        journal::clear(&segments)?;
         if self.options.durability == Durability::Strict {
             self.journaled = Some(Journaled::new(Journal::start(segments, &self.keys)?));
         }

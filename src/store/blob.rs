@@ -8,6 +8,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use crate::cipher::Sealed;
+use crate::format::bytes::to_usize;
 use crate::store::watch::{Hook, Op, Watched, number};
 
 /// A stored file. What it returns is trusted by nobody; errors are the system's own.
@@ -75,6 +76,21 @@ impl DiskBlob {
             return Err(Errno::IO);
         }
         if left > 0 { self.write_bytes(to, &bytes) } else { Ok(()) }
+    }
+
+    /// Lengthens it with zeros that have their place on the disk.
+    ///
+    /// # Errors
+    /// The system's; what is there then is a part of it.
+    pub fn append_zeros(&self, end: u64, len: u64) -> Result<(), Errno> {
+        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let mut done = 0;
+        while done < len {
+            let part = (len - done).min(ZEROS.len() as u64);
+            self.write_bytes(end + done, &ZEROS[..to_usize(part)])?;
+            done += part;
+        }
+        Ok(())
     }
 
     /// The same file by one more descriptor.

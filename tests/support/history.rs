@@ -130,6 +130,22 @@ impl Model {
             .try_fold(ROOT, |at, part| self.dirs.get(&at)?.last()?.get(part).copied())
     }
 
+    /// A path of a file.
+    pub fn path_of(&self, file: usize) -> Option<String> {
+        let mut left = vec![(String::new(), ROOT)];
+        while let Some((at, dir)) = left.pop() {
+            for (name, id) in self.names(dir) {
+                if *id == file {
+                    return Some(format!("{at}{name}"));
+                }
+                if self.dirs.contains_key(id) {
+                    left.push((format!("{at}{name}/"), *id));
+                }
+            }
+        }
+        None
+    }
+
     pub fn dir_of(&self, path: &str) -> Option<usize> {
         self.find(split(path).0).filter(|id| self.dirs.contains_key(id))
     }

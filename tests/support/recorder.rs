@@ -179,7 +179,11 @@ impl Recorder {
     }
 
     fn keep(&self, path: &Path, ino: u64) {
-        fs::hard_link(path, self.kept.path().join(ino.to_string())).unwrap();
+        let kept = self.kept.path().join(ino.to_string());
+        // One with two names is kept once.
+        if !kept.exists() {
+            fs::hard_link(path, kept).unwrap();
+        }
     }
 
     /// Calls so far.
