@@ -25,6 +25,8 @@ use crate::store::Blob;
 const PENDING_MAX: usize = 128;
 /// New files above which it is, a few hundred bytes of memory each.
 const FRESH_MAX: usize = 32_768;
+/// Files up to which each is synced by itself: a sync of the whole disk waits for what others write.
+const SYNCED_ALONE_MAX: usize = 16;
 
 /// What a volume with a journal keeps until the next checkpoint.
 #[derive(Debug)]
@@ -150,7 +152,11 @@ impl Volume {
                 Err(error) => tracing::error!(ino, %error, "changes stay in the journal"),
             }
         }
-        self.sync_disk()?;
+        if fresh.is_empty() && files.len() <= SYNCED_ALONE_MAX {
+            generations.retain(|ino, _| files[ino].sync_place().is_ok());
+        } else {
+            self.sync_disk()?;
+        }
         for ino in fresh {
             self.settle_fresh(journaled, ino, generations.get(&ino).copied())?;
         }
@@ -214,6 +220,11 @@ impl File {
             gone.inspect_err(|error| self.latch(*error))?;
         }
         Ok(())
+    }
+
+    /// Makes durable what was brought to its place.
+    fn sync_place(&self) -> Result<(), Errno> {
+        self.state_anyway().blob.sync(true).inspect_err(|error| self.latch(*error))
     }
 
     /// From here on what is stored is protected, if it is what was made durable.
