@@ -100,7 +100,12 @@ impl File {
     pub(in crate::file) fn latch(&self, error: Errno) {
         if !self.latched.swap(true, Ordering::AcqRel) {
             let ino = self.ino;
-            tracing::error!(ino, %error, "the store failed; the file is refused until reopened");
+            tracing::error!(
+                ino,
+                %error,
+                "the store failed: the file is refused until it is closed everywhere and opened \
+                 again; what is not there then was lost; see what its disk says (dmesg)"
+            );
         }
     }
 
