@@ -12,7 +12,7 @@ mod volume;
 
 use std::sync::Arc;
 
-use cmkfs::file::{Access, Allocate, Dir, File, Seek, VolumeOptions};
+use cmkfs::file::{Access, Allocate, File, Seek, Volume, VolumeOptions};
 use proptest::prelude::*;
 use volume::{ME, Throwaway};
 
@@ -72,11 +72,16 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Ends a volume as an unmount does.
+fn close(volume: Arc<Volume>) {
+    volume.commit_all().unwrap();
+    assert_eq!(Arc::strong_count(&volume), 1, "nothing of it is in use");
+}
+
 struct Subject {
     throwaway: Throwaway,
     cache_bytes: usize,
-    root: Dir,
-    file: Arc<File>,
+    open: Option<(Arc<Volume>, Arc<File>)>,
     model: Vec<u8>,
 }
 
@@ -88,17 +93,26 @@ impl Subject {
     fn new(cache_bytes: usize) -> Self {
         let throwaway = Throwaway::new(4096);
         let options = VolumeOptions { cache_bytes, ..VolumeOptions::default() };
-        let root = throwaway.open_with(&options).root().unwrap();
-        let (file, _) = root.create_file(b"file", ME, 0o644).unwrap();
-        Self { throwaway, cache_bytes, root, file, model: vec![] }
+        let volume = throwaway.open_with(&options);
+        let (file, _) = volume.root().unwrap().create_file(b"file", ME, 0o644).unwrap();
+        Self { throwaway, cache_bytes, open: Some((volume, file)), model: vec![] }
+    }
+
+    fn file(&self) -> &File {
+        &self.open.as_ref().unwrap().1
     }
 
     fn reopen(&mut self) {
-        self.file.commit().unwrap();
+        let (volume, file) = self.open.take().unwrap();
+        file.commit().unwrap();
+        drop(file);
+        close(volume);
         let options = VolumeOptions { cache_bytes: self.cache_bytes, ..VolumeOptions::default() };
-        self.root = self.throwaway.open_with(&options).root().unwrap();
-        assert_eq!(self.root.lookup(b"file").unwrap().size, self.model.len() as u64);
-        self.file = self.root.open_file(b"file", Access::Write).unwrap();
+        let volume = self.throwaway.open_with(&options);
+        let root = volume.root().unwrap();
+        assert_eq!(root.lookup(b"file").unwrap().size, self.model.len() as u64);
+        let file = root.open_file(b"file", Access::Write).unwrap();
+        self.open = Some((volume, file));
     }
 
     fn lengthen(&mut self, end: usize) {
@@ -116,43 +130,43 @@ impl Subject {
         match *op {
             Op::Write { at, len, fill } => {
                 let data = pattern(len, fill);
-                self.file.write(at, &data).unwrap();
+                self.file().write(at, &data).unwrap();
                 self.write(at as usize, &data);
             }
             Op::Append { len, fill } => {
                 let data = pattern(len, fill);
-                let at = self.file.append(&data).unwrap();
+                let at = self.file().append(&data).unwrap();
                 assert_eq!(at, self.model.len() as u64);
                 self.write(at as usize, &data);
             }
             Op::Read { at, len } => self.check(at as usize, len),
             Op::SetLen(length) => {
-                self.file.set_len(length).unwrap();
+                self.file().set_len(length).unwrap();
                 self.model.resize(length as usize, 0);
             }
             Op::Punch { at, len } => {
-                self.file.allocate(Allocate::PunchHole, at, len).unwrap();
+                self.file().allocate(Allocate::PunchHole, at, len).unwrap();
                 self.zero(at, len);
             }
             Op::Zero { at, len, keep_size } => {
-                self.file.allocate(Allocate::ZeroRange { keep_size }, at, len).unwrap();
+                self.file().allocate(Allocate::ZeroRange { keep_size }, at, len).unwrap();
                 self.zero(at, len);
                 if !keep_size {
                     self.lengthen((at + len) as usize);
                 }
             }
             Op::Reserve { at, len, keep_size } => {
-                self.file.allocate(Allocate::Reserve { keep_size }, at, len).unwrap();
+                self.file().allocate(Allocate::Reserve { keep_size }, at, len).unwrap();
                 if !keep_size {
                     self.lengthen((at + len) as usize);
                 }
             }
             Op::Copy { from, to, len } => self.copy(from, to, len),
-            Op::Commit => self.file.commit().unwrap(),
-            Op::Sync => self.file.sync(true).unwrap(),
+            Op::Commit => self.file().commit().unwrap(),
+            Op::Sync => self.file().sync(true).unwrap(),
             Op::Reopen => self.reopen(),
         }
-        assert_eq!(self.file.len(), self.model.len() as u64, "{op:?}");
+        assert_eq!(self.file().len(), self.model.len() as u64, "{op:?}");
     }
 
     /// copy_file_range(2) refuses ranges of one file that overlap.
@@ -160,7 +174,7 @@ impl Subject {
         if from.abs_diff(to) < len {
             return;
         }
-        let done = self.file.copy_range(from, &self.file, to, len).unwrap();
+        let done = self.file().copy_range(from, self.file(), to, len).unwrap();
         let there = (self.model.len() as u64).saturating_sub(from).min(len);
         assert!(done >= there, "{done} of {there}");
         if done == 0 {
@@ -181,7 +195,7 @@ impl Subject {
     }
 
     fn check(&self, at: usize, len: usize) {
-        let read = self.file.read(at as u64, len).unwrap();
+        let read = self.file().read(at as u64, len).unwrap();
         let end = (at + len).min(self.model.len());
         let wanted = self.model.get(at..end).unwrap_or_default();
         assert_eq!(read.len(), wanted.len());
@@ -193,13 +207,13 @@ impl Subject {
     fn check_holes(&self) {
         let mut at = 0;
         while at < self.model.len() as u64 {
-            let data = self.file.seek(at, Seek::Data).unwrap_or(self.model.len() as u64);
+            let data = self.file().seek(at, Seek::Data).unwrap_or(self.model.len() as u64);
             assert!(data >= at);
             assert!(self.model[at as usize..data as usize].iter().all(|byte| *byte == 0));
             if data == self.model.len() as u64 {
                 break;
             }
-            at = self.file.seek(data, Seek::Hole).unwrap();
+            at = self.file().seek(data, Seek::Hole).unwrap();
             assert!(at > data);
         }
     }
@@ -238,7 +252,8 @@ fn every_size_around_every_boundary() {
     for block in [4096_u64, 16384, 65536] {
         let throwaway = Throwaway::new(block);
         let edges = [0, 3956, 4096, block, 2 * block, 128 * block, 129 * block];
-        let root = throwaway.open().root().unwrap();
+        let volume = throwaway.open();
+        let root = volume.root().unwrap();
         let mut sizes: Vec<u64> =
             edges.iter().flat_map(|edge| edge.saturating_sub(2)..=edge + 2).collect();
         sizes.sort_unstable();
@@ -250,6 +265,8 @@ fn every_size_around_every_boundary() {
             file.write(0, &data).unwrap();
             file.commit().unwrap();
         }
+        drop(root);
+        close(volume);
         let root = throwaway.open().root().unwrap();
         for size in &sizes {
             let name = format!("f{size}");
@@ -264,7 +281,8 @@ fn every_size_around_every_boundary() {
 #[test]
 fn ten_gibibytes_with_holes() {
     let throwaway = Throwaway::new(16384);
-    let root = throwaway.open().root().unwrap();
+    let volume = throwaway.open();
+    let root = volume.root().unwrap();
     let (file, _) = root.create_file(b"big", ME, 0o600).unwrap();
     let end = 10_u64 << 30;
     let dense = pattern(3 << 20, 9);
@@ -273,6 +291,7 @@ fn ten_gibibytes_with_holes() {
     }
     file.commit().unwrap();
     drop((file, root));
+    close(volume);
     let root = throwaway.open().root().unwrap();
     let stat = root.lookup(b"big").unwrap();
     assert_eq!(stat.size, end);
@@ -292,7 +311,8 @@ fn ten_gibibytes_with_holes() {
 #[test]
 fn a_hole_of_a_terabyte_is_made_and_found_at_once() {
     let throwaway = Throwaway::new(4096);
-    let root = throwaway.open().root().unwrap();
+    let volume = throwaway.open();
+    let root = volume.root().unwrap();
     let (file, _) = root.create_file(b"big", ME, 0o600).unwrap();
     let (far, end) = (700_u64 << 30, 1_u64 << 40);
     file.write(0, &pattern(10_000, 1)).unwrap();

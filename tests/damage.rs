@@ -12,14 +12,24 @@ mod volume;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use cmkfs::cipher::VolumeKeysError;
-use cmkfs::file::{Access, Dir, FileError, Kind, XattrMode};
+use cmkfs::file::{Access, Dir, Durability, FileError, Kind, VolumeOptions, XattrMode};
 use cmkfs::store::StoreError;
 use volume::{ME, Throwaway};
+
+/// Nothing is in a journal: what is written is where it is read.
+const IN_PLACE: VolumeOptions = VolumeOptions {
+    cache_bytes: 8 << 20,
+    read_only: false,
+    threads: None,
+    open_dirs: NonZero::new(64).unwrap(),
+    durability: Durability::Relaxed,
+};
 
 /// What a reader gets for a path: its bytes, or that they are damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +130,7 @@ fn only_dir(throwaway: &Throwaway) -> PathBuf {
 /// The marker of one directory is a link, that of the other a file.
 fn build() -> (Throwaway, Tree) {
     let throwaway = Throwaway::new(4096);
-    let root = throwaway.open().root().unwrap();
+    let root = throwaway.open_with(&IN_PLACE).root().unwrap();
     root.set_xattr(None, b"user.tag", b"of the root", XattrMode::Any).unwrap();
     root.make_dir(b"dir", ME, 0o755).unwrap();
     volume::age_marker(&only_dir(&throwaway));
@@ -153,7 +163,7 @@ fn build() -> (Throwaway, Tree) {
 /// many paths gave an error or were gone.
 fn check(throwaway: &Throwaway, before: &Tree, what: &str) -> usize {
     let mut after = Tree::new();
-    match throwaway.open().root() {
+    match throwaway.open_with(&IN_PLACE).root() {
         Ok(root) => walk(&root, b"", &mut after),
         Err(FileError::Damaged(_)) => return before.len(),
         Err(other) => panic!("{what}: {other}"),
@@ -233,7 +243,7 @@ fn a_flipped_bit_is_an_error_at_every_byte() {
 #[test]
 fn a_flipped_bit_is_an_error_at_every_single_byte_of_a_small_store() {
     let throwaway = Throwaway::new(4096);
-    let root = throwaway.open().root().unwrap();
+    let root = throwaway.open_with(&IN_PLACE).root().unwrap();
     for name in ["inline", "blocks"] {
         let (_, content) = contents().into_iter().find(|(known, _)| known == name).unwrap();
         let (file, _) = root.create_file(name.as_bytes(), ME, 0o644).unwrap();
@@ -360,7 +370,7 @@ fn swapped_parts_are_errors() {
 #[test]
 fn an_older_block_in_a_newer_file_is_an_error() {
     let throwaway = Throwaway::new(4096);
-    let root = throwaway.open().root().unwrap();
+    let root = throwaway.open_with(&IN_PLACE).root().unwrap();
     let (file, stat) = root.create_file(b"file", ME, 0o644).unwrap();
     file.write(0, &pattern(600_000, 1)).unwrap();
     file.commit().unwrap();
@@ -376,7 +386,7 @@ fn an_older_block_in_a_newer_file_is_an_error() {
         assert_ne!(mixed[part.clone()], old[part.clone()]);
         mixed[part.clone()].copy_from_slice(&old[part.clone()]);
         fs::write(&path, &mixed).unwrap();
-        let root = throwaway.open().root().unwrap();
+        let root = throwaway.open_with(&IN_PLACE).root().unwrap();
         let read = root.open_file(b"file", Access::Read).and_then(|file| file.read(8192, 4096));
         assert!(matches!(read, Err(FileError::Damaged(_))), "{part:?}");
     }
@@ -392,7 +402,7 @@ fn all_by_ino(throwaway: &Throwaway, ino: u64) -> PathBuf {
 #[test]
 fn a_name_from_another_directory_is_not_shown() {
     let throwaway = Throwaway::new(4096);
-    let root = throwaway.open().root().unwrap();
+    let root = throwaway.open_with(&IN_PLACE).root().unwrap();
     root.make_dir(b"one", ME, 0o755).unwrap();
     let one = root.open_dir(b"one").unwrap();
     let (file, stat) = one.create_file(b"secret", ME, 0o644).unwrap();
@@ -410,7 +420,7 @@ fn a_name_from_another_directory_is_not_shown() {
 fn a_link_in_the_place_of_a_file_leads_nowhere() {
     use std::os::unix::fs::PermissionsExt;
     let throwaway = Throwaway::new(4096);
-    let root = throwaway.open().root().unwrap();
+    let root = throwaway.open_with(&IN_PLACE).root().unwrap();
     let (file, stat) = root.create_file(b"file", ME, 0o644).unwrap();
     drop(file);
     let host = throwaway.path().join("host");
@@ -431,7 +441,7 @@ fn a_link_in_the_place_of_a_file_leads_nowhere() {
 #[test]
 fn a_directory_that_lost_its_marker_can_be_removed() {
     let throwaway = Throwaway::new(4096);
-    let root = throwaway.open().root().unwrap();
+    let root = throwaway.open_with(&IN_PLACE).root().unwrap();
     root.make_dir(b"dir", ME, 0o755).unwrap();
     fs::remove_file(only_dir(&throwaway).join("dir.cmkfs")).unwrap();
     assert!(matches!(root.open_dir(b"dir"), Err(FileError::Damaged(_))));
@@ -442,7 +452,7 @@ fn a_directory_that_lost_its_marker_can_be_removed() {
 #[test]
 fn a_damaged_file_can_be_looked_at_renamed_and_removed() {
     let throwaway = Throwaway::new(4096);
-    let root = throwaway.open().root().unwrap();
+    let root = throwaway.open_with(&IN_PLACE).root().unwrap();
     let (file, stat) = root.create_file(b"file", ME, 0o644).unwrap();
     file.write(0, &pattern(50_000, 1)).unwrap();
     file.commit().unwrap();
@@ -451,7 +461,7 @@ fn a_damaged_file_can_be_looked_at_renamed_and_removed() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[200] ^= 1;
     fs::write(&path, &bytes).unwrap();
-    let root = throwaway.open().root().unwrap();
+    let root = throwaway.open_with(&IN_PLACE).root().unwrap();
     assert!(matches!(root.open_file(b"file", Access::Read), Err(FileError::Damaged(_))));
     assert_eq!(root.lookup(b"file").unwrap().size, 50_000);
     root.rename(b"file", &root, b"other", cmkfs::file::RenameMode::Replace).unwrap();

@@ -107,8 +107,9 @@ fn read_segment(
     Ok(())
 }
 
-fn plans(entries: &[Entry]) -> HashMap<u64, Plan<'_>> {
-    let mut plans: HashMap<u64, Plan<'_>> = HashMap::new();
+/// What is to be done, by lower inode number. A number may have been given to another file.
+fn plans(entries: &[Entry]) -> HashMap<u64, Vec<Plan<'_>>> {
+    let mut plans: HashMap<u64, Vec<Plan<'_>>> = HashMap::new();
     for Entry { kind, opened } in entries {
         let body = &opened.as_bytes()[OPENED_BODY_AT..];
         let Some(record) = journal::decode_body(*kind, body) else {
@@ -119,12 +120,13 @@ fn plans(entries: &[Entry]) -> HashMap<u64, Plan<'_>> {
         | Record::Settled { subject }
         | Record::Change { subject, .. }) = &record;
         let Subject { ino, file_id, generation } = *subject;
-        let new = || Plan { file_id, birth: None, changes: Vec::new() };
-        let plan = plans.entry(ino).or_insert_with(new);
-        if plan.file_id != file_id {
-            // The number was used anew.
-            *plan = new();
-        }
+        let of_number = plans.entry(ino).or_default();
+        let known = of_number.iter().position(|plan| plan.file_id == file_id);
+        let at = known.unwrap_or_else(|| {
+            of_number.push(Plan { file_id, birth: None, changes: Vec::new() });
+            of_number.len() - 1
+        });
+        let plan = &mut of_number[at];
         match record {
             Record::Fresh { header, .. } => {
                 let birth = Birth { generation, opened, header };
@@ -158,34 +160,39 @@ pub(in crate::file) fn run(
         return Ok(false);
     }
     let mut plans = plans(&entries);
-    let (records, files) = (entries.len(), plans.len());
-    let (mut recovered, mut emptied, mut stale) = (0_u64, 0_u64, 0_u64);
-    let mut done = |outcome| match outcome {
-        Outcome::Recovered => recovered += 1,
-        Outcome::Emptied => emptied += 1,
-        Outcome::Stale => stale += 1,
-        Outcome::Kept => {}
+    let (records, files) = (entries.len(), plans.values().map(Vec::len).sum::<usize>());
+    let (mut recovered, mut emptied, mut stale, mut met) = (0_u64, 0_u64, 0_u64, 0_usize);
+    let mut done = |outcome| {
+        met += 1;
+        match outcome {
+            Outcome::Recovered => recovered += 1,
+            Outcome::Emptied => emptied += 1,
+            Outcome::Stale => stale += 1,
+            Outcome::Kept => {}
+        }
     };
     walk(volume.tree().clone(), &mut |dir, name, ino| {
-        let Some(plan) = plans.remove(&ino) else { return Ok(()) };
-        done(apply(volume, dir, name, ino, &plan)?);
+        let Some(of_number) = plans.get_mut(&ino) else { return Ok(()) };
+        let blob = open(dir, name)?;
+        let Some(at) = which(&blob, of_number)? else { return Ok(()) };
+        done(apply(volume, &blob, ino, &of_number.remove(at))?);
         Ok(())
     })?;
-    if plans.len() == files {
+    if plans.values().map(Vec::len).sum::<usize>() == files {
         // Not one: the store is a copy, whose files have other numbers, but the same ids.
-        let mut by_id: HashMap<FileId, Plan<'_>> =
-            plans.drain().map(|(_, plan)| (plan.file_id, plan)).collect();
+        let left = plans.drain().flat_map(|(_, of_number)| of_number);
+        let mut by_id: HashMap<FileId, Plan<'_>> = left.map(|plan| (plan.file_id, plan)).collect();
         walk(volume.tree().clone(), &mut |dir, name, ino| {
-            let Some(id) = claimed_id(dir, name)? else { return Ok(()) };
+            let blob = open(dir, name)?;
+            let Claim::Id(id) = claim(&blob)? else { return Ok(()) };
             let Some(plan) = by_id.remove(&id) else { return Ok(()) };
-            done(apply(volume, dir, name, ino, &plan)?);
+            done(apply(volume, &blob, ino, &plan)?);
             Ok(())
         })?;
-        plans = by_id.into_values().zip(0..).map(|(plan, number)| (number, plan)).collect();
     }
     volume.sync_disk()?;
     volume.counters.recovered.add(recovered + emptied);
-    let gone = plans.len();
+    let gone = files - met;
     tracing::warn!(
         records,
         files,
@@ -225,20 +232,44 @@ fn walk(
     Ok(())
 }
 
-/// The file id that a stored file's header claims.
-fn claimed_id(dir: &StoreDir, name: &[u8]) -> Result<Option<FileId>, FileError> {
+fn open(dir: &StoreDir, name: &[u8]) -> Result<DiskBlob, FileError> {
+    match dir.open_file(name, true) {
+        Err(rustix::io::Errno::ACCESS) => Ok(dir.open_file_lending(name)?),
+        opened => Ok(opened?),
+    }
+}
+
+/// Whose a stored file claims to be, by the first bytes of its header: they stay the same while the
+/// file lives, so that one which was caught in being written over has them too.
+enum Claim {
+    Id(FileId),
+    /// No bytes, or zeros: what a crash leaves of a header that was written for the first time.
+    Blank,
+    /// Not a file of ours.
+    Other,
+}
+
+fn claim(blob: &DiskBlob) -> Result<Claim, FileError> {
     let mut page = [0; header::PREFIX_BYTES];
-    let len = match dir.open_file(name, false) {
-        Ok(blob) => blob.read_at(0, &mut page)?,
-        Err(rustix::io::Errno::ACCESS) => 0,
-        Err(error) => return Err(error.into()),
-    };
-    Ok(header::decode(&page[..len]).ok().map(|(prefix, _)| prefix.file_id))
+    let len = blob.read_at(0, &mut page)?;
+    Ok(match header::decode(&page[..len]) {
+        Ok((prefix, _)) => Claim::Id(prefix.file_id),
+        Err(_) if page.iter().all(|byte| *byte == 0) => Claim::Blank,
+        Err(_) => Claim::Other,
+    })
+}
+
+/// Which of the plans for its number is about a stored file.
+fn which(blob: &DiskBlob, plans: &[Plan<'_>]) -> Result<Option<usize>, FileError> {
+    Ok(match claim(blob)? {
+        Claim::Id(id) => plans.iter().position(|plan| plan.file_id == id),
+        Claim::Blank => plans.iter().rposition(|plan| plan.birth.is_some()),
+        Claim::Other => None,
+    })
 }
 
 /// What a stored file's header tells, if it is authentic.
 struct Found {
-    prefix: header::Prefix,
     generation: u64,
     stored_len: u64,
 }
@@ -258,28 +289,20 @@ fn found(volume: &Volume, blob: &DiskBlob) -> Result<Option<Found>, FileError> {
     let fixed = fixed.filter(|(_, length)| *length <= geometry.length_max());
     Ok(fixed.map(|(generation, length)| {
         let stored_len = geometry.stored_len(length);
-        Found { prefix, generation, stored_len }
+        Found { generation, stored_len }
     }))
 }
 
 fn apply(
     volume: &Arc<Volume>,
-    dir: &StoreDir,
-    name: &[u8],
+    blob: &DiskBlob,
     ino: u64,
     plan: &Plan<'_>,
 ) -> Result<Outcome, FileError> {
-    let blob = match dir.open_file(name, true) {
-        Err(rustix::io::Errno::ACCESS) => dir.open_file_lending(name)?,
-        opened => opened?,
-    };
-    let found = found(volume, &blob)?;
-    if found.as_ref().is_some_and(|found| found.prefix.file_id != plan.file_id) {
-        return Ok(Outcome::Stale);
-    }
+    let found = found(volume, blob)?;
     match &plan.birth {
-        Some(birth) => begin(volume, &blob, ino, found.as_ref(), birth),
-        None => replay(volume, &blob, ino, found.as_ref(), &plan.changes),
+        Some(birth) => begin(volume, blob, ino, found.as_ref(), birth),
+        None => replay(volume, blob, ino, found.as_ref(), &plan.changes),
     }
 }
 
@@ -317,10 +340,6 @@ fn replay(
     let generation = before.map(|found| found.generation);
     if generation.is_some_and(|generation| generation > last.generation) {
         // It was brought to its place, and went on from there.
-        return Ok(Outcome::Stale);
-    }
-    if generation.is_none() && rustix::fs::fstat(blob)?.st_size == 0 {
-        // Another file that was made a moment ago, and got the number of one that is gone.
         return Ok(Outcome::Stale);
     }
     let leads_on = first.anew || generation.is_none_or(|generation| first.base <= generation);

@@ -24,6 +24,7 @@ use crate::cipher::Sealed;
 use crate::file::journal::Journal;
 use crate::format::bytes::to_usize;
 use crate::format::geometry::BlockSize;
+use crate::format::header::PREFIX_BYTES;
 use crate::format::journal::{self, Extent, RecordKind, Subject};
 use crate::store::{Blob, DiskBlob, Hook, SetAttr, SetTime, Watched};
 
@@ -231,7 +232,7 @@ impl Stage {
     /// Goes on in place, all of it: the journal says durably that nothing is promised.
     pub(in crate::file) fn go_in_place(&self) -> Result<(), Errno> {
         let Some((journal, mut held)) = self.journaled() else { return Ok(()) };
-        self.disk.set_len(0)?;
+        self.disk.set_len(PREFIX_BYTES as u64)?;
         for (offset, place) in &held.pending {
             journal.copy_to((place.segment, place.at), &self.disk, *offset, place.len)?;
         }
@@ -265,8 +266,8 @@ impl Stage {
         journal.sync_to(held.number)?;
         let before = rustix::fs::fstat(&self.disk)?;
         if held.void.is_some() {
-            // Not to zero: an empty lower file is taken for one that was made a moment ago.
-            self.disk.set_len(1)?;
+            // Not to zero: recovery finds the file by what stays of its header.
+            self.disk.set_len(PREFIX_BYTES as u64)?;
             held.cut = Some(stored_len);
         }
         for (offset, len) in std::mem::take(&mut held.punched) {
