@@ -116,6 +116,7 @@ impl Volume {
     /// The store's; what the journal has then stays there.
     pub fn checkpoint(&self) -> Result<(), FileError> {
         let Some(journaled) = &self.journaled else { return Ok(()) };
+        self.check_lease()?;
         let _alone = lock(&journaled.running);
         if journaled.is_idle() {
             return Ok(());

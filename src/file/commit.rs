@@ -45,6 +45,7 @@ impl File {
     /// The store's. After a failed sync nobody knows what is on the disk, so the file answers
     /// [`FileError::Latched`] until it is opened anew.
     pub fn sync(&self, data_only: bool) -> Result<(), FileError> {
+        self.volume().check_lease()?;
         self.commit()?;
         let generation = self.state()?.generation;
         let synced = self.sync_committed(data_only);
@@ -67,6 +68,7 @@ impl File {
         if !state.dirty {
             return Ok(());
         }
+        self.volume().check_lease()?;
         let done = self.write_all(state);
         if let Err(FileError::Sys(error)) = &done
             && !matches!(*error, Errno::NOSPC | Errno::DQUOT)

@@ -101,6 +101,7 @@ impl MountRequest {
             open_dirs: self.open_dirs,
             durability: self.durability,
             journal: self.journal,
+            ..Tuning::default()
         }
     }
 
@@ -210,9 +211,9 @@ fn fill(opened: &Opened, dirs: &[String]) -> Result<(), FileError> {
 /// A volume without a slot had a transient key: nobody can ever read it again, unless the process
 /// that has the key is alive, and then it has the lock.
 fn remove_keyless(store: &crate::store::Store) -> Result<(), VerbError> {
-    let lock = lock(store, Access::Write)?;
+    let mut lock = lock(store)?;
     tracing::warn!("{}: left by an earlier run whose key is gone: removed", store.path().display());
-    terminate::remove_contents(store.path(), &lock)
+    terminate::remove_contents(store.path(), &mut lock)
 }
 
 /// A mountpoint that root makes is closed to others: should the mount go away under a job, the

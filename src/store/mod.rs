@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! STORE/volume.json   what the volume is, and its wrapped keys
-//! STORE/lock          held by the process that has the volume open; tells who it is
+//! STORE/lock          held by the process that has the volume open for writing; tells who it is
 //! STORE/tree/         the mirrored tree
 //! STORE/links/        targets of symbolic links too long for a lower link
 //! ```
@@ -13,9 +13,11 @@
 
 mod attribute;
 mod blob;
+mod claim;
 mod dir;
 mod durability;
 mod layout;
+mod lease;
 mod lend;
 mod link;
 mod lock;
@@ -27,11 +29,13 @@ mod whole;
 
 pub use attribute::Attributed;
 pub use blob::{Blob, DiskBlob};
+pub use claim::Holder;
 pub use dir::{Creator, LowerStat, NodeKind, RenameMode, SetAttr, SetTime, StoreDir};
 pub use durability::Durability;
 pub use layout::{Store, StoreError};
+pub use lease::{LeaseError, Standing};
 pub use link::{LinkContent, LinkText, parse_link};
-pub use lock::{Holder, LockError, LockMode, StoreLock};
+pub use lock::{HeldHow, LockError, LockMode, StoreLock, Writers};
 pub use marker::StoredMarker;
 pub use stream::{DirStream, LowerEntry, is_dot};
 pub use whole::NewDir;
