@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::format::utc::Utc;
-use crate::limits::{LEASE_INTERVAL, LEASE_INTERVAL_MAX};
+use crate::limits::LEASE_INTERVAL_MAX;
 
 /// Bytes of a lock file that are looked at.
 const CLAIM_LEN_MAX: u64 = 64 << 10;
@@ -102,14 +102,11 @@ impl Found {
         }
     }
 
-    /// How long the holder takes to renew what it said, as far as that can be believed.
-    pub(in crate::store) fn renews(&self) -> Duration {
-        match self {
-            Self::Claimed(claim) => {
-                Duration::from_millis(claim.renews_ms.max(1)).min(LEASE_INTERVAL_MAX)
-            }
-            Self::Nobody | Self::Other(_) => LEASE_INTERVAL,
-        }
+    /// How long the holder takes to renew what it said, as far as that can be believed; `None` if
+    /// it does not say.
+    pub(in crate::store) fn renews(&self) -> Option<Duration> {
+        let Self::Claimed(claim) = self else { return None };
+        Some(Duration::from_millis(claim.renews_ms.max(1)).min(LEASE_INTERVAL_MAX))
     }
 
     /// Whether it was said by a process of this boot of this machine. Then flock(2) tells whether
@@ -169,6 +166,7 @@ pub(in crate::store) fn encode(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::LEASE_INTERVAL;
 
     fn holder() -> Holder {
         let mountpoints = vec![PathBuf::from("/mnt/a \"b\"")];
@@ -208,8 +206,8 @@ mod tests {
     #[test]
     fn nobody_is_waited_for_as_long_as_a_forger_likes() {
         let text = encode(1, "t", Duration::MAX, &holder()).unwrap();
-        assert_eq!(Found::decode(&text).renews(), LEASE_INTERVAL_MAX);
-        assert_eq!(Found::decode(b"junk").renews(), LEASE_INTERVAL);
+        assert_eq!(Found::decode(&text).renews(), Some(LEASE_INTERVAL_MAX));
+        assert_eq!(Found::decode(b"junk").renews(), None);
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Store {
         interval: Duration,
     ) -> Result<StoreLock, LockError> {
         let flocked = self.flocked(mode, patience)?;
-        let taken_over = self.see_it_free()?;
+        let taken_over = self.see_it_free(interval)?;
         let root = self.root().try_clone_to_owned().map_err(self.refused())?;
         let store = self.path().to_owned();
         let lease = None;
@@ -217,7 +217,7 @@ impl Store {
 
     /// With the lock at hand: returns when nobody is known to write to the store, and whether a
     /// holder that may be another machine's had to be watched for that.
-    fn see_it_free(&self) -> Result<bool, LockError> {
+    fn see_it_free(&self, usual: Duration) -> Result<bool, LockError> {
         let look = || self.open_lock().map_err(std::io::Error::from).and_then(Found::read);
         let (found, bytes) = look().map_err(self.refused())?;
         let name = |found: Found| {
@@ -231,7 +231,7 @@ impl Store {
             tracing::warn!("{store}: taken over from {}, which has ended", name(found));
             return Ok(false);
         }
-        let (interval, began) = (found.renews(), Instant::now());
+        let (interval, began) = (found.renews().unwrap_or(usual), Instant::now());
         while began.elapsed() < interval * LEASE_RENEWALS {
             std::thread::sleep(interval / LOOKS);
             let (now, now_bytes) = look().map_err(self.refused())?;
