@@ -45,6 +45,18 @@ fn lock_text(desk: &Desk) -> String {
     std::fs::read_to_string(desk.at("store/lock")).unwrap()
 }
 
+/// A desk with a store `net/store` on a filesystem that may be another machine's: one of FUSE, such
+/// as cmkfs itself.
+fn shared() -> Desk {
+    let desk = Desk::new();
+    desk.ok("init outer");
+    desk.dir("net");
+    desk.ok("mount outer net");
+    desk.ok("init net/store");
+    desk.dir("mnt");
+    desk
+}
+
 #[test]
 fn a_second_writer_is_refused_and_told_who_has_the_volume() {
     let desk = Desk::new();
@@ -76,13 +88,12 @@ fn the_lock_of_a_killed_holder_is_taken_over_at_once() {
 
 #[test]
 fn a_holder_of_another_machine_is_watched_and_taken_over_if_it_is_dead() {
-    let desk = Desk::new();
-    desk.volume();
-    std::fs::write(desk.at("store/lock"), foreign(400)).unwrap();
+    let desk = shared();
+    std::fs::write(desk.at("net/store/lock"), foreign(400)).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let file = OpenOptions::new().write(true).open(desk.at("store/lock")).unwrap();
+            let file = OpenOptions::new().write(true).open(desk.at("net/store/lock")).unwrap();
             for beat in 1_u64.. {
                 if stop.load(Ordering::Relaxed) {
                     break;
@@ -93,44 +104,54 @@ fn a_holder_of_another_machine_is_watched_and_taken_over_if_it_is_dead() {
         });
         let who =
             "in use by process 4711 on node-b since 2023-11-14 22:13:20 UTC, mounted at /data";
-        let refused = desk.command("mount store mnt").output().unwrap();
-        judge("mount store mnt", &refused, 35, &[who, "on that host", "it renews its lease"]);
+        let refused = desk.command("mount net/store mnt").output().unwrap();
+        judge("mount net/store mnt", &refused, 35, &[who, "on that host", "it renews its lease"]);
         // A copy that has to be still needs it gone too; reading does not.
-        let refused = desk.command("snapshot create store shelf").output().unwrap();
-        judge("snapshot create store shelf", &refused, 35, &[who]);
-        desk.ok("ls store:/");
+        let refused = desk.command("snapshot create net/store shelf").output().unwrap();
+        judge("snapshot create net/store shelf", &refused, 35, &[who]);
+        desk.ok("ls net/store:/");
         stop.store(true, Ordering::Relaxed);
     });
     std::fs::write(desk.at("plain"), "text").unwrap();
-    let output = desk.command("put plain store:/plain").output().unwrap();
+    let output = desk.command("put plain net/store:/plain").output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     let text = said(&output);
     assert!(text.contains("taken over from process 4711 on node-b"), "{text}");
     assert!(text.contains("did not renew its lease within 1."), "three renewals of 0.4 s: {text}");
+    // Where only this machine can have the store, nobody waits for who has died.
+    let store = desk.at("local");
+    desk.ok("init local");
+    std::fs::write(store.join("lock"), foreign(20_000)).unwrap();
+    let began = Instant::now();
+    desk.ok("put plain local:/plain");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    desk.ok("umount net");
 }
 
 #[test]
 fn whatever_a_lock_file_says_the_volume_can_be_had() {
-    let desk = Desk::new();
-    desk.volume();
-    let store = Store::open(&desk.at("store")).unwrap();
+    let desk = shared();
+    let lock_file = desk.at("net/store/lock");
+    let store = Store::open(&desk.at("net/store")).unwrap();
     let claim = foreign(100);
     let long = "x".repeat(1 << 20);
     for text in ["junk", "{}", "\0\0\0", &claim[..40], &long, "{\"pid\":1}", "[[[[[", "null"] {
-        std::fs::write(desk.at("store/lock"), text).unwrap();
+        std::fs::write(&lock_file, text).unwrap();
         let lock = store.lock_renewing(LockMode::Exclusive, Duration::ZERO, SHORT / 10);
         let mut lock = lock.unwrap_or_else(|error| panic!("{text:.40}: {error}"));
         lock.describe(&open::holder(Vec::new(), None)).unwrap();
         lock.standing().unwrap().check().unwrap();
         drop(lock);
-        assert_eq!(lock_text(&desk), "", "{text:.40}");
+        assert_eq!(std::fs::read(&lock_file).unwrap(), b"", "{text:.40}");
     }
     // Something else in its place is an answer of the system's.
-    std::fs::remove_file(desk.at("store/lock")).unwrap();
-    std::os::unix::fs::symlink(desk.at("elsewhere"), desk.at("store/lock")).unwrap();
+    std::fs::remove_file(&lock_file).unwrap();
+    std::os::unix::fs::symlink(desk.at("elsewhere"), &lock_file).unwrap();
     let refused = store.lock(LockMode::Exclusive, Duration::ZERO);
     assert!(matches!(refused, Err(LockError::Sys { .. })), "{refused:?}");
     assert!(!desk.at("elsewhere").exists());
+    drop(store);
+    desk.ok("umount net");
 }
 
 #[test]
@@ -158,10 +179,16 @@ fn who_only_asks_for_writers_is_in_no_writers_way() {
     let lock = store.lock(LockMode::Exclusive, Duration::ZERO).unwrap();
     assert!(writers.may_be_there());
     let refused = store.lock(LockMode::Exclusive, Duration::ZERO);
-    assert!(matches!(refused, Err(LockError::Held { how: HeldHow::Elsewhere, .. })), "{refused:?}");
+    assert!(matches!(refused, Err(LockError::Held { how: HeldHow::Here, .. })), "{refused:?}");
     drop(lock);
     std::fs::write(desk.at("store/lock"), foreign(100)).unwrap();
-    assert!(writers.may_be_there(), "nobody knows whether node-b lives");
+    assert!(!writers.may_be_there(), "it can't be another machine's");
+    let desk = shared();
+    let store = Store::open(&desk.at("net/store")).unwrap();
+    std::fs::write(desk.at("net/store/lock"), foreign(100)).unwrap();
+    assert!(store.writers().unwrap().may_be_there(), "nobody knows whether node-b lives");
+    drop(store);
+    desk.ok("umount net");
 }
 
 /// A volume opened for writing by this process, with a key file.

@@ -210,7 +210,16 @@ impl File {
             return Ok(());
         }
         match open::load(&volume.keys, None, blob, self.ino(), false)? {
-            Loaded::Whole(newer) => *state = *newer,
+            Loaded::Whole(found) => {
+                let known = &mut *state;
+                let same_file = found.prefix.file_id == known.prefix.file_id;
+                if same_file && found.generation < known.generation {
+                    let (found, known) = (found.generation, known.generation);
+                    let what = format!("generation {found} after {known} was read: put back");
+                    return Err(FileError::damaged(self.ino(), what));
+                }
+                *known = *found;
+            }
             Loaded::Mended => return Err(FileError::Stale),
         }
         self.forget_all();

@@ -181,7 +181,7 @@ impl Fs {
     }
 
     /// Whether what the kernel kept of a file that was just opened is wrong: something written was
-    /// lost since this was last asked, as when the disk was full, or another process has changed it.
+    /// lost since this was last asked, as when the disk was full, or another process changed it.
     pub fn take_spoiled(&self, id: InodeId) -> bool {
         if self.changes_here_only() {
             return self.volume.take_spoiled(id.0);

@@ -166,8 +166,8 @@ fn finish(
     Ok(Opened { volume, descriptor, key: info, path, lock })
 }
 
-/// Takes the store's lock to write, and says in it who has it. A holder whose mount is up is refused
-/// at once; one without a mount is starting or leaving, and is waited for.
+/// Takes the store's lock to write, and says in it who has it. A holder whose mount is up is
+/// refused at once; one without a mount is starting or leaving, and is waited for.
 ///
 /// # Errors
 /// The holder that stays.

@@ -239,8 +239,10 @@ impl CommitTimer {
                 let left = due.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     drop(stopped);
-                    if let Err(error) = volume.commit_all() {
-                        tracing::error!("commit by the timer: {error}");
+                    match volume.commit_all() {
+                        // It was told when it was lost.
+                        Ok(()) | Err(FileError::Lost) => {}
+                        Err(error) => tracing::error!("commit by the timer: {error}"),
                     }
                     if volume.take_forgotten(FORGOTTEN_MANY) {
                         give_back_memory();

@@ -20,6 +20,20 @@ use crate::store::lease::{Lease, Standing};
 /// there is a writer holds it as long as two system calls take.
 const TRIES: u32 = 5;
 const TRY_PAUSE: Duration = Duration::from_millis(4);
+/// Types of filesystems that one machine at a time has (statfs(2)): there flock(2) is all there is
+/// to know. A filesystem that is not named here may be another machine's too.
+const LOCAL: &[u32] = &[
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // Btrfs
+    0xf2f5_2010, // F2FS
+    0x2fc1_2fc1, // ZFS
+    0x3153_464a, // JFS
+    0xca45_1a4e, // bcachefs
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+    0x794c_7630, // overlayfs
+];
 /// Looks during one interval of a lease that is watched.
 const LOOKS: u32 = 4;
 
@@ -208,10 +222,16 @@ impl Store {
         }
     }
 
+    /// Whether a process of another machine may have the store.
+    fn may_be_shared(&self) -> bool {
+        may_be_shared(&self.root())
+    }
+
     fn held(&self) -> LockError {
         let found = self.open_lock().map_err(std::io::Error::from).and_then(Found::read);
         let found = found.map_or(Found::Nobody, |(found, _)| found);
-        let how = if found.is_of_this_boot() { HeldHow::Here } else { HeldHow::Elsewhere };
+        let here = found.is_of_this_boot() || !self.may_be_shared();
+        let how = if here { HeldHow::Here } else { HeldHow::Elsewhere };
         LockError::Held { store: self.path().to_owned(), holder: found.holder(), how }
     }
 
@@ -227,7 +247,7 @@ impl Store {
             return Ok(false);
         }
         let store = self.path().display();
-        if found.is_of_this_boot() {
+        if found.is_of_this_boot() || !self.may_be_shared() {
             tracing::warn!("{store}: taken over from {}, which has ended", name(found));
             return Ok(false);
         }
@@ -269,12 +289,18 @@ impl Store {
     }
 }
 
+fn may_be_shared(fd: &impl AsFd) -> bool {
+    // The type has 32 bits, whatever the width of its field, and the sign may be extended.
+    let kind = |found: rustix::fs::StatFs| (found.f_type.cast_unsigned() & 0xffff_ffff) as u32;
+    !rustix::fs::fstatfs(fd).is_ok_and(|found| LOCAL.contains(&kind(found)))
+}
+
 /// Tells whether somebody writes to a store.
 #[derive(Debug)]
 pub struct Writers(OwnedFd);
 
 impl Writers {
-    /// Whether there may be a writer. A dead one of this boot is none; one of another machine is
+    /// Whether there may be a writer. A dead one of this machine is none; one of another machine is
     /// one, dead or not, until somebody takes the volume over.
     pub fn may_be_there(&self) -> bool {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -288,7 +314,7 @@ impl Writers {
         }
         match Found::read(&file) {
             Ok((Found::Nobody, _)) => false,
-            Ok((found, _)) => !found.is_of_this_boot(),
+            Ok((found, _)) => !found.is_of_this_boot() && may_be_shared(&self.0),
             Err(_) => true,
         }
     }
