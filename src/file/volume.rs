@@ -195,7 +195,9 @@ impl Volume {
     /// To be taken by every operation that changes something, before any other lock and not
     /// twice: waits while the volume is frozen.
     pub fn change(&self) -> Changing<'_> {
-        self.make_room();
+        if self.check_lease().is_ok() {
+            self.make_room();
+        }
         Changing { _guard: self.changes.read().unwrap_or_else(PoisonError::into_inner) }
     }
 

@@ -223,6 +223,7 @@ impl Fs {
             if !file.open.allows(Access::Write) {
                 return Err(FsError::BadHandle);
             }
+            self.volume.check_writable()?;
             file.open.apply(privileges)?;
             let done = work(file)?;
             file.settle()?;

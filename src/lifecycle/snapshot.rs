@@ -39,8 +39,15 @@ pub fn create(volume: &Path, target: &Path) -> Result<Summary, VerbError> {
     let begun = match writer {
         Some((client, report)) => frozen(client, store.path(), &report.mountpoints, begin)?,
         None => {
-            let _lock = lock_still(&store)?;
-            begin()?
+            let lock = lock_still(&store)?;
+            let begun = begin()?;
+            match store.still_free(&lock) {
+                Ok(()) => begun,
+                Err(error) => {
+                    begun.discard();
+                    return Err(error.into());
+                }
+            }
         }
     };
     shelf.finish(begun, descriptor.volume_id).map_err(fail)

@@ -64,7 +64,7 @@ fn tree(
     let located = locate(volume)?;
     // Through the writing mount, if there is one: it knows what is not committed yet.
     let writable = located.mountpoints.iter().find(|path| !is_read_only(path));
-    let any = writable.or(located.mountpoints.first()).cloned();
+    let any = writable.or_else(|| located.mountpoints.first()).cloned();
     let mountpoint = located.by_mountpoint.or(any);
     Ok(match mountpoint {
         Some(path) => Box::new(Plain::new(path, Side::Mount)),

@@ -60,7 +60,7 @@ pub enum LockError {
         how: HeldHow,
     },
     /// The system said no.
-    #[error("{store}/lock: {error}")]
+    #[error("{store}/lock: {error}{}", remedy(error))]
     Sys {
         /// The store.
         store: PathBuf,
@@ -78,6 +78,16 @@ pub enum HeldHow {
     Elsewhere,
     /// It renews its lease.
     Renewing,
+}
+
+fn remedy(error: &std::io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            "; wanted a filesystem with locks: NFS mounted with its lock manager or `nolock`, \
+             Lustre with `flock` or `localflock`"
+        }
+        _ => "",
+    }
 }
 
 fn busy(store: &Path, holder: Option<&Holder>, how: HeldHow) -> String {
@@ -120,6 +130,8 @@ pub struct StoreLock {
     interval: Duration,
     /// A holder of another machine had it, and seems dead.
     taken_over: bool,
+    /// What the lock file said when it was taken.
+    seen: Vec<u8>,
     _flocked: File,
 }
 
@@ -163,8 +175,8 @@ impl Store {
         let taken_over = self.see_it_free(interval)?;
         let root = self.root().try_clone_to_owned().map_err(self.refused())?;
         let store = self.path().to_owned();
-        let lease = None;
-        Ok(StoreLock { lease, mode, root, store, interval, taken_over, _flocked: flocked })
+        let (lease, seen) = (None, self.look()?.1);
+        Ok(StoreLock { lease, mode, root, store, interval, taken_over, seen, _flocked: flocked })
     }
 
     /// Waits at most `patience` until no process has the lock, as seen by flock(2).
@@ -228,20 +240,24 @@ impl Store {
     }
 
     fn held(&self) -> LockError {
-        let found = self.open_lock().map_err(std::io::Error::from).and_then(Found::read);
-        let found = found.map_or(Found::Nobody, |(found, _)| found);
+        let found = self.look().map_or(Found::Nobody, |(found, _)| found);
         let here = found.is_of_this_boot() || !self.may_be_shared();
         let how = if here { HeldHow::Here } else { HeldHow::Elsewhere };
         LockError::Held { store: self.path().to_owned(), holder: found.holder(), how }
     }
 
+    fn look(&self) -> Result<(Found, Vec<u8>), LockError> {
+        let found = self.open_lock().map_err(std::io::Error::from).and_then(Found::read);
+        found.map_err(self.refused())
+    }
+
     /// With the lock at hand: returns when nobody is known to write to the store, and whether a
     /// holder that may be another machine's had to be watched for that.
     fn see_it_free(&self, usual: Duration) -> Result<bool, LockError> {
-        let look = || self.open_lock().map_err(std::io::Error::from).and_then(Found::read);
-        let (found, bytes) = look().map_err(self.refused())?;
+        let (found, bytes) = self.look()?;
         let name = |found: Found| {
-            found.holder().map_or("somebody unknown".to_owned(), |holder| holder.named())
+            let unknown = || "somebody unknown".to_owned();
+            found.holder().map_or_else(unknown, |holder| holder.named())
         };
         if found == Found::Nobody {
             return Ok(false);
@@ -254,7 +270,7 @@ impl Store {
         let (interval, began) = (found.renews().unwrap_or(usual), Instant::now());
         while began.elapsed() < interval * LEASE_RENEWALS {
             std::thread::sleep(interval / LOOKS);
-            let (now, now_bytes) = look().map_err(self.refused())?;
+            let (now, now_bytes) = self.look()?;
             if now == Found::Nobody {
                 return Ok(false);
             }
@@ -269,6 +285,20 @@ impl Store {
             name(found)
         );
         Ok(true)
+    }
+
+    /// With a shared lock that was had a while ago: whether nobody has begun to write since, whom
+    /// flock(2) does not keep out.
+    ///
+    /// # Errors
+    /// Who has; or the system's.
+    pub fn still_free(&self, lock: &StoreLock) -> Result<(), LockError> {
+        let (found, bytes) = self.look()?;
+        if found == Found::Nobody || bytes == lock.seen {
+            return Ok(());
+        }
+        let (store, how) = (self.path().to_owned(), HeldHow::Renewing);
+        Err(LockError::Held { store, holder: found.holder(), how })
     }
 
     /// Who holds the lock now, if somebody does and has written it down.

@@ -120,7 +120,6 @@ fn beside(options: &str, at_once: bool) {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(last > 5 && reads.load(Ordering::Relaxed) > 10, "{last} {reads:?}");
-    println!("{options:?}: {last} writings, {reads:?} readings, seen {:?} later", began.elapsed());
 }
 
 /// `cmkfs cat` straight from the store: in a process that sees no mount of it.
@@ -219,6 +218,27 @@ fn a_size_beside_a_writer_is_a_committed_one() {
     file.sync_all().unwrap();
     assert_eq!((size(), held.metadata().unwrap().size()), (100, 100));
     assert_eq!(std::fs::read(desk.at("reader/file")).unwrap(), &content(1)[..100]);
+}
+
+#[test]
+fn an_older_state_put_back_is_not_read_while_the_newer_is_known() {
+    let desk = pair("");
+    std::fs::write(desk.at("mnt/file"), content(1)).unwrap();
+    let stored = desk.stored_file("store", (BLOCK * BLOCKS) as u64);
+    let old = std::fs::read(&stored).unwrap();
+    let file = OpenOptions::new().write(true).open(desk.at("mnt/file")).unwrap();
+    file.write_all_at(&content(2), 0).unwrap();
+    drop(file);
+    desk.ok("umount mnt");
+    let held = File::open(desk.at("reader/file")).unwrap();
+    assert_eq!(pages_of(&held), [2; PAGES]);
+    OpenOptions::new().write(true).open(&stored).unwrap().write_all_at(&old, 0).unwrap();
+    let again = File::open(desk.at("reader/file")).unwrap();
+    let mut bytes = vec![0; BLOCK * BLOCKS];
+    match again.read_exact_at(&mut bytes, 0) {
+        Ok(()) => assert_eq!(numbers(&bytes, PAGE), [2; PAGES], "what the kernel has kept"),
+        Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EIO)),
+    }
 }
 
 #[test]
