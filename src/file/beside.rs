@@ -34,6 +34,9 @@ use crate::store::{Blob, DiskBlob, Writers};
 const HOPELESS_MAX: NonZero<usize> = NonZero::new(1024).expect("not zero");
 /// How long a header may look damaged beside a writer, which writes it by one call.
 const HEADER_WAIT: Duration = Duration::from_secs(1);
+/// How long it counts that nobody writes: a writer that begins takes longer to get to its first
+/// write, and a listing of many files asks once.
+const QUIET_FOR: Duration = Duration::from_millis(50);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// Looks at a directory's marker, which its removal takes away first.
 const DIR_LOOKS: u32 = 3;
@@ -57,6 +60,23 @@ impl Hopeless {
         if let Some(header) = header {
             lock(&self.0).put(ino, header);
         }
+    }
+}
+
+/// When it was last seen that nobody writes.
+#[derive(Debug, Default)]
+pub(in crate::file) struct Quiet(Mutex<Option<Instant>>);
+
+impl Quiet {
+    /// Whether nobody writes, as was seen within [`QUIET_FOR`].
+    fn is_so(&self, writers: &Writers) -> bool {
+        let mut seen = lock(&self.0);
+        if seen.is_some_and(|seen| seen.elapsed() < QUIET_FOR) {
+            return true;
+        }
+        let now = Instant::now();
+        *seen = writers.have_left().then_some(now);
+        seen.is_some()
     }
 }
 
@@ -249,6 +269,9 @@ impl Dir {
         let volume = self.volume();
         if volume.opened(stat.ino).is_some() {
             // Its own state was looked at.
+            return;
+        }
+        if volume.quiet.is_so(&volume.writers) {
             return;
         }
         let loaded = hushed(|| {

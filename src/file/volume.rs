@@ -10,7 +10,7 @@ use std::sync::{
 use rustix::io::Errno;
 
 use crate::cipher::{CipherPool, VolumeKeys};
-use crate::file::beside::Hopeless;
+use crate::file::beside::{Hopeless, Quiet};
 use crate::file::cache::BlockCache;
 use crate::file::checkpoint::Journaled;
 use crate::file::content::File;
@@ -113,6 +113,7 @@ pub struct Volume {
     /// Tells whether another process changes it.
     pub(in crate::file) writers: Writers,
     pub(in crate::file) hopeless: Hopeless,
+    pub(in crate::file) quiet: Quiet,
     /// Inodes that were forgotten since memory was last given back for them.
     forgotten: AtomicU64,
 }
@@ -166,6 +167,7 @@ impl Volume {
             standing: OnceLock::new(),
             writers: store.writers().map_err(|_| FileError::Sys(Errno::MFILE))?,
             hopeless: Hopeless::default(),
+            quiet: Quiet::default(),
             forgotten: AtomicU64::new(0),
         });
         if !options.read_only {

@@ -18,12 +18,9 @@ use crate::store::claim::{BEAT_AT, Found, Holder, digits, encode, new_token};
 use crate::store::layout::LOCK_NAME;
 
 /// The first renewal comes after this part of an interval: where two nodes took a lock that was
-/// free in the same moment, one of them learns of it then.
+/// free in the same moment, one of them learns of it then. Something that is no claim counts as
+/// somebody else's if it is there as long: a look may meet a write that is under way.
 const FIRST_PART: u32 = 10;
-/// Looks in a row at something that is no claim before it counts as somebody else's: one may meet
-/// a write that is under way.
-const ODD_MAX: u32 = 2;
-
 /// Why a holder may not write now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseError {
@@ -33,12 +30,15 @@ pub enum LeaseError {
     Unrenewed(Errno),
 }
 
+/// Bytes of the thread's stack, which are locked in memory where all is.
+const STACK_LEN: usize = 256 << 10;
+
 #[derive(Debug, Default)]
 struct Told {
     holder: Holder,
     beat: u64,
-    /// Looks in a row that found no claim at all.
-    odd: u32,
+    /// Since when no claim at all was found, ms.
+    odd_since: Option<u64>,
     ended: bool,
 }
 
@@ -163,14 +163,14 @@ impl Inner {
                 return Err(self.lose(&format!("{} has taken it", claim.holder.named())));
             }
             Found::Other(_) => {
-                told.odd += 1;
-                if told.odd >= ODD_MAX {
+                let since = began.saturating_sub(*told.odd_since.get_or_insert(began));
+                if u128::from(since) >= (self.interval / FIRST_PART).as_millis() {
                     return Err(self.lose("its lock file is somebody else's"));
                 }
                 return Err(LeaseError::Unrenewed(Errno::AGAIN));
             }
         };
-        told.odd = 0;
+        told.odd_since = None;
         match renewed.map_err(failed) {
             Ok(()) => self.renewed_ms.store(began, Ordering::Release),
             // Nobody has taken it until this moment, and a full disk must not keep anybody from
@@ -230,20 +230,25 @@ impl Lease {
             renewed_ms: AtomicU64::new(now_ms()),
         });
         let mut lease = Self { inner, thread: None };
-        lease.tell(holder)?;
+        lease.write_all_down()?;
         let renewed = Arc::clone(&lease.inner);
-        let thread = std::thread::Builder::new().name("cmkfs-lease".into());
+        let thread = std::thread::Builder::new().name("cmkfs-lease".into()).stack_size(STACK_LEN);
         lease.thread = Some(thread.spawn(move || renewed.go_on())?);
         Ok(lease)
     }
 
-    /// Says something else of the holder.
+    /// Says something else of the holder, unless the volume is another's by now: then whatever is
+    /// written to it fails.
     pub(in crate::store) fn tell(&self, holder: &Holder) -> std::io::Result<()> {
-        let mut told = self.inner.told();
-        told.holder = holder.clone();
-        if self.inner.lost.get().is_some() {
-            return Ok(());
+        self.inner.told().holder = holder.clone();
+        match self.inner.renew() {
+            Err(LeaseError::Lost) => Ok(()),
+            Ok(()) | Err(LeaseError::Unrenewed(_)) => self.write_all_down(),
         }
+    }
+
+    fn write_all_down(&self) -> std::io::Result<()> {
+        let told = self.inner.told();
         let file = self.inner.open()?;
         match self.inner.write_down(&file, &told) {
             // The lock holds without its text, and a store on a full disk can still be terminated.

@@ -329,23 +329,43 @@ fn may_be_shared(fd: &impl AsFd) -> bool {
 #[derive(Debug)]
 pub struct Writers(OwnedFd);
 
+/// Who writes to a store, as far as can be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// Nobody, and who did before has left in good order.
+    Nobody,
+    /// Nobody any more.
+    Dead,
+    /// Somebody, or a holder of another machine that may live.
+    Somebody,
+}
+
 impl Writers {
     /// Whether there may be a writer. A dead one of this machine is none; one of another machine is
     /// one, dead or not, until somebody takes the volume over.
     pub fn may_be_there(&self) -> bool {
+        self.look() == Seen::Somebody
+    }
+
+    /// Whether nobody writes, and everything that was written is committed.
+    pub fn have_left(&self) -> bool {
+        self.look() == Seen::Nobody
+    }
+
+    fn look(&self) -> Seen {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.0, LOCK_NAME, flags, Mode::empty()) {
             Ok(file) => File::from(file),
-            Err(Errno::NOENT) => return false,
-            Err(_) => return true,
+            Err(Errno::NOENT) => return Seen::Nobody,
+            Err(_) => return Seen::Somebody,
         };
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err() {
-            return true;
+            return Seen::Somebody;
         }
         match Found::read(&file) {
-            Ok((Found::Nobody, _)) => false,
-            Ok((found, _)) => !found.is_of_this_boot() && may_be_shared(&self.0),
-            Err(_) => true,
+            Ok((Found::Nobody, _)) => Seen::Nobody,
+            Ok((found, _)) if found.is_of_this_boot() || !may_be_shared(&self.0) => Seen::Dead,
+            _ => Seen::Somebody,
         }
     }
 }
