@@ -14,6 +14,29 @@ pub const FORGOTTEN_MANY: u64 = 4096;
 /// How long a command waits for a daemon that is leaving to give up the store's lock.
 pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 
+/// Between two renewals of the lease of whoever has a volume open for writing. A renewal is one
+/// open, 20 bytes and one close, so that ten seconds are nothing to a disk or a file server; and
+/// they bound, threefold, how long a volume waits for its next node after one has died.
+pub const LEASE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The longest time between two renewals that is believed of another holder.
+pub const LEASE_INTERVAL_MAX: Duration = Duration::from_secs(20);
+
+/// Renewals that do not come before a holder of another machine counts as dead: one may meet a
+/// file server that restarts, two a pause of the machine.
+pub const LEASE_RENEWALS: u32 = 3;
+
+/// Renewals that do not come before the holder itself writes no more without a look: earlier than
+/// anybody else takes the volume.
+pub const LEASE_STALE: u32 = 2;
+
+/// How long whoever reads beside a writer waits for what it finds written over and not committed
+/// yet: a little longer than a mount takes to commit by its timer.
+pub const READ_BESIDE_WAIT: Duration = Duration::from_secs(6);
+
+/// The longest pause between two looks of that wait.
+pub const READ_BESIDE_PAUSE: Duration = Duration::from_millis(20);
+
 /// How long a command waits for its daemon to serve. It has to cover a KMS call with its retries.
 pub const SERVE_WAIT: Duration = Duration::from_secs(120);
 
@@ -76,6 +99,13 @@ pub const CHECK_PROGRESS: Duration = Duration::from_millis(200);
 pub const BUSY_NAMED_MAX: usize = 8;
 
 const _: () = assert!(LOCK_WAIT.as_secs() < SERVE_WAIT.as_secs());
+const _: () = assert!(LEASE_STALE < LEASE_RENEWALS);
+const _: () = assert!(
+    LEASE_INTERVAL_MAX.as_secs() * (LEASE_RENEWALS as u64 + 1) + LOCK_WAIT.as_secs()
+        < SERVE_WAIT.as_secs()
+);
+const _: () = assert!(LEASE_INTERVAL.as_secs() <= LEASE_INTERVAL_MAX.as_secs());
+const _: () = assert!(COMMIT_INTERVAL.as_secs() < READ_BESIDE_WAIT.as_secs());
 const _: () = assert!(DETACH_WAIT.as_secs() < LEAVE_WAIT.as_secs());
 const _: () = assert!(OPEN_DIRS_DEFAULT.get() <= OPEN_DIRS_MAX);
 const _: () = assert!(DESCRIPTORS_SPARE_LAST < DESCRIPTORS_SPARE);

@@ -85,8 +85,8 @@ run_tests() {
     cargo test --locked --profile "$profile" --no-fail-fast
 }
 
-# The first command of the README. Continuous integration, whose time is bounded, gives it the program
-# that was just tested: a release build takes minutes more.
+# The first command of the README. Continuous integration, whose time is bounded, gives it the
+# program that was just tested: a release build takes minutes more.
 run_first_job() {
     local built=${CARGO_TARGET_DIR:-$project/target}/$profile/cmkfs
     [ "$profile" != dev ] || built=${CARGO_TARGET_DIR:-$project/target}/debug/cmkfs

@@ -227,10 +227,11 @@ fn a_description_that_was_edited_is_refused() {
 }
 
 #[test]
-fn a_mount_that_writes_is_named() {
+fn a_mount_is_in_a_repairs_way_and_in_no_checks() {
     let desk = Desk::new();
     desk.mounted();
-    desk.refused("check store", 35, &["in use by process", "mnt"]);
+    desk.refused("check store --repair", 35, &["mnt"]);
+    desk.ok("check store");
     desk.ok("umount mnt");
     desk.ok("mount --read-only store mnt");
     desk.ok("check store");

@@ -1,5 +1,5 @@
-//! Random histories on a volume whose disk is recorded, and the power cut at random moments, some of
-//! them in the middle of the recovery from another cut: what recovers from each image is what the
+//! Random histories on a volume whose disk is recorded, and the power cut at random moments, some
+//! of them in the middle of the recovery from another cut: what recovers from each image is what the
 //! model of acknowledged operations allows. A failure prints the shortest history found that fails,
 //! and its seed.
 //!
@@ -219,8 +219,8 @@ fn a_protocol_with_a_rule_broken_is_noticed() {
                 images += trial.images;
             }
         }
-        tell(&format!("{lie:?} left out: {failed} of {images} images fail"));
-        assert!(failed > 0, "{lie:?} left out was not noticed");
+        tell(&format!("syncs of {lie:?} left out: {failed} of {images} images fail"));
+        assert!(failed > 0, "syncs of {lie:?} left out were not noticed");
     }
 }
 

@@ -102,7 +102,8 @@ done(look()) if task == "look" else work()
 "#;
 
 fn python(load: &str, task: &str, point: &Path) -> Command {
-    let mut command = Command::new(std::env::var_os("CMKFS_PYTHON").unwrap_or("python3".into()));
+    let mut command =
+        Command::new(std::env::var_os("CMKFS_PYTHON").unwrap_or_else(|| "python3".into()));
     command.args(["-c", LOADS, load, task]).arg(point);
     command
 }

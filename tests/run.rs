@@ -116,10 +116,12 @@ fn signals_reach_the_command() {
         for name in TERM INT HUP USR1 USR2 QUIT; do
             trap "echo $name; got=1" $name
         done
+        got=
         echo > begun
         for n in 1 2 3 4 5 6; do
-            got=
             while [ -z "$got" ]; do sleep 0.01; done
+            # Before it is told: the next signal may come at once.
+            got=
             echo >> count
         done
     "#;

@@ -82,8 +82,10 @@ const WRITES: &[&str] = &[
 const SEALED: &[&str] = &["Sealed", "StoredName", "LinkText", "Descriptor", "DiskBlob"];
 /// The other functions of `store` that may, each with the reason.
 const CLEAR_WRITES: &[(&str, &str, &str)] = &[
-    ("src/store/lock.rs", "describe", "who holds the lock is told to whoever may see the store"),
     ("src/store/blob.rs", "write_bytes", "private: its callers are held to the same"),
+    ("src/store/blob.rs", "write_zeros", "they say nothing"),
+    ("src/store/lease.rs", "write_down", "who has the volume is told to whoever sees the store"),
+    ("src/store/lease.rs", "renew_told", "the same: how often that was renewed"),
     ("src/store/marker.rs", "put_back_marker", "the bytes came from there a moment ago"),
     ("src/store/attribute.rs", "set_bytes", "private: what its callers take is checked by itself"),
 ];

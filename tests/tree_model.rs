@@ -169,14 +169,18 @@ fn normal(kind: Kind, mode: u32, nlink: u64, content: Vec<u8>) -> (Kind, u32, u6
 /// A volume without a mount.
 struct Direct {
     throwaway: Throwaway,
-    fs: Arc<Fs>,
+    fs: Option<Arc<Fs>>,
 }
 
 impl Direct {
     fn new() -> Self {
         let throwaway = Throwaway::new(4096);
-        let fs = Self::open(&throwaway);
+        let fs = Some(Self::open(&throwaway));
         Self { throwaway, fs }
+    }
+
+    fn fs(&self) -> &Arc<Fs> {
+        self.fs.as_ref().unwrap()
     }
 
     fn open(throwaway: &Throwaway) -> Arc<Fs> {
@@ -196,7 +200,7 @@ impl Direct {
         let mut at = InodeId::ROOT;
         let mut walk = || {
             for part in dirs.split('/').filter(|part| !part.is_empty()) {
-                let attr = self.fs.lookup(at, part.as_bytes())?;
+                let attr = self.fs().lookup(at, part.as_bytes())?;
                 seen.push(attr.ino);
                 if attr.stat.kind != Kind::Dir {
                     return Err(FsError::NotDir);
@@ -206,7 +210,7 @@ impl Direct {
             Ok(at)
         };
         let result = walk().and_then(|parent| run(parent, name.as_bytes()));
-        seen.into_iter().for_each(|ino| self.fs.forget(ino, 1));
+        seen.into_iter().for_each(|ino| self.fs().forget(ino, 1));
         result
     }
 
@@ -216,9 +220,9 @@ impl Direct {
         run: impl FnOnce(InodeId, Kind) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
         self.with_parent(path, |parent, name| {
-            let attr = self.fs.lookup(parent, name)?;
+            let attr = self.fs().lookup(parent, name)?;
             let result = run(attr.ino, attr.stat.kind);
-            self.fs.forget(attr.ino, 1);
+            self.fs().forget(attr.ino, 1);
             result
         })
     }
@@ -237,7 +241,7 @@ impl Direct {
     }
 
     fn apply(&mut self, op: &Op) -> Outcome {
-        let fs = self.fs.clone();
+        let fs = self.fs().clone();
         let done = match op {
             Op::Create(path) => self.with_parent(path, |parent, name| {
                 let attr = fs.mknod(parent, name, NodeKind::File, 0o644, ME)?;
@@ -289,7 +293,11 @@ impl Direct {
             }),
             Op::Reopen => {
                 fs.finish().unwrap();
-                self.fs = Self::open(&self.throwaway);
+                fs.volume().commit_all().unwrap();
+                // The one ends before the other begins, as with mounts.
+                drop(fs);
+                drop(self.fs.take());
+                self.fs = Some(Self::open(&self.throwaway));
                 Ok(())
             }
         };
@@ -297,7 +305,7 @@ impl Direct {
     }
 
     fn tree(&self) -> Tree {
-        let root = self.fs.resolve(b"/", cmkfs::fs::Follow::No).unwrap().open_dir().unwrap();
+        let root = self.fs().resolve(b"/", cmkfs::fs::Follow::No).unwrap().open_dir().unwrap();
         let mut tree = Tree::new();
         Self::walk(&root, "", &mut tree);
         tree
@@ -337,7 +345,7 @@ proptest! {
             let (wanted, found) = (native.apply(op), direct.apply(op));
             prop_assert_eq!(found.is_ok(), wanted.is_ok(), "{:?}: {:?} {:?}", op, found, wanted);
         }
-        prop_assert_eq!((direct.fs.inode_count(), direct.fs.handle_count()), (0, 0));
+        prop_assert_eq!((direct.fs().inode_count(), direct.fs().handle_count()), (0, 0));
         prop_assert_eq!(direct.tree(), native.tree());
         direct.apply(&Op::Reopen).unwrap();
         prop_assert_eq!(direct.tree(), native.tree());

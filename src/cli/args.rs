@@ -110,7 +110,7 @@ pub(in crate::cli) struct MountArgs {
     /// Serve in this process instead of a daemon
     #[arg(short, long)]
     pub(in crate::cli) foreground: bool,
-    /// Refuse every change; several such mounts of a volume may exist
+    /// Refuse every change; any number of such mounts may exist, also beside one that writes
     #[arg(long)]
     pub(in crate::cli) read_only: bool,
     #[command(flatten)]

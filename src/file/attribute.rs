@@ -96,7 +96,7 @@ impl<'a> Bearer<'a> {
     }
 
     fn writable(&self) -> Result<(), FileError> {
-        if self.volume.read_only() { Err(FileError::ReadOnly) } else { Ok(()) }
+        self.volume.check_writable()
     }
 
     /// Value of an extended attribute.

@@ -25,7 +25,8 @@ use crate::store::Blob;
 const PENDING_MAX: usize = 128;
 /// New files above which it is, a few hundred bytes of memory each.
 const FRESH_MAX: usize = 32_768;
-/// Files up to which each is synced by itself: a sync of the whole disk waits for what others write.
+/// Files up to which each is synced by itself: a sync of the whole disk waits for what others
+/// write.
 const SYNCED_ALONE_MAX: usize = 16;
 
 /// What a volume with a journal keeps until the next checkpoint.
@@ -135,6 +136,7 @@ impl Volume {
     /// The store's; what the journal has then stays there.
     pub fn checkpoint(&self) -> Result<(), FileError> {
         let Some(journaled) = &self.journaled else { return Ok(()) };
+        self.check_lease()?;
         let _alone = lock(&journaled.running);
         if journaled.is_idle() {
             return Ok(());

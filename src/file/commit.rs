@@ -47,6 +47,7 @@ impl File {
     /// The store's. After a failed sync nobody knows what is on the disk, so the file answers
     /// [`FileError::Latched`] until it is opened anew.
     pub fn sync(&self, data_only: bool) -> Result<(), FileError> {
+        self.volume().check_lease()?;
         self.commit()?;
         let generation = self.state()?.generation;
         let synced = self.sync_committed(data_only);
@@ -69,6 +70,7 @@ impl File {
         if !state.dirty {
             return Ok(());
         }
+        self.volume().check_lease()?;
         let _appending = self.volume().journaled.as_ref().map(Journaled::appending);
         let done = self.write_all(state);
         if let Err(FileError::Sys(error)) = &done
@@ -134,12 +136,15 @@ impl File {
 
     fn store_mtime(&self, state: &mut State) -> Result<(), FileError> {
         let Some(mtime) = state.mtime.take() else { return Ok(()) };
-        // What went to the journal has touched no time of the stored file.
-        let soon = Time::now().ns_since(mtime) < TICK_NS && !state.blob.is_protected();
-        if soon && !state.mtime_seen.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let set = SetAttr { mtime: Some(SetTime::At(mtime.s, mtime.ns)), ..SetAttr::default() };
+        let soon = Time::now().ns_since(mtime) < TICK_NS;
+        let soon = soon && !state.mtime_seen.load(Ordering::Relaxed);
+        let mtime = match soon {
+            false => SetTime::At(mtime.s, mtime.ns),
+            // What went to the journal has touched no time of the stored file.
+            true if state.blob.is_protected() => SetTime::Now,
+            true => return Ok(()),
+        };
+        let set = SetAttr { mtime: Some(mtime), ..SetAttr::default() };
         set.apply_to(&state.blob)?;
         Ok(())
     }

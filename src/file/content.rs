@@ -57,7 +57,7 @@ impl Deref for Slice {
 }
 
 impl Slice {
-    fn whole(plain: Plain) -> Self {
+    pub(in crate::file) fn whole(plain: Plain) -> Self {
         let range = 0..plain.len();
         Self { plain, range }
     }
@@ -147,9 +147,7 @@ impl File {
     /// The state, to change it.
     pub(in crate::file) fn state_to_write(&self) -> Result<RwLockWriteGuard<'_, State>, FileError> {
         let state = self.state_mut()?;
-        if self.volume.read_only() {
-            return Err(FileError::ReadOnly);
-        }
+        self.volume.check_writable()?;
         if state.writable { Ok(state) } else { Err(FileError::Sys(Errno::BADF)) }
     }
 
@@ -167,6 +165,14 @@ impl File {
     /// # Errors
     /// [`FileError::Damaged`] if any block of the range is not authentic; or the store's.
     pub fn read(&self, offset: u64, len: usize) -> Result<Slice, FileError> {
+        match self.volume.read_only() {
+            true => self.read_beside(offset, len),
+            false => self.read_once(offset, len),
+        }
+    }
+
+    /// The same, of what is stored at this moment.
+    pub(in crate::file) fn read_once(&self, offset: u64, len: usize) -> Result<Slice, FileError> {
         let state = self.state()?;
         let end = offset.saturating_add(len as u64).min(state.length);
         let counters = &self.volume.counters;
@@ -280,7 +286,7 @@ impl File {
                 let pool = &self.volume.pool;
                 pool.open_blocks(&state.cipher, size, blocks.start, unopened, entries).map_err(
                     |bad| {
-                        self.volume.counters.damages.add(1);
+                        self.volume.count_damage();
                         let offset = geometry.block_offset(bad.0);
                         let what = format!("block {} at byte {offset} is not authentic", bad.0);
                         FileError::damaged(self.ino, what)

@@ -65,26 +65,23 @@ impl Volume {
         let mut blob = Some(blob);
         let file = volume.open_with(ino, || {
             let blob = blob.take().expect("called once");
-            let lower_len = u64::try_from(rustix::fs::fstat(&blob)?.st_size).unwrap_or(0);
-            match open::load(
-                &volume.keys,
-                volume.journaled.as_ref(),
-                blob,
-                ino,
-                lower_len,
-                writable,
-            ) {
+            let journaled = volume.journaled.as_ref();
+            match open::load(&volume.keys, journaled, blob, ino, writable) {
                 Ok(Loaded::Whole(mut state)) => {
                     *state.settled.get_mut() = volume.settled.take(ino);
                     Ok(*state)
                 }
                 Ok(Loaded::Mended) => Err(FileError::Stale),
                 Err(error) => {
-                    volume.counters.damages.add(1);
+                    volume.count_damage();
                     Err(error)
                 }
             }
         })?;
+        if blob.is_some() && volume.read_only() {
+            // Whoever opens a file sees the newest state, also if it is open already.
+            file.refresh()?;
+        }
         if let (Some(blob), true) = (blob, writable) {
             let mut state = file.state_mut()?;
             if !state.writable {
@@ -100,9 +97,12 @@ impl Volume {
 impl File {
     /// Puts into `stat` what memory knows better than the store.
     pub(in crate::file) fn overlay(&self, stat: &mut Stat) {
+        self.look_again();
         // A file that is refused shows what is stored.
         let Ok(state) = self.state() else { return };
+        let stored_len = state.geometry().stored_len(stat.size);
         stat.size = state.length;
+        stat.blocks = state.blob.space(stored_len, stat.blocks * 512).div_ceil(512);
         if let Some(mtime) = state.mtime {
             state.mtime_seen.store(true, std::sync::atomic::Ordering::Relaxed);
             stat.mtime = mtime;
@@ -133,6 +133,7 @@ impl File {
     /// # Errors
     /// The store's.
     pub fn set_attr(&self, set: &SetAttr) -> Result<Stat, FileError> {
+        self.volume().check_writable()?;
         {
             let mut state = self.state_mut()?;
             if set.sets_times() {
@@ -227,6 +228,9 @@ impl Dir {
 
     pub(in crate::file) fn stat_stored(&self, object: &[u8]) -> Result<Stat, FileError> {
         let mut stat = self.0.volume.stat_of(&self.0.lower.stat(object)?)?;
+        if stat.kind == Kind::File && self.0.volume.read_only() {
+            self.put_committed_size(object, &mut stat);
+        }
         if stat.kind == Kind::Symlink {
             stat.size = self.link_len(object)?;
         }
@@ -239,11 +243,10 @@ impl Dir {
     /// `ENOENT`, `ENOTDIR`, [`FileError::Damaged`], or the store's.
     pub fn open_dir(&self, name: &[u8]) -> Result<Self, FileError> {
         let (stored, lower) = (self.stored(name)?, &self.0.lower);
-        let lower = match self.0.volume.read_only() {
-            true => lower.open_dir(stored.object())?,
-            false => lower.open_dir_lending(stored.object())?,
-        };
-        Self::open(&self.0.volume, lower, None)
+        if self.0.volume.read_only() {
+            return self.open_dir_beside(stored.object());
+        }
+        Self::open(&self.0.volume, lower.open_dir_lending(stored.object())?, None)
     }
 
     pub(in crate::file) fn open_lower(
@@ -277,8 +280,11 @@ impl Dir {
     /// or `EINVAL` for what is no file; or the store's.
     pub fn open_file(&self, name: &[u8], access: Access) -> Result<Arc<File>, FileError> {
         let stored = self.stored(name)?;
-        let (blob, writable) = self.open_lower(stored.object(), access)?;
-        self.0.volume.open_blob(blob, writable)
+        let open = || {
+            let (blob, writable) = self.open_lower(stored.object(), access)?;
+            self.0.volume.open_blob(blob, writable)
+        };
+        if self.0.volume.read_only() { self.0.volume.patiently(open) } else { open() }
     }
 
     /// Returns when the directory's entries survive a power cut.

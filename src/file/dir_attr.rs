@@ -80,9 +80,7 @@ impl Dir {
     /// # Errors
     /// The store's.
     pub fn set_attr(&self, name: &[u8], set: &SetAttr) -> Result<Stat, FileError> {
-        if self.volume().read_only() {
-            return Err(FileError::ReadOnly);
-        }
+        self.volume().check_writable()?;
         let stored = self.stored(name)?;
         if set.sets_times() {
             let ino = self.lower().stat(stored.object())?.st_ino;
@@ -99,9 +97,7 @@ impl Dir {
     /// # Errors
     /// The store's.
     pub fn set_attr_self(&self, set: &SetAttr) -> Result<Stat, FileError> {
-        if self.volume().read_only() {
-            return Err(FileError::ReadOnly);
-        }
+        self.volume().check_writable()?;
         set.apply_to(self.lower())?;
         self.stat()
     }

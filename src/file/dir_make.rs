@@ -45,7 +45,7 @@ impl Volume {
 
 impl Dir {
     pub(in crate::file) fn writable(&self) -> Result<(), FileError> {
-        if self.volume().read_only() { Err(FileError::ReadOnly) } else { Ok(()) }
+        self.volume().check_writable()
     }
 
     /// What makes a new object the creator's. The disk has given a set-group-id directory's group

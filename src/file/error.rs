@@ -1,5 +1,7 @@
 //! Why an operation on a file or directory failed.
 
+use std::cell::Cell;
+
 use rustix::io::Errno;
 
 use crate::format::directory::MarkerError;
@@ -51,17 +53,51 @@ pub enum FileError {
     /// The volume is open for reading only.
     #[error("the volume is open for reading only")]
     ReadOnly,
+    /// Somebody else has the volume now; nothing is written any more. Logged where it was found.
+    #[error("another process has taken the volume over; unmount it here, the log says which")]
+    Lost,
+}
+
+thread_local! {
+    static HUSHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does something without a word about damage: whoever calls it looks again, and tells what stays.
+pub(in crate::file) fn hushed<T>(work: impl FnOnce() -> T) -> T {
+    /// Puts back what was, also after a panic.
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            HUSHED.set(self.0);
+        }
+    }
+    let _before = Before(HUSHED.replace(true));
+    work()
+}
+
+/// Whether damage that is found now is told by somebody else, if it stays.
+pub(in crate::file) fn is_hushed() -> bool {
+    HUSHED.get()
+}
+
+impl Damage {
+    /// To the log.
+    pub(in crate::file) fn tell(&self) {
+        tracing::error!(
+            ino = self.ino,
+            reason = self.reason,
+            "stored bytes are not authentic; restore the file from a snapshot"
+        );
+    }
 }
 
 impl FileError {
-    /// A damage, written to the log once, here.
+    /// A damage, written to the log once, here, or by whoever has hushed this.
     pub(in crate::file) fn damaged(ino: u64, reason: impl Into<String>) -> Self {
         let damage = Damage { ino, reason: reason.into() };
-        tracing::error!(
-            ino = damage.ino,
-            reason = damage.reason,
-            "stored bytes are not authentic; restore the file from a snapshot"
-        );
+        if !is_hushed() {
+            damage.tell();
+        }
         Self::Damaged(damage)
     }
 

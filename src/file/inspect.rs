@@ -147,9 +147,7 @@ impl Dir {
     /// # Errors
     /// `EEXIST`, or the store's; the object is where it was then.
     pub fn adopt(&self, name: &[u8], from: &StoreDir, object: &[u8]) -> Result<(), FileError> {
-        if self.volume().read_only() {
-            return Err(FileError::ReadOnly);
-        }
+        self.volume().check_writable()?;
         Ok(self.lower().adopt(&self.stored(name)?, from, object)?)
     }
 }

@@ -19,7 +19,7 @@ const CROWDED_LEN: u64 = 32 << 20;
 const SEGMENT_LEN_MAX: u64 = 1 << 30;
 /// Bytes by which a segment is lengthened, with zeros: a sync of what is written over is cheaper
 /// than one of a file that grows, as the disk has no new length and place to note.
-const STEP_LEN: u64 = 512 << 10;
+const STEP_LEN: u64 = 256 << 10;
 /// Bytes of a segment that are kept when nobody needs its records.
 const KEPT_LEN: u64 = 4 << 20;
 
@@ -68,11 +68,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Empties both segments, durably: nobody needs their records any more.
+/// Empties both segments, durably: nobody needs their records any more. Their space stays theirs,
+/// for the next mount to begin with on a disk that is full.
 pub(in crate::file) fn clear(segments: &[DiskBlob; 2]) -> Result<(), Errno> {
     for segment in segments {
-        segment.set_len(0)?;
-        segment.sync(false)?;
+        segment.write_zeros(0, HEAD_LEN as u64)?;
+        segment.sync(true)?;
     }
     Ok(())
 }
@@ -84,7 +85,13 @@ impl Journal {
         keys: &VolumeKeys,
     ) -> Result<Self, Errno> {
         let (head, cipher) = keys.new_segment(0);
-        segments.iter().try_for_each(|segment| segment.set_len(0))?;
+        // Both get their first step now, so that a volume does not grow while it is served.
+        let mut lens = [HEAD_LEN as u64; 2];
+        for (segment, len) in segments.iter().zip(&mut lens) {
+            let there = u64::try_from(rustix::fs::fstat(segment)?.st_size).unwrap_or(0);
+            let step = segment.write_zeros(there, STEP_LEN.saturating_sub(there));
+            *len = if step.is_ok() { there.max(STEP_LEN) } else { there.max(*len) };
+        }
         segments[0].write_at(0, &head, 0..HEAD_LEN)?;
         let writer = Writer {
             active: 0,
@@ -92,8 +99,8 @@ impl Journal {
             order: 0,
             sequence: 0,
             tail: HEAD_LEN as u64,
-            lens: [HEAD_LEN as u64, 0],
-            unsynced: [true, false],
+            lens,
+            unsynced: [true; 2],
             appended: 0,
             retired: true,
         };
@@ -158,7 +165,7 @@ impl Journal {
         let from = writer.lens[segment];
         if end > from {
             let to = end + STEP_LEN;
-            let step = self.segments[segment].append_zeros(from, to - from);
+            let step = self.segments[segment].write_zeros(from, to - from);
             writer.lens[segment] = if step.is_ok() { to } else { from.max(end) };
         }
     }
@@ -222,7 +229,6 @@ impl Journal {
         writer.unsynced[next] = true;
         (writer.active, writer.cipher, writer.order) = (next, cipher, writer.order + 1);
         (writer.sequence, writer.tail, writer.retired) = (0, HEAD_LEN as u64, false);
-        writer.lens[next] = writer.lens[next].max(HEAD_LEN as u64);
         Ok(())
     }
 
@@ -239,10 +245,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Nobody needs any record: the space of both segments is given back.
+    /// Nobody needs any record: both segments are emptied, and as long as they are at first.
     pub(in crate::file) fn end(&self) {
         if self.check().is_ok() {
-            let emptied = self.segments.iter().try_for_each(|segment| segment.set_len(0));
+            let emptied = self.segments.iter().try_for_each(|segment| {
+                segment.write_zeros(0, HEAD_LEN as u64)?;
+                segment.set_len(STEP_LEN)
+            });
             leave(emptied, "the journal's space");
         }
     }

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use rustix::io::Errno;
+
 use crate::file::dir::Dir;
 use crate::file::error::FileError;
 use crate::file::stat::Kind;
@@ -83,6 +85,11 @@ impl Dir {
         let opened = sealed.and_then(|sealed| self.names().open_name(&sealed));
         // The name has to be the one that this object would be stored under.
         let Some((name, _)) = opened.filter(|(_, stored)| stored.object() == stored_name) else {
+            let gone = || self.lower().stat(&stored_name).err() == Some(Errno::NOENT);
+            if self.volume().read_only() && gone() {
+                // A long name, removed by a writer since it was listed.
+                return Ok(None);
+            }
             let stored = String::from_utf8_lossy(&stored_name).into_owned();
             self.volume().counters.damages.add(1);
             tracing::error!(dir = self.ino(), stored, "a stored name is not authentic");

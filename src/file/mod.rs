@@ -10,6 +10,7 @@
 //! | `content` | an open file, and reading it                                            |
 //! | `write`   | writing, lengthening, cutting; `ranges`: holes, reserving, seeking      |
 //! | `state`   | what an open file knows: header, inline content or tree, dirty blocks   |
+//! | `beside`  | reading a volume that another process may be writing                    |
 //! | `salvage` | closing a file while the disk is full                                   |
 //! | `stage`   | a stored file whose committed bytes change by way of the journal        |
 //! | `journal` | the journal; `checkpoint`: bringing its changes to their places;        |
@@ -22,6 +23,7 @@
 //! the leaves up, then the header, and writes them in this order.
 
 mod attribute;
+mod beside;
 mod cache;
 mod checkpoint;
 mod commit;

@@ -6,14 +6,14 @@ use std::sync::atomic::AtomicBool;
 
 use crate::cipher::{Plain, VolumeKeys};
 use crate::file::checkpoint::Journaled;
-use crate::file::error::FileError;
+use crate::file::error::{FileError, is_hushed};
 use crate::file::stage::Stage;
 use crate::file::state::{Body, State};
 use crate::file::tree::Tree;
 use crate::format::geometry::{BlockSize, Geometry, PAGE_BYTES};
 use crate::format::header::{self, PAYLOAD_FIXED_BYTES, PREFIX_BYTES, Prefix, TREE_PAYLOAD_LEN};
 use crate::format::ids::FileId;
-use crate::format::node;
+use crate::format::node::{self, Entry};
 use crate::store::{Blob, DiskBlob};
 
 /// What opening found.
@@ -25,13 +25,12 @@ pub(in crate::file) enum Loaded {
     Mended,
 }
 
-/// Reads and authenticates the header of a stored file of `lower_len` bytes.
+/// Reads and authenticates the header of a stored file.
 pub(in crate::file) fn load(
     keys: &VolumeKeys,
     journaled: Option<&Journaled>,
     blob: DiskBlob,
     ino: u64,
-    lower_len: u64,
     writable: bool,
 ) -> Result<Loaded, FileError> {
     let mut page = [0; PAGE_BYTES];
@@ -53,12 +52,17 @@ pub(in crate::file) fn load(
     let geometry = Geometry::new(prefix.block_size);
     let body = decode_body(geometry, length, body).ok_or_else(|| damaged("impossible length"))?;
     let stored_len = geometry.stored_len(length);
+    // After the header: beside a writer the file is never shorter than its last header says.
+    let lower_len = u64::try_from(rustix::fs::fstat(&blob)?.st_size).unwrap_or(0);
     if lower_len < stored_len {
         let text = format!("{lower_len} bytes are stored, wanted {stored_len}: cut off");
         return Err(FileError::damaged(ino, text));
     }
     if lower_len > stored_len {
-        tracing::warn!(ino, lower_len, stored_len, "stored file is longer than its header says");
+        if !is_hushed() {
+            let what = "stored file is longer than its header says";
+            tracing::warn!(ino, lower_len, stored_len, what);
+        }
         if writable {
             blob.set_len(stored_len)?;
             return Ok(Loaded::Mended);
@@ -73,6 +77,7 @@ pub(in crate::file) fn load(
     Ok(Loaded::Whole(Box::new(State {
         blob,
         writable,
+        loaded: entry,
         begins: false,
         prefix,
         cipher,
@@ -117,6 +122,7 @@ pub(in crate::file) fn fresh(
     State {
         blob: Stage::new(blob, journal, block_size, 0, 0),
         writable: true,
+        loaded: Entry::HOLE,
         begins: true,
         prefix: Prefix { block_size, payload_len: 0, epoch, file_id: id, wrapped_key },
         cipher,

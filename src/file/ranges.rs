@@ -141,6 +141,13 @@ impl File {
     /// # Errors
     /// `ENXIO` past the end, or where no data follows; or the store's.
     pub fn seek(&self, offset: u64, what: Seek) -> Result<u64, FileError> {
+        match self.volume().read_only() {
+            true => self.patiently(|| self.seek_once(offset, what)),
+            false => self.seek_once(offset, what),
+        }
+    }
+
+    fn seek_once(&self, offset: u64, what: Seek) -> Result<u64, FileError> {
         let state = self.state()?;
         if offset >= state.length {
             return Err(FileError::Sys(Errno::NXIO));

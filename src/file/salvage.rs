@@ -13,8 +13,10 @@ impl File {
     /// are stored still, would not open the new blocks.
     ///
     /// # Errors
-    /// The store's; then the stored file is as it was, but for blocks that were overwritten.
+    /// The store's, or [`FileError::Lost`]; then the stored file is as it was, but for blocks that
+    /// were overwritten.
     pub(in crate::file) fn salvage(&self, state: &mut State) -> Result<(), FileError> {
+        self.volume().check_lease()?;
         if state.blob.is_protected() {
             // Nothing that is stored was written over.
             return Ok(());

@@ -71,7 +71,8 @@ struct Held {
     ahead_len: usize,
     pending: BTreeMap<u64, Place>,
     punched: Vec<(u64, u64)>,
-    cut: Option<u64>,
+    /// The stored file has to become shorter.
+    cut: bool,
     void: Option<Void>,
     /// Bytes were written in place that the next record refers to, and that no sync has covered.
     direct: bool,
@@ -143,8 +144,22 @@ impl Stage {
     /// Whether changes are in the journal that are not in place.
     pub(in crate::file) fn has_pending(&self) -> bool {
         let held = self.held();
-        let rest = held.cut.is_some() || !held.punched.is_empty() || held.void.is_some();
+        let rest = held.cut || !held.punched.is_empty() || held.void.is_some();
         !held.pending.is_empty() || rest
+    }
+
+    /// About how many bytes the stored file takes once all is in place; `lower` takes `taken`.
+    pub(in crate::file) fn space(&self, lower_len: u64, taken: u64) -> u64 {
+        if self.calm.load(Ordering::Acquire) {
+            return taken;
+        }
+        let held = self.held();
+        let from = if held.void.is_some() { 0 } else { lower_len };
+        let taken = if held.void.is_some() { 0 } else { taken };
+        let cut = if held.cut { lower_len.saturating_sub(held.committed_len) } else { 0 };
+        let pending = held.pending.range(from..).map(|(_, place)| place.len as u64);
+        let staged = held.staged.range(from..).map(|(_, sealed)| sealed.as_bytes().len() as u64);
+        taken.saturating_sub(cut) + pending.sum::<u64>() + staged.sum::<u64>()
     }
 
     /// Bytes that wait for a commit.
@@ -190,7 +205,6 @@ impl Stage {
         (held.staged_len, held.ahead_len) = (0, 0);
         held.floor = held.floor.max(stored_len);
         held.committed_len = stored_len;
-        held.cut = held.cut.map(|cut| cut.max(stored_len));
         held.generation = subject.generation;
         held.number = placed.number;
         Ok(())
@@ -268,17 +282,15 @@ impl Stage {
         if held.void.is_some() {
             // Not to zero: recovery finds the file by what stays of its header.
             self.disk.set_len(PREFIX_BYTES as u64)?;
-            held.cut = Some(stored_len);
         }
         for (offset, len) in std::mem::take(&mut held.punched) {
             self.disk.punch(offset, len)?;
         }
-        for (offset, place) in &held.pending {
+        // What lies beyond the end was committed, and cut off since.
+        for (offset, place) in held.pending.range(..stored_len) {
             journal.copy_to((place.segment, place.at), &self.disk, *offset, place.len)?;
         }
-        if let Some(cut) = held.cut.take() {
-            self.disk.set_len(cut)?;
-        }
+        self.disk.set_len(stored_len)?;
         // When it was written is known already; when it was copied is nobody's business.
         let time = |s, ns| Some(SetTime::At(s, u32::try_from(ns).unwrap_or(0)));
         let times = SetAttr {
@@ -288,7 +300,7 @@ impl Stage {
         };
         times.apply_to(&self.disk)?;
         held.pending.clear();
-        (held.void, held.floor) = (None, stored_len);
+        (held.void, held.cut, held.floor) = (None, false, stored_len);
         self.calm.store(held.staged.is_empty(), Ordering::Release);
         Ok(())
     }
@@ -378,8 +390,8 @@ impl Blob for Stage {
         if len > stored {
             self.disk.set_len(len)?;
         }
-        if len < stored || held.cut.is_some() {
-            held.cut = Some(len);
+        if len < stored {
+            held.cut = true;
             self.calm.store(false, Ordering::Release);
         }
         Ok(())

@@ -11,6 +11,7 @@ use crate::file::tree::{Ground, Tree};
 use crate::format::geometry::Geometry;
 use crate::format::header::Prefix;
 use crate::format::journal::Subject;
+use crate::format::node::Entry;
 
 /// Where the content is.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(in crate::file) enum Body {
 pub(in crate::file) struct State {
     pub(in crate::file) blob: Stage,
     pub(in crate::file) writable: bool,
+    /// What authenticated the header that was read; a volume that is open for reading compares it.
+    pub(in crate::file) loaded: Entry,
     /// The next header is that of a file that begins.
     pub(in crate::file) begins: bool,
     pub(in crate::file) prefix: Prefix,

@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 
 use rustix::io::Errno;
 
 use crate::cipher::{CipherPool, VolumeKeys};
+use crate::file::beside::{Hopeless, Quiet};
 use crate::file::cache::BlockCache;
 use crate::file::checkpoint::Journaled;
 use crate::file::content::File;
@@ -25,7 +26,7 @@ use crate::format::geometry::{BlockSize, Geometry};
 use crate::format::ids::DirId;
 use crate::format::name::NAME_MAX;
 use crate::limits::OPEN_DIRS_DEFAULT;
-use crate::store::{DiskBlob, Durability, Store, StoreDir};
+use crate::store::{DiskBlob, Durability, LeaseError, Standing, Store, StoreDir, Writers};
 
 /// The table of open files is in this many parts, each with its own lock.
 const OPEN_SHARDS: usize = 64;
@@ -104,6 +105,12 @@ pub struct Volume {
     spoiled: Mutex<HashSet<u64>>,
     pub(in crate::file) settled: Settled,
     changes: RwLock<()>,
+    /// Whether this process still has the volume, if it is open for writing.
+    standing: OnceLock<Standing>,
+    /// Tells whether another process changes it.
+    pub(in crate::file) writers: Writers,
+    pub(in crate::file) hopeless: Hopeless,
+    pub(in crate::file) quiet: Quiet,
     /// Inodes that were forgotten since memory was last given back for them.
     forgotten: AtomicU64,
 }
@@ -154,6 +161,10 @@ impl Volume {
             spoiled: Mutex::default(),
             settled: Settled::default(),
             changes: RwLock::new(()),
+            standing: OnceLock::new(),
+            writers: store.writers().map_err(|_| FileError::Sys(Errno::MFILE))?,
+            hopeless: Hopeless::default(),
+            quiet: Quiet::default(),
             forgotten: AtomicU64::new(0),
         });
         if !options.read_only {
@@ -187,7 +198,9 @@ impl Volume {
     /// To be taken by every operation that changes something, before any other lock and not
     /// twice: waits while the volume is frozen.
     pub fn change(&self) -> Changing<'_> {
-        self.make_room();
+        if self.check_lease().is_ok() {
+            self.make_room();
+        }
         Changing { _guard: self.changes.read().unwrap_or_else(PoisonError::into_inner) }
     }
 
@@ -222,6 +235,7 @@ impl Volume {
     /// # Errors
     /// The first that a file had.
     pub fn commit_all(&self) -> Result<(), FileError> {
+        self.check_lease()?;
         let mut result = Ok(());
         for shard in &self.open {
             let files: Vec<_> = lock(shard).values().filter_map(Weak::upgrade).collect();
@@ -266,6 +280,30 @@ impl Volume {
         work: impl Fn(&StoreDir) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         if self.read_only() { work(lower) } else { lower.lending(work) }
+    }
+
+    /// From now on nothing is written once this says that somebody else has the volume.
+    pub fn hold_while(&self, standing: Standing) {
+        if self.standing.set(standing).is_err() {
+            tracing::debug!("the volume is held already");
+        }
+    }
+
+    /// Fails if somebody else has the volume, or may have it: to be asked before every write.
+    pub(in crate::file) fn check_lease(&self) -> Result<(), FileError> {
+        match self.standing.get().map_or(Ok(()), Standing::check) {
+            Ok(()) => Ok(()),
+            Err(LeaseError::Lost) => Err(FileError::Lost),
+            Err(LeaseError::Unrenewed(error)) => Err(FileError::Sys(error)),
+        }
+    }
+
+    /// Whether the volume takes changes.
+    ///
+    /// # Errors
+    /// [`FileError::ReadOnly`], [`FileError::Lost`], or why its lease can't be renewed.
+    pub fn check_writable(&self) -> Result<(), FileError> {
+        if self.read_only() { Err(FileError::ReadOnly) } else { self.check_lease() }
     }
 
     /// Counters since the volume was opened.

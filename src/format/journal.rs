@@ -222,7 +222,8 @@ pub fn encode_beginning(subject: &Subject) -> Vec<u8> {
     encode_subject(subject).to_vec()
 }
 
-/// The beginning of the body of a [`Record::Change`] of either kind; the bytes of the extents follow.
+/// The beginning of the body of a [`Record::Change`] of either kind; the bytes of the extents
+/// follow.
 pub fn encode_change(subject: &Subject, base: u64, extents: &[Extent]) -> Vec<u8> {
     let mut bytes = encode_beginning(subject);
     bytes.extend(base.to_le_bytes());

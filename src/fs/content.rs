@@ -132,7 +132,10 @@ impl Fs {
         flags: OpenFlags,
     ) -> Result<HandleId, FsError> {
         let open = match self.share_inode(id, flags.access) {
-            Some(open) => open,
+            Some(open) => {
+                open.file.look_again();
+                open
+            }
             None => {
                 self.must_leave(DESCRIPTORS_SPARE)?;
                 self.open_inode(id, flags.access)?
@@ -177,10 +180,14 @@ impl Fs {
         done.and_then(|done| closed.map(|()| done))
     }
 
-    /// Whether something written to a file was lost since this was last asked, as when the disk
-    /// was full: what the kernel kept of it is wrong then.
+    /// Whether what the kernel kept of a file that was just opened is wrong: something written was
+    /// lost since this was last asked, as when the disk was full, or another process changed it.
     pub fn take_spoiled(&self, id: InodeId) -> bool {
-        self.volume.take_spoiled(id.0)
+        if self.changes_here_only() {
+            return self.volume.take_spoiled(id.0);
+        }
+        let state = self.inodes.open(id).map(|open| open.file.known_state());
+        !state.is_some_and(|state| self.seen.again(id.0, state))
     }
 
     pub(in crate::fs) fn insert_file(
@@ -216,6 +223,7 @@ impl Fs {
             if !file.open.allows(Access::Write) {
                 return Err(FsError::BadHandle);
             }
+            self.volume.check_writable()?;
             file.open.apply(privileges)?;
             let done = work(file)?;
             file.settle()?;

@@ -11,6 +11,7 @@ use crate::fs::error::FsError;
 use crate::fs::guard::NameGuards;
 use crate::fs::handles::Handles;
 use crate::fs::ids::{Attr, InodeId};
+use crate::fs::seen::Seen;
 use crate::fs::table::Table;
 use crate::limits::DESCRIPTORS_SPARE;
 
@@ -34,6 +35,7 @@ pub struct Fs {
     pub(in crate::fs) dirs: OpenDirs,
     pub(in crate::fs) guards: NameGuards,
     pub(in crate::fs) handles: Handles,
+    pub(in crate::fs) seen: Seen,
 }
 
 impl Fs {
@@ -46,6 +48,7 @@ impl Fs {
             inodes: Table::new(),
             guards: NameGuards::new(),
             handles: Handles::default(),
+            seen: Seen::default(),
         })
     }
 
@@ -95,9 +98,14 @@ impl Fs {
     /// the next.
     ///
     /// # Errors
-    /// `ReadOnly`.
+    /// `ReadOnly`, or what a lease that is lost gives.
     pub(in crate::fs) fn must_be_writable(&self) -> Result<Changing<'_>, FsError> {
-        if self.volume.read_only() { Err(FsError::ReadOnly) } else { Ok(self.volume.change()) }
+        if self.volume.read_only() {
+            return Err(FsError::ReadOnly);
+        }
+        let changing = self.volume.change();
+        self.volume.check_writable()?;
+        Ok(changing)
     }
 
     /// Refuses what would hold a descriptor for as long as its opener likes, once no more than
@@ -116,7 +124,8 @@ impl Fs {
     /// The attributes of an inode that is known already.
     pub(in crate::fs) fn attr(&self, stat: Stat) -> Attr {
         let ino = self.id(stat.ino);
-        let settled = !self.inodes.open(ino).is_some_and(|open| open.file.is_dirty());
+        let dirty = self.inodes.open(ino).is_some_and(|open| open.file.is_dirty());
+        let settled = self.changes_here_only() && !dirty;
         Attr { ino, generation: self.inodes.generation(ino), stat, settled }
     }
 
@@ -124,10 +133,22 @@ impl Fs {
     pub(in crate::fs) fn hand_out(&self, parent: InodeId, name: &[u8], stat: Stat) -> Attr {
         let ino = self.id(stat.ino);
         if ino == InodeId::ROOT {
-            return Attr { ino, generation: 0, stat, settled: true };
+            return Attr { ino, generation: 0, stat, settled: self.changes_here_only() };
         }
         let (generation, open) = self.inodes.know(ino, stat.kind, parent, name);
-        Attr { ino, generation, stat, settled: !open.is_some_and(|open| open.file.is_dirty()) }
+        if !self.changes_here_only() {
+            // Names that it had may be gone, and be another's.
+            let count = if stat.kind == Kind::Dir { 1 } else { stat.nlink };
+            self.inodes.keep_newest(ino, usize::try_from(count.max(1)).unwrap_or(usize::MAX));
+        }
+        let dirty = open.is_some_and(|open| open.file.is_dirty());
+        Attr { ino, generation, stat, settled: self.changes_here_only() && !dirty }
+    }
+
+    /// Whether nobody but who asks this file system changes the volume. Otherwise nothing that is
+    /// known of it may be remembered outside.
+    pub fn changes_here_only(&self) -> bool {
+        !self.volume.read_only()
     }
 
     /// The directory of that number, open.
@@ -207,15 +228,30 @@ impl Fs {
             // nor begin before what was opened is where a removal looks for it.
             let _names = self.guards.follow(parent);
             let Some(name) = self.inodes.name_in(id, parent) else { return Ok(None) };
-            dir = dir.open_dir(&name)?;
-            if dir.ino() != self.lower(id) {
-                return Err(FsError::Stale);
-            }
+            let opened = dir.open_dir(&name).map_err(FsError::from);
+            let same = |dir: Dir| match dir.ino() == self.lower(id) {
+                true => Ok(dir),
+                false => Err(FsError::Stale),
+            };
+            dir = match opened.and_then(same) {
+                Err(error) if self.is_moved(&error) => {
+                    self.inodes.remove_name(id, parent, &name, None);
+                    return Ok(None);
+                }
+                opened => opened?,
+            };
             if self.volume.has_descriptors(DESCRIPTORS_SPARE) {
                 self.dirs.insert(id, dir.clone());
             }
         }
         Ok(Some(dir))
+    }
+
+    /// Whether a name that was known leads there no more because another process has moved or
+    /// removed it.
+    fn is_moved(&self, error: &FsError) -> bool {
+        let gone = matches!(error, FsError::Stale) || error.is_not_found();
+        gone && !self.changes_here_only()
     }
 
     /// Does something with an inode by a name it has, which stays its name meanwhile.
@@ -233,7 +269,12 @@ impl Fs {
             let dir = self.dir(parent)?;
             let _names = self.guards.follow(parent);
             if let Some(name) = self.inodes.name_in(id, parent) {
-                return work(&dir, &name);
+                match work(&dir, &name) {
+                    Err(error) if self.is_moved(&error) => {
+                        self.inodes.remove_name(id, parent, &name, None);
+                    }
+                    done => return done,
+                }
             }
         }
         Err(FsError::Stale)

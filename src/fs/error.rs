@@ -93,6 +93,7 @@ fn of_file(error: &FileError) -> Errno {
         FileError::Stale => Errno::STALE,
         FileError::Latched => Errno::IO,
         FileError::ReadOnly => Errno::ROFS,
+        FileError::Lost => Errno::IO,
     }
 }
 
@@ -114,6 +115,7 @@ mod tests {
             (FsError::File(FileError::Stale), libc::ESTALE),
             (FsError::File(FileError::Latched), libc::EIO),
             (FsError::File(FileError::ReadOnly), libc::EROFS),
+            (FsError::File(FileError::Lost), libc::EIO),
             (FsError::NotFound, libc::ENOENT),
             (FsError::Exists, libc::EEXIST),
             (FsError::NotDir, libc::ENOTDIR),

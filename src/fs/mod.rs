@@ -14,6 +14,7 @@
 //! | `namespace` | lookup, and all that makes a name                                        |
 //! | `removal`   | unlink, rmdir, rename                                                    |
 //! | `content`   | open, read, write, sync, close                                           |
+//! | `seen`      | which states of files those outside may have kept                        |
 //! | `listing`   | directory streams                                                        |
 //! | `path`      | walking a path, for those who have no kernel to do it                    |
 
@@ -29,6 +30,7 @@ mod listing;
 mod namespace;
 mod path;
 mod removal;
+mod seen;
 mod table;
 
 pub use attr::Change;

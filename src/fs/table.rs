@@ -204,6 +204,15 @@ impl Table {
         }
     }
 
+    /// Forgets all names but the `count` that were seen last: it has no more than that.
+    pub(in crate::fs) fn keep_newest(&self, id: InodeId, count: usize) {
+        let older = |inode: &mut Inode| match inode.names.len() > count {
+            true => inode.names.split_off(count),
+            false => Vec::new(),
+        };
+        self.leave(self.with(id, older).unwrap_or_default());
+    }
+
     /// The name is gone. `held` keeps the inode, if that was the last.
     pub(in crate::fs) fn remove_name(
         &self,
@@ -285,14 +294,19 @@ impl Inode {
         Self { kind, generation, lookups, handles, entries, names, open, held }
     }
 
-    /// Whether it was not known by this name before.
+    /// Whether it was not known by this name before. The name that was seen last is the first.
     fn add(&mut self, parent: InodeId, name: &[u8]) -> bool {
-        let new = !self.names.iter().any(|known| known.is(parent, name));
-        if new {
-            self.names.reserve_exact(1);
-            self.names.push(Place { parent, name: name.into() });
+        match self.names.iter().position(|known| known.is(parent, name)) {
+            Some(at) => {
+                self.names[..=at].rotate_right(1);
+                false
+            }
+            None => {
+                self.names.reserve_exact(1);
+                self.names.insert(0, Place { parent, name: name.into() });
+                true
+            }
         }
-        new
     }
 
     fn is_unknown(&self) -> bool {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
@@ -42,11 +42,16 @@ impl Adapter {
     pub(in crate::fuse) fn new(fs: Arc<Fs>, checks: bool, gathers: bool) -> Self {
         Self { fs, checks, gathers }
     }
+
+    /// How long the kernel may remember a name, or that there is none.
+    fn name_ttl(&self) -> Duration {
+        if self.fs.changes_here_only() { TTL } else { Duration::ZERO }
+    }
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        settle(config, self.checks, self.gathers);
+        settle(config, self.checks, self.gathers, self.fs.changes_here_only());
         Ok(())
     }
 
@@ -61,9 +66,9 @@ impl Filesystem for Adapter {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         guarded("lookup", || match self.fs.lookup(inode(parent), name.as_bytes()) {
             Err(error) if error.is_not_found() => {
-                reply.entry(&TTL, &convert::absent(), Generation(0));
+                reply.entry(&self.name_ttl(), &convert::absent(), Generation(0));
             }
-            found => give_entry(reply, found),
+            found => give_entry(reply, found, self.name_ttl()),
         });
     }
 
@@ -123,7 +128,7 @@ impl Filesystem for Adapter {
                 self.fs.mknod(inode(parent), name.as_bytes(), kind, mode, creator(request))
             };
             let kind = convert::node_kind(mode, rdev).ok_or(FsError::Invalid);
-            give_entry(reply, kind.and_then(make));
+            give_entry(reply, kind.and_then(make), self.name_ttl());
         });
     }
 
@@ -139,7 +144,7 @@ impl Filesystem for Adapter {
         guarded("mkdir", || {
             let mode = umask::applied(mode & MODE_BITS, umask);
             let made = self.fs.mkdir(inode(parent), name.as_bytes(), mode, creator(request));
-            give_entry(reply, made);
+            give_entry(reply, made, self.name_ttl());
         });
     }
 
@@ -161,7 +166,8 @@ impl Filesystem for Adapter {
     ) {
         guarded("symlink", || {
             let (name, target) = (link_name.as_bytes(), target.as_os_str().as_bytes());
-            give_entry(reply, self.fs.symlink(inode(parent), name, target, creator(request)));
+            let made = self.fs.symlink(inode(parent), name, target, creator(request));
+            give_entry(reply, made, self.name_ttl());
         });
     }
 
@@ -193,7 +199,8 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         guarded("link", || {
-            give_entry(reply, self.fs.link(inode(ino), inode(newparent), newname.as_bytes()));
+            let made = self.fs.link(inode(ino), inode(newparent), newname.as_bytes());
+            give_entry(reply, made, self.name_ttl());
         });
     }
 
@@ -333,7 +340,7 @@ impl Filesystem for Adapter {
                 let name = OsStr::from_bytes(entry.name);
                 let (attr, ttl, generation) = match &entry.attr {
                     Some(attr) => (file_attr(attr), ttl(attr), generation(attr)),
-                    None => (convert::listed_only(entry), std::time::Duration::ZERO, Generation(0)),
+                    None => (convert::listed_only(entry), Duration::ZERO, Generation(0)),
                 };
                 !reply.add(attr.ino, entry.next, name, &ttl, &attr, generation)
             });

@@ -9,9 +9,10 @@ use crate::fs::{
     XattrMode,
 };
 
-/// How long the kernel may remember names and attributes. Nobody else changes the volume while it
-/// is mounted (the store is locked), and the kernel sees each change that is made through it, so
-/// this could be for ever; an hour lets a mistake end.
+/// How long the kernel may remember names and attributes of a mount that can be written to. Nobody
+/// else changes the volume then (the store is locked), and the kernel sees each change that is made
+/// through it, so this could be for ever; an hour lets a mistake end. A mount for reading only may
+/// have a writer beside it, and the kernel remembers nothing of it.
 pub(in crate::fuse) const TTL: Duration = Duration::from_secs(3600);
 
 const BITS_LOW: u64 = u32::MAX as u64;

@@ -2,6 +2,7 @@
 //! asked for, how an answer becomes a reply.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use fuser::{
     Errno, FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyAttr, ReplyEmpty, ReplyEntry,
@@ -9,7 +10,7 @@ use fuser::{
 };
 
 use crate::fs::{Access, Attr, Creator, FsError, HandleId, Privileges, Sync};
-use crate::fuse::convert::{TTL, errno, file_attr, generation, ttl};
+use crate::fuse::convert::{errno, file_attr, generation, ttl};
 
 /// Bytes of the largest request. Linux gives at most 256 pages unless told otherwise.
 const REQUEST_LEN_MAX: u32 = 1 << 20;
@@ -17,8 +18,8 @@ const REQUEST_LEN_MAX: u32 = 1 << 20;
 const BACKGROUND_MAX: u16 = 64;
 
 /// Asks the kernel for what it can do and we want; `checks` if it checks permissions, `gathers`
-/// if it gathers writes.
-pub(in crate::fuse) fn settle(config: &mut KernelConfig, checks: bool, gathers: bool) {
+/// if it gathers writes, `alone` if nobody else changes the volume.
+pub(in crate::fuse) fn settle(config: &mut KernelConfig, checks: bool, gathers: bool, alone: bool) {
     // HANDLE_KILLPRIV_V2: clearing set-id bits is ours, for which the kernel does without
     // asking for security.capability before each write. ATOMIC_O_TRUNC is not asked for, so
     // a truncating open is an open and a change of the size. AUTO_INVAL_DATA is not either:
@@ -27,8 +28,11 @@ pub(in crate::fuse) fn settle(config: &mut KernelConfig, checks: bool, gathers: 
         | InitFlags::FUSE_DO_READDIRPLUS
         | InitFlags::FUSE_READDIRPLUS_AUTO
         | InitFlags::FUSE_ASYNC_DIO
-        | InitFlags::FUSE_CACHE_SYMLINKS
         | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+    if alone {
+        // Otherwise another link may come to have its number.
+        wanted |= InitFlags::FUSE_CACHE_SYMLINKS;
+    }
     if checks {
         // Access control lists count only where the kernel checks; with a default list the
         // umask does not, which the lower filesystem decides.
@@ -79,9 +83,8 @@ pub(in crate::fuse) fn sync(data_only: bool) -> Sync {
     if data_only { Sync::Data } else { Sync::All }
 }
 
-/// Nobody changes a file behind the kernel's back, so its pages stay valid; and who only reads
-/// has nothing to flush.
-/// Unless something written was lost: the kernel has it still, and has to ask again.
+/// What the kernel has of a file stays valid, unless it is `spoiled`: then it has to ask again. And
+/// who only reads has nothing to flush.
 pub(in crate::fuse) fn fopen_flags(access: Access, spoiled: bool) -> FopenFlags {
     match access {
         _ if spoiled => FopenFlags::empty(),
@@ -90,9 +93,16 @@ pub(in crate::fuse) fn fopen_flags(access: Access, spoiled: bool) -> FopenFlags 
     }
 }
 
-pub(in crate::fuse) fn give_entry(reply: ReplyEntry, done: Result<Attr, FsError>) {
+/// The kernel may remember the name for as long as `name_ttl`.
+pub(in crate::fuse) fn give_entry(
+    reply: ReplyEntry,
+    done: Result<Attr, FsError>,
+    name_ttl: Duration,
+) {
     match done {
-        Ok(attr) => reply.entry_with_ttls(&ttl(&attr), &TTL, &file_attr(&attr), generation(&attr)),
+        Ok(attr) => {
+            reply.entry_with_ttls(&ttl(&attr), &name_ttl, &file_attr(&attr), generation(&attr))
+        }
         Err(error) => reply.error(errno(&error)),
     }
 }

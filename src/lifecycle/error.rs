@@ -284,6 +284,7 @@ fn file_exit(error: &FileError) -> Exit {
         FileError::Damaged(_) | FileError::Latched => Exit::Damaged,
         FileError::Sys(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP) => Exit::NoPath,
         FileError::NameTooLong | FileError::NoAttribute => Exit::NoPath,
+        FileError::Lost => Exit::InUse,
         FileError::Sys(errno) => errno_exit(*errno, Exit::StoreFailed),
         FileError::TooLarge
         | FileError::Invalid

@@ -11,7 +11,6 @@ use crate::lifecycle::open::find_store;
 use crate::lifecycle::process::Process;
 use crate::lifecycle::report::Report;
 use crate::limits::{LEAVE_WAIT, LOCK_WAIT};
-use crate::store::LockMode;
 
 /// Unmounts one mountpoint, and waits until what was written there is committed; the daemon of a
 /// volume without further mountpoints has ended then.
@@ -88,7 +87,7 @@ fn without_daemon(mountpoint: &Path, store: &Path) -> Result<(), VerbError> {
     })?;
     // Taking the lock is how the end of a daemon is seen that did not say who it is.
     if let Ok(store) = find_store(store) {
-        drop(store.lock(LockMode::Shared, LOCK_WAIT)?);
+        store.await_unlocked(LOCK_WAIT)?;
     }
     Ok(())
 }

@@ -13,25 +13,16 @@ use crate::keys::{self, Context, KeySource};
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::init::unix_s;
 use crate::lifecycle::{mounts, terminate};
-use crate::limits::{CACHE_BYTES_DEFAULT, LOCK_WAIT, OPEN_DIRS_DEFAULT};
-use crate::store::{Holder, LockError, LockMode, Store, StoreLock};
+use crate::limits::{CACHE_BYTES_DEFAULT, LEASE_INTERVAL, LOCK_WAIT, OPEN_DIRS_DEFAULT};
+use crate::store::{HeldHow, Holder, LockError, LockMode, Store, StoreLock};
 
 /// What a volume is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// To read, beside other readers.
+    /// To read, beside readers and a writer: takes no lock.
     Read,
-    /// To write, alone.
+    /// To write, beside readers.
     Write,
-}
-
-impl Access {
-    fn lock_mode(self) -> LockMode {
-        match self {
-            Self::Read => LockMode::Shared,
-            Self::Write => LockMode::Exclusive,
-        }
-    }
 }
 
 /// How an open volume behaves.
@@ -45,6 +36,8 @@ pub struct Tuning {
     pub open_dirs: NonZero<usize>,
     /// How much has to survive a power cut.
     pub durability: Durability,
+    /// Between two renewals of the lease of a volume that is open for writing.
+    pub lease_interval: Duration,
 }
 
 impl Default for Tuning {
@@ -54,6 +47,7 @@ impl Default for Tuning {
             threads: None,
             open_dirs: OPEN_DIRS_DEFAULT,
             durability: Durability::default(),
+            lease_interval: LEASE_INTERVAL,
         }
     }
 }
@@ -80,8 +74,8 @@ pub struct Opened {
     pub key: KeyInfo,
     /// The store's directory, without links and dots.
     pub path: PathBuf,
-    /// Keeps others out.
-    pub lock: StoreLock,
+    /// Keeps other writers out of a volume that is open for writing.
+    pub lock: Option<StoreLock>,
 }
 
 /// The store at a path, without links and dots.
@@ -109,7 +103,10 @@ pub fn open(
     let store = find_store(path)?;
     // Refused before anybody is waited for, and read again under the lock.
     store.read_descriptor()?;
-    let lock = lock(&store, access)?;
+    let lock = match access {
+        Access::Read => None,
+        Access::Write => Some(lock_renewing(&store, tuning.lease_interval)?),
+    };
     let descriptor = store.read_descriptor()?;
     if matches!(key, Some(KeySource::Transient)) {
         return Err(VerbError::TransientOpen(store.path().to_owned()));
@@ -127,7 +124,7 @@ pub fn open(
 /// See [`VerbError`].
 pub fn open_with(path: &Path, key: &Secret, tuning: &Tuning) -> Result<Opened, VerbError> {
     let store = find_store(path)?;
-    let lock = lock(&store, Access::Write)?;
+    let lock = Some(lock_renewing(&store, tuning.lease_interval)?);
     let descriptor = store.read_descriptor()?;
     let slot = descriptor.slots.first();
     let info = KeyInfo {
@@ -140,7 +137,7 @@ pub fn open_with(path: &Path, key: &Secret, tuning: &Tuning) -> Result<Opened, V
 
 fn finish(
     store: Store,
-    lock: StoreLock,
+    lock: Option<StoreLock>,
     descriptor: Descriptor,
     key: &Secret,
     info: KeyInfo,
@@ -159,35 +156,59 @@ fn finish(
     };
     let volume =
         Volume::open(&store, keys, &descriptor, &options).map_err(VerbError::file(&path))?;
+    if let Some(standing) = lock.as_ref().and_then(StoreLock::standing) {
+        volume.hold_while(standing);
+    }
     Ok(Opened { volume, descriptor, key: info, path, lock })
 }
 
-/// Takes the store's lock, and says in it who has it. A holder whose mount is up is refused at
-/// once; one without a mount is starting or leaving, and is waited for.
+/// Takes the store's lock to write, and says in it who has it. A holder whose mount is up is
+/// refused at once; one without a mount is starting or leaving, and is waited for.
 ///
 /// # Errors
 /// The holder that stays.
-pub fn lock(store: &Store, access: Access) -> Result<StoreLock, VerbError> {
-    if access == Access::Write {
-        rustix::fs::access(store.path(), rustix::fs::Access::WRITE_OK).map_err(|error| {
-            VerbError::ReadOnlyStore { path: store.path().to_owned(), error: error.into() }
-        })?;
-    }
-    let mode = access.lock_mode();
-    let lock = match store.lock(mode, Duration::ZERO) {
-        Err(LockError::Held { .. }) if !is_mounted(store.path()) => store.lock(mode, LOCK_WAIT),
-        first => first,
-    };
-    let mut lock = lock?;
-    let holder = holder(Vec::new(), None);
-    match lock.describe(&holder) {
-        // The lock holds without its text, and a store on a full disk can still be terminated.
-        Err(error) if is_full(&error) => {
-            tracing::warn!("{}/lock: {error}: not told who has it", store.path().display());
-        }
-        told => told.map_err(VerbError::local(store.path(), "can't write its lock file"))?,
-    }
+pub fn lock(store: &Store) -> Result<StoreLock, VerbError> {
+    lock_renewing(store, LEASE_INTERVAL)
+}
+
+fn lock_renewing(store: &Store, interval: Duration) -> Result<StoreLock, VerbError> {
+    rustix::fs::access(store.path(), rustix::fs::Access::WRITE_OK).map_err(|error| {
+        VerbError::ReadOnlyStore { path: store.path().to_owned(), error: error.into() }
+    })?;
+    let mut lock =
+        patiently(store, |patience| store.lock_renewing(LockMode::Exclusive, patience, interval))?;
+    lock.describe(&holder(Vec::new(), None))?;
     Ok(lock)
+}
+
+/// Takes the store's lock so that nobody writes, which needs no right to write oneself.
+///
+/// # Errors
+/// The writer that stays.
+pub fn lock_still(store: &Store) -> Result<StoreLock, VerbError> {
+    patiently(store, |patience| store.lock(LockMode::Shared, patience))
+}
+
+fn patiently(
+    store: &Store,
+    lock: impl Fn(Duration) -> Result<StoreLock, LockError>,
+) -> Result<StoreLock, VerbError> {
+    Ok(match lock(Duration::ZERO) {
+        Err(LockError::Held { how, holder, .. })
+            if how != HeldHow::Renewing && !is_up(store.path(), holder.as_deref()) =>
+        {
+            lock(LOCK_WAIT)?
+        }
+        first => first?,
+    })
+}
+
+/// Whether a holder serves a mount, as far as can be seen from here.
+fn is_up(store: &Path, holder: Option<&Holder>) -> bool {
+    let Some(holder) = holder.filter(|holder| !holder.mountpoints.is_empty()) else { return false };
+    let is_here = holder.host == host();
+    let there = mounts::of_store(store).unwrap_or_default();
+    !is_here || holder.mountpoints.iter().any(|mountpoint| there.contains(mountpoint))
 }
 
 /// Whether there is no room, by the disk or by a quota.
@@ -195,12 +216,12 @@ pub(in crate::lifecycle) fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
-fn is_mounted(store: &Path) -> bool {
-    mounts::of_store(store).is_ok_and(|mountpoints| !mountpoints.is_empty())
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// What this process writes into a lock that it holds.
 pub fn holder(mountpoints: Vec<PathBuf>, socket: Option<PathBuf>) -> Holder {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Holder { pid: std::process::id(), host, mountpoints, socket, started_unix_s: unix_s() }
+    let (pid, host) = (std::process::id(), host());
+    Holder { pid, host, mountpoints, socket, started_unix_s: unix_s() }
 }

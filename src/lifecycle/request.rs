@@ -98,6 +98,7 @@ impl MountRequest {
             threads: self.threads,
             open_dirs: self.open_dirs,
             durability: self.durability,
+            ..Tuning::default()
         }
     }
 
@@ -207,9 +208,9 @@ fn fill(opened: &Opened, dirs: &[String]) -> Result<(), FileError> {
 /// A volume without a slot had a transient key: nobody can ever read it again, unless the process
 /// that has the key is alive, and then it has the lock.
 fn remove_keyless(store: &crate::store::Store) -> Result<(), VerbError> {
-    let lock = lock(store, Access::Write)?;
+    let mut lock = lock(store)?;
     tracing::warn!("{}: left by an earlier run whose key is gone: removed", store.path().display());
-    terminate::remove_contents(store.path(), &lock)
+    terminate::remove_contents(store.path(), &mut lock)
 }
 
 /// A mountpoint that root makes is closed to others: should the mount go away under a job, the

@@ -50,7 +50,7 @@ pub enum Event {
 pub struct Session {
     volume: Arc<Volume>,
     shared: Arc<Shared>,
-    lock: StoreLock,
+    lock: Option<StoreLock>,
     timer: CommitTimer,
     control: Control,
     unmounters: Vec<Unmounter>,
@@ -79,12 +79,9 @@ impl Session {
             mounted.push(mount(&volume, point, options)?);
             shared.add_mountpoint(&point.mountpoint);
         }
-        let holder = open::holder(shared.mountpoints(), Some(control.path().to_owned()));
-        match lock.describe(&holder) {
-            Err(error) if open::is_full(&error) => {
-                tracing::warn!("{}/lock: {error}", path.display())
-            }
-            told => told.map_err(VerbError::local(&path, "can't write its lock file"))?,
+        if let Some(lock) = &mut lock {
+            let socket = Some(control.path().to_owned());
+            lock.describe(&open::holder(shared.mountpoints(), socket))?;
         }
         let unmounters = mounted.iter().map(Mounted::unmounter).collect();
         let timer = CommitTimer::start(&volume);
@@ -242,8 +239,10 @@ impl CommitTimer {
                 let left = due.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     drop(stopped);
-                    if let Err(error) = volume.commit_all() {
-                        tracing::error!("commit by the timer: {error}");
+                    match volume.commit_all() {
+                        // It was told when it was lost.
+                        Ok(()) | Err(FileError::Lost) => {}
+                        Err(error) => tracing::error!("commit by the timer: {error}"),
                     }
                     if volume.take_forgotten(FORGOTTEN_MANY) {
                         give_back_memory();

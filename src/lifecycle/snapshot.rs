@@ -11,7 +11,7 @@ use crate::lifecycle::control::{Client, Request, Response};
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::init::unix_ms;
 use crate::lifecycle::locate::{daemon, describe, locate};
-use crate::lifecycle::open::{Access, lock};
+use crate::lifecycle::open::lock_still;
 use crate::lifecycle::terminate::MARKER_NAME as TERMINATING_NAME;
 use crate::object::{Begun, CopyError, ManifestError, Shelf, ShelfError, Summary};
 use crate::object::{copy_tree, remove_tree};
@@ -39,8 +39,15 @@ pub fn create(volume: &Path, target: &Path) -> Result<Summary, VerbError> {
     let begun = match writer {
         Some((client, report)) => frozen(client, store.path(), &report.mountpoints, begin)?,
         None => {
-            let _lock = lock(&store, Access::Read)?;
-            begin()?
+            let lock = lock_still(&store)?;
+            let begun = begin()?;
+            match store.still_free(&lock) {
+                Ok(()) => begun,
+                Err(error) => {
+                    begun.discard();
+                    return Err(error.into());
+                }
+            }
         }
     };
     shelf.finish(begun, descriptor.volume_id).map_err(fail)

@@ -18,7 +18,7 @@ use crate::format::VolumeId;
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::locate::locate;
 use crate::lifecycle::mounts;
-use crate::lifecycle::open::{Access, is_full, lock};
+use crate::lifecycle::open::{is_full, lock};
 use crate::lifecycle::report::{SlotReport, slots};
 use crate::object::{CopyError, Shelf, remove_tree};
 use crate::store::{Store, StoreLock};
@@ -106,8 +106,11 @@ pub fn terminate(
         })
     });
     let shelf = shelf.transpose()?;
-    let (lock, slots) = destroy_keys(&path, &volume_id)?;
+    let (mut lock, slots) = destroy_keys(&path, &volume_id)?;
     let removed = shelf.map(|shelf| remove_snapshots(&shelf, &volume_id)).transpose()?;
+    if let Some(lock) = &mut lock {
+        lock.end_lease();
+    }
     let left = remove_rest(&path)?;
     drop(lock);
     let snapshots = removed.unwrap_or_default();
@@ -123,7 +126,7 @@ fn destroy_keys(
     let mut destroyed = Vec::new();
     if path.join(DESCRIPTOR_NAME).symlink_metadata().is_ok() {
         let store = Store::open(path)?;
-        held = Some(lock(&store, Access::Write)?);
+        held = Some(lock(&store)?);
         // Another terminate may have come this far meanwhile.
         if let Ok(descriptor) = store.read_descriptor() {
             destroyed = slots(&descriptor);
@@ -239,8 +242,9 @@ fn remove_part(path: &Path, name: &str) -> Result<(), VerbError> {
 /// Removes a store that nobody can open any more; its directory stays, empty.
 pub(in crate::lifecycle) fn remove_contents(
     path: &Path,
-    _held: &StoreLock,
+    held: &mut StoreLock,
 ) -> Result<(), VerbError> {
+    held.end_lease();
     let descriptor = path.join(DESCRIPTOR_NAME);
     std::fs::remove_file(&descriptor).map_err(VerbError::local(&descriptor, "can't remove it"))?;
     for name in PARTS.iter().chain(&["lock"]) {
@@ -255,8 +259,9 @@ pub(in crate::lifecycle) fn remove_contents(
 /// In use, or what could not be removed.
 pub fn remove_store(path: &Path) -> Result<(), VerbError> {
     let store = Store::open(path)?;
-    let held = lock(&store, Access::Write)?;
+    let mut held = lock(&store)?;
     destroy_keys_under(&store)?;
+    held.end_lease();
     remove_rest(path)?;
     drop(held);
     Ok(())

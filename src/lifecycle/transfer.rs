@@ -62,7 +62,10 @@ fn tree(
     access: Access,
 ) -> Result<Box<dyn Tree>, VerbError> {
     let located = locate(volume)?;
-    let mountpoint = located.by_mountpoint.or_else(|| located.mountpoints.first().cloned());
+    // Through the writing mount, if there is one: it knows what is not committed yet.
+    let writable = located.mountpoints.iter().find(|path| !is_read_only(path));
+    let any = writable.or_else(|| located.mountpoints.first()).cloned();
+    let mountpoint = located.by_mountpoint.or(any);
     Ok(match mountpoint {
         Some(path) => Box::new(Plain::new(path, Side::Mount)),
         None => {
@@ -70,6 +73,11 @@ fn tree(
             Box::new(Stored::new(open(&located.store, key, access, &tuning)?)?)
         }
     })
+}
+
+fn is_read_only(mountpoint: &Path) -> bool {
+    let flag = rustix::fs::StatVfsMountFlags::RDONLY;
+    rustix::fs::statvfs(mountpoint).is_ok_and(|found| found.f_flag.contains(flag))
 }
 
 /// What `ls` shows.

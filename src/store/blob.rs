@@ -2,9 +2,9 @@
 
 use std::fmt::Debug;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cipher::Sealed;
@@ -78,19 +78,32 @@ impl DiskBlob {
         if left > 0 { self.write_bytes(to, &bytes) } else { Ok(()) }
     }
 
-    /// Lengthens it with zeros that have their place on the disk.
+    /// Writes zeros, which have their place on the disk then.
     ///
     /// # Errors
     /// The system's; what is there then is a part of it.
-    pub fn append_zeros(&self, end: u64, len: u64) -> Result<(), Errno> {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    pub fn write_zeros(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let mut done = 0;
         while done < len {
             let part = (len - done).min(ZEROS.len() as u64);
-            self.write_bytes(end + done, &ZEROS[..to_usize(part)])?;
+            self.write_bytes(offset + done, &ZEROS[..to_usize(part)])?;
             done += part;
         }
         Ok(())
+    }
+
+    /// A stored file that is open, opened anew to be read: a network filesystem looks what its
+    /// server has only then.
+    ///
+    /// # Errors
+    /// The system's, out of descriptors.
+    pub fn reopen(of: &impl Watched) -> Result<Self, Errno> {
+        let path = format!("/proc/self/fd/{}", of.as_fd().as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let opened = rustix::fs::open(path, flags, Mode::empty());
+        let again = |_| rustix::io::fcntl_dupfd_cloexec(of, 0);
+        opened.or_else(again).map(|fd| Self::new(fd, of.hook()))
     }
 
     /// The same file by one more descriptor.

@@ -1,7 +1,7 @@
 //! A store's own directory: making, opening, `volume.json`.
 
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -129,6 +129,10 @@ impl Store {
             Err(Errno::NOENT) => Err(StoreError::NotAStore(path.to_owned())),
             Err(error) => Err(Self::sys(path, "can't look into it")(error)),
         }
+    }
+
+    pub(in crate::store) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
     }
 
     /// The directory as it was given.

@@ -1,54 +1,66 @@
 //! One process has a volume open for writing. The lock is flock(2) on `STORE/lock`, which the
-//! kernel gives up when its holder dies; the file tells people who holds it.
+//! kernel gives up when its holder dies; what the file says is a lease for where flock(2) does not
+//! reach another node, and tells people who has the volume. [LOCK.md](LOCK.md) tells the whole.
 
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
-use serde::{Deserialize, Serialize};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
+use crate::limits::{LEASE_INTERVAL, LEASE_RENEWALS};
+use crate::store::claim::{Found, Holder};
 use crate::store::layout::{LOCK_NAME, Store};
+use crate::store::lease::{Lease, Standing};
 
-/// What a process wants the volume for.
+/// Looks at a lock that is only held for a moment, before it counts as held: whoever asks whether
+/// there is a writer holds it as long as two system calls take.
+const TRIES: u32 = 5;
+const TRY_PAUSE: Duration = Duration::from_millis(4);
+/// Types of filesystems that one machine at a time has (statfs(2)): there flock(2) is all there is
+/// to know. A filesystem that is not named here may be another machine's too.
+const LOCAL: &[u32] = &[
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // Btrfs
+    0xf2f5_2010, // F2FS
+    0x2fc1_2fc1, // ZFS
+    0x3153_464a, // JFS
+    0xca45_1a4e, // bcachefs
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+    0x794c_7630, // overlayfs
+];
+/// Looks during one interval of a lease that is watched.
+const LOOKS: u32 = 4;
+
+/// What a process wants the volume for. Whoever only reads takes no lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockMode {
     /// To write: excludes every other holder.
     Exclusive,
-    /// To read: excludes writers.
+    /// To have nobody write: excludes writers.
     Shared,
-}
-
-/// Who holds a lock, for people and for `status`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// Process id.
-    pub pid: u32,
-    /// Host name.
-    pub host: String,
-    /// Where the volume is mounted, if it is.
-    pub mountpoints: Vec<PathBuf>,
-    /// Control socket, if there is one.
-    pub socket: Option<PathBuf>,
-    /// Start of the holder, seconds since 1970 UTC.
-    pub started_unix_s: u64,
 }
 
 /// Why the lock was not to be had.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Somebody else has it.
-    #[error("{}", busy(store, holder))]
+    #[error("{}", busy(store, holder.as_deref(), *how))]
     Held {
         /// The store.
         store: PathBuf,
         /// Who, if the holder wrote it down.
         holder: Option<Box<Holder>>,
+        /// How that is known.
+        how: HeldHow,
     },
     /// The system said no.
-    #[error("{store}/lock: {error}")]
+    #[error("{store}/lock: {error}{}", remedy(error))]
     Sys {
         /// The store.
         store: PathBuf,
@@ -57,58 +69,156 @@ pub enum LockError {
     },
 }
 
-fn busy(store: &std::path::Path, holder: &Option<Box<Holder>>) -> String {
-    let store = store.display();
-    let Some(holder) = holder else {
-        return format!("{store}: in use by another process; wait for it or end it");
-    };
-    let (pid, host) = (holder.pid, &holder.host);
-    match holder.mountpoints.first() {
-        Some(at) => format!(
-            "{store}: in use by process {pid} on {host}, mounted at {0}; \
-             use it there, or run `cmkfs umount {0}`",
-            at.display()
-        ),
-        None => format!("{store}: in use by process {pid} on {host}; wait for it or end it"),
+/// How it is known that somebody has the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldHow {
+    /// By flock(2), by a process of this machine.
+    Here,
+    /// By flock(2), by another machine, or nobody knows which.
+    Elsewhere,
+    /// It renews its lease.
+    Renewing,
+}
+
+fn remedy(error: &std::io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            "; wanted a filesystem with locks: NFS mounted with its lock manager or `nolock`, \
+             Lustre with `flock` or `localflock`"
+        }
+        _ => "",
     }
+}
+
+fn busy(store: &Path, holder: Option<&Holder>, how: HeldHow) -> String {
+    let shown = store.display();
+    let Some(holder) = holder else {
+        return format!("{shown}: in use by another process; wait for it or end it");
+    };
+    let mounted = holder.mountpoints.first();
+    let mounted = mounted.map(|path| path.display().to_string().escape_debug().to_string());
+    let (at, todo) = match (&mounted, how) {
+        (Some(at), HeldHow::Here) => {
+            (format!(", mounted at {at}"), format!("use it there, or run `cmkfs umount {at}`"))
+        }
+        (Some(at), _) => (
+            format!(", mounted at {at}"),
+            format!("use it there, or run `cmkfs umount {at}` on that host"),
+        ),
+        (None, _) => (String::new(), "wait for it or end it".to_owned()),
+    };
+    let more = match how {
+        HeldHow::Here => String::new(),
+        HeldHow::Renewing => "; it renews its lease, so it is alive".to_owned(),
+        HeldHow::Elsewhere => format!(
+            "; if that host is gone, its lock ends when the file server notices; if it never \
+             does, and nobody has the volume, remove {}",
+            store.join(LOCK_NAME).display()
+        ),
+    };
+    format!("{shown}: in use by {}{at}; {todo}{more}", holder.named())
 }
 
 /// The lock; given up when dropped.
 #[derive(Debug)]
 pub struct StoreLock {
-    file: std::fs::File,
+    /// Dropped before the descriptor, so that nobody else has the volume while it says whose it is.
+    lease: Option<Lease>,
     mode: LockMode,
+    root: OwnedFd,
+    store: PathBuf,
+    interval: Duration,
+    /// A holder of another machine had it, and seems dead.
+    taken_over: bool,
+    /// What the lock file said when it was taken.
+    seen: Vec<u8>,
+    _flocked: File,
 }
 
 impl Store {
-    fn lock_file(&self) -> std::io::Result<std::fs::File> {
-        let mut options = std::fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let path = self.path().join(LOCK_NAME);
-        options.open(&path).or_else(|error| match error.raw_os_error() {
+    fn open_lock(&self) -> Result<File, Errno> {
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let open = |flags| rustix::fs::openat(self.root(), LOCK_NAME, flags, mode).map(File::from);
+        match open(flags | OFlags::RDWR | OFlags::CREATE) {
             // A store on a read-only medium can still be locked against this host's processes.
-            Some(libc::EROFS | libc::EACCES) => std::fs::File::open(&path),
-            _ => Err(error),
-        })
+            Err(Errno::ROFS | Errno::ACCESS) => open(flags | OFlags::RDONLY),
+            opened => opened,
+        }
     }
 
-    /// Takes the lock, waiting at most `patience` for a holder that is about to leave.
+    fn refused<E: Into<std::io::Error>>(&self) -> impl FnOnce(E) -> LockError + use<E> {
+        let store = self.path().to_owned();
+        move |error| LockError::Sys { store, error: error.into() }
+    }
+
+    /// Takes the lock, waiting at most `patience` for a holder that is about to leave, and as long
+    /// as three renewals of its lease for one of another machine.
     ///
     /// # Errors
     /// The holder, if it stays; or the system's.
     pub fn lock(&self, mode: LockMode, patience: Duration) -> Result<StoreLock, LockError> {
-        let sys = |error| LockError::Sys { store: self.path().to_owned(), error };
-        let file = self.lock_file().map_err(sys)?;
+        self.lock_renewing(mode, patience, LEASE_INTERVAL)
+    }
+
+    /// The same, with a lease that is renewed every `interval`: for tests, which can't wait.
+    ///
+    /// # Errors
+    /// As [`Self::lock`].
+    pub fn lock_renewing(
+        &self,
+        mode: LockMode,
+        patience: Duration,
+        interval: Duration,
+    ) -> Result<StoreLock, LockError> {
+        let flocked = self.flocked(mode, patience)?;
+        let taken_over = self.see_it_free(interval)?;
+        let root = self.root().try_clone_to_owned().map_err(self.refused())?;
+        let store = self.path().to_owned();
+        let (lease, seen) = (None, self.look()?.1);
+        Ok(StoreLock { lease, mode, root, store, interval, taken_over, seen, _flocked: flocked })
+    }
+
+    /// Waits at most `patience` until no process has the lock, as seen by flock(2).
+    ///
+    /// # Errors
+    /// The holder that stays, or the system's.
+    pub fn await_unlocked(&self, patience: Duration) -> Result<(), LockError> {
+        self.flocked(LockMode::Shared, patience).map(drop)
+    }
+
+    fn flocked(&self, mode: LockMode, patience: Duration) -> Result<File, LockError> {
+        let until = Instant::now() + patience;
+        loop {
+            let file = self.open_lock().map_err(self.refused())?;
+            let left = until.saturating_duration_since(Instant::now());
+            let file = self.flock(file, mode, left)?;
+            // It may have been removed since, and another be in its place.
+            let own = rustix::fs::fstat(&file).map_err(self.refused())?;
+            let there = self.open_lock().and_then(rustix::fs::fstat).map_err(self.refused())?;
+            if (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino) {
+                return Ok(file);
+            }
+        }
+    }
+
+    fn flock(&self, file: File, mode: LockMode, patience: Duration) -> Result<File, LockError> {
         let (now, later) = match mode {
             LockMode::Exclusive => {
                 (FlockOperation::NonBlockingLockExclusive, FlockOperation::LockExclusive)
             }
             LockMode::Shared => (FlockOperation::NonBlockingLockShared, FlockOperation::LockShared),
         };
-        match rustix::fs::flock(&file, now) {
-            Ok(()) => return Ok(StoreLock { file, mode }),
-            Err(rustix::io::Errno::WOULDBLOCK) => {}
-            Err(error) => return Err(sys(error.into())),
+        for left in (0..TRIES).rev() {
+            match rustix::fs::flock(&file, now) {
+                Ok(()) => return Ok(file),
+                Err(Errno::WOULDBLOCK) if left > 0 => std::thread::sleep(TRY_PAUSE),
+                Err(Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(self.refused()(error)),
+            }
+        }
+        if patience.is_zero() {
+            return Err(self.held());
         }
         // flock(2) has no time limit, so a thread waits; if it is given up, the descriptor it
         // still holds is closed, and with it a lock that came too late.
@@ -118,40 +228,186 @@ impl Store {
             drop(sender.send(result));
         });
         match receiver.recv_timeout(patience) {
-            Ok(Ok(file)) => Ok(StoreLock { file, mode }),
-            Ok(Err(error)) => Err(sys(error.into())),
-            Err(_) => {
-                let holder = self.holder().map(Box::new);
-                Err(LockError::Held { store: self.path().to_owned(), holder })
+            Ok(Ok(file)) => Ok(file),
+            Ok(Err(error)) => Err(self.refused()(error)),
+            Err(_) => Err(self.held()),
+        }
+    }
+
+    /// Whether a process of another machine may have the store.
+    fn may_be_shared(&self) -> bool {
+        may_be_shared(&self.root())
+    }
+
+    fn held(&self) -> LockError {
+        let found = self.look().map_or(Found::Nobody, |(found, _)| found);
+        let here = found.is_of_this_boot() || !self.may_be_shared();
+        let how = if here { HeldHow::Here } else { HeldHow::Elsewhere };
+        LockError::Held { store: self.path().to_owned(), holder: found.holder(), how }
+    }
+
+    fn look(&self) -> Result<(Found, Vec<u8>), LockError> {
+        let found = self.open_lock().map_err(std::io::Error::from).and_then(Found::read);
+        found.map_err(self.refused())
+    }
+
+    /// With the lock at hand: returns when nobody is known to write to the store, and whether a
+    /// holder that may be another machine's had to be watched for that.
+    fn see_it_free(&self, usual: Duration) -> Result<bool, LockError> {
+        let (found, bytes) = self.look()?;
+        let name = |found: Found| {
+            let unknown = || "somebody unknown".to_owned();
+            found.holder().map_or_else(unknown, |holder| holder.named())
+        };
+        if found == Found::Nobody {
+            return Ok(false);
+        }
+        let store = self.path().display();
+        if found.is_of_this_boot() || !self.may_be_shared() {
+            tracing::warn!("{store}: taken over from {}, which has ended", name(found));
+            return Ok(false);
+        }
+        let (interval, began) = (found.renews().unwrap_or(usual), Instant::now());
+        while began.elapsed() < interval * LEASE_RENEWALS {
+            std::thread::sleep(interval / LOOKS);
+            let (now, now_bytes) = self.look()?;
+            if now == Found::Nobody {
+                return Ok(false);
+            }
+            if now_bytes != bytes {
+                let (store, how) = (self.path().to_owned(), HeldHow::Renewing);
+                return Err(LockError::Held { store, holder: now.holder(), how });
             }
         }
+        let waited = began.elapsed();
+        tracing::warn!(
+            "{store}: taken over from {}, which did not renew its lease within {waited:.1?}",
+            name(found)
+        );
+        Ok(true)
+    }
+
+    /// With a shared lock that was had a while ago: whether nobody has begun to write since, whom
+    /// flock(2) does not keep out.
+    ///
+    /// # Errors
+    /// Who has; or the system's.
+    pub fn still_free(&self, lock: &StoreLock) -> Result<(), LockError> {
+        let (found, bytes) = self.look()?;
+        if found == Found::Nobody || bytes == lock.seen {
+            return Ok(());
+        }
+        let (store, how) = (self.path().to_owned(), HeldHow::Renewing);
+        Err(LockError::Held { store, holder: found.holder(), how })
     }
 
     /// Who holds the lock now, if somebody does and has written it down.
     pub fn holder(&self) -> Option<Holder> {
-        let mut file = self.lock_file().ok()?;
+        let file = self.open_lock().ok()?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
             return None;
         }
-        let mut text = String::new();
-        Read::by_ref(&mut file).take(65536).read_to_string(&mut text).ok()?;
-        serde_json::from_str(&text).ok()
+        Found::read(&file).ok()?.0.holder().map(|holder| *holder)
+    }
+
+    /// To ask whether somebody writes to the store.
+    ///
+    /// # Errors
+    /// The system's, out of descriptors.
+    pub fn writers(&self) -> std::io::Result<Writers> {
+        Ok(Writers(self.root().try_clone_to_owned()?))
+    }
+}
+
+fn may_be_shared(fd: &impl AsFd) -> bool {
+    // The type has 32 bits, whatever the width of its field, and the sign may be extended.
+    let kind = |found: rustix::fs::StatFs| (found.f_type.cast_unsigned() & 0xffff_ffff) as u32;
+    !rustix::fs::fstatfs(fd).is_ok_and(|found| LOCAL.contains(&kind(found)))
+}
+
+/// Tells whether somebody writes to a store.
+#[derive(Debug)]
+pub struct Writers(OwnedFd);
+
+/// Who writes to a store, as far as can be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// Nobody, and who did before has left in good order.
+    Nobody,
+    /// Nobody any more.
+    Dead,
+    /// Somebody, or a holder of another machine that may live.
+    Somebody,
+}
+
+impl Writers {
+    /// Whether there may be a writer. A dead one of this machine is none; one of another machine is
+    /// one, dead or not, until somebody takes the volume over.
+    pub fn may_be_there(&self) -> bool {
+        self.look() == Seen::Somebody
+    }
+
+    /// Whether nobody writes, and everything that was written is committed.
+    pub fn have_left(&self) -> bool {
+        self.look() == Seen::Nobody
+    }
+
+    fn look(&self) -> Seen {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.0, LOCK_NAME, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Seen::Nobody,
+            Err(_) => return Seen::Somebody,
+        };
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err() {
+            return Seen::Somebody;
+        }
+        match Found::read(&file) {
+            Ok((Found::Nobody, _)) => Seen::Nobody,
+            Ok((found, _)) if found.is_of_this_boot() || !may_be_shared(&self.0) => Seen::Dead,
+            _ => Seen::Somebody,
+        }
     }
 }
 
 impl StoreLock {
-    /// Writes down who holds the lock. Only the holder of an exclusive one does: others would
-    /// write over each other.
+    /// Writes down who holds the lock, and renews that from now on. Only the holder of an exclusive
+    /// one does: others would write over each other.
     ///
     /// # Errors
-    /// The system's.
-    pub fn describe(&mut self, holder: &Holder) -> std::io::Result<()> {
+    /// Another machine that took the volume over in the same moment; or the system's.
+    pub fn describe(&mut self, holder: &Holder) -> Result<(), LockError> {
+        let store = self.store.clone();
+        let sys = |error| LockError::Sys { store: store.clone(), error };
         if self.mode == LockMode::Shared {
             return Ok(());
         }
-        let text = serde_json::to_string(holder)?;
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        self.file.write_all(text.as_bytes())
+        if let Some(lease) = &self.lease {
+            return lease.tell(holder).map_err(sys);
+        }
+        let root = self.root.as_fd().try_clone_to_owned().map_err(sys)?;
+        let lease = Lease::start(root, self.store.clone(), self.interval, holder).map_err(sys)?;
+        let lease = self.lease.insert(lease);
+        if self.taken_over {
+            // Another may have watched the same holder: who wrote last has it.
+            std::thread::sleep(self.interval / LOOKS);
+            if let Err(found) = lease.stands().map_err(sys)? {
+                let (holder, how) = (found.holder(), HeldHow::Renewing);
+                return Err(LockError::Held { store, holder, how });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the volume may be written to; `None` if nothing was described.
+    pub fn standing(&self) -> Option<Standing> {
+        self.lease.as_ref().map(Lease::standing)
+    }
+
+    /// Renews the lease no more, and clears it: before the lock file is removed with its store.
+    pub fn end_lease(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.end();
+        }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! STORE/volume.json   what the volume is, and its wrapped keys
-//! STORE/lock          held by the process that has the volume open; tells who it is
+//! STORE/lock          held by the process that has the volume open for writing; tells who it is
 //! STORE/tree/         the mirrored tree
 //! STORE/links/        targets of symbolic links too long for a lower link
 //! ```
@@ -14,9 +14,11 @@
 mod attribute;
 mod blob;
 mod change;
+mod claim;
 mod dir;
 mod durability;
 mod layout;
+mod lease;
 mod lend;
 mod link;
 mod lock;
@@ -30,11 +32,13 @@ mod whole;
 pub use attribute::Attributed;
 pub use blob::{Blob, DiskBlob};
 pub use change::{SetAttr, SetTime};
+pub use claim::Holder;
 pub use dir::{Creator, LowerStat, NodeKind, RenameMode, StoreDir};
 pub use durability::Durability;
 pub use layout::{Store, StoreError};
+pub use lease::{LeaseError, Standing};
 pub use link::{LinkContent, LinkText, parse_link};
-pub use lock::{Holder, LockError, LockMode, StoreLock};
+pub use lock::{HeldHow, LockError, LockMode, StoreLock, Writers};
 pub use marker::StoredMarker;
 pub use stream::{DirStream, LowerEntry, is_dot};
 pub use watch::{Hook, Op, Place, There, Watch, Watched};

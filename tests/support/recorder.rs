@@ -93,22 +93,22 @@ pub enum Done {
     },
 }
 
-/// A kind of sync that the disk takes and does not do: what a protocol would be without it.
+/// The syncs that the disk takes and does not do, by what they are of: what a protocol would be without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
     /// Of the journal.
-    JournalSync,
+    Journal,
     /// Of other files.
-    FileSync,
+    File,
     /// Of directories.
-    DirSync,
+    Dir,
     /// Of the whole disk, before the journal forgets.
-    DiskSync,
+    Disk,
 }
 
 impl Lie {
     /// All there are.
-    pub const ALL: [Self; 4] = [Self::JournalSync, Self::FileSync, Self::DirSync, Self::DiskSync];
+    pub const ALL: [Self; 4] = [Self::Journal, Self::File, Self::Dir, Self::Disk];
 
     fn is_about(self, done: &Done, disk: &mut Disk) -> bool {
         let mut in_journal = |file: &u64| {
@@ -118,9 +118,9 @@ impl Lie {
             segments.is_some_and(|names| names.values().any(|id| id == file))
         };
         match (self, done) {
-            (Self::JournalSync, Done::SyncFile { file }) => in_journal(file),
-            (Self::FileSync, Done::SyncFile { file }) => !in_journal(file),
-            (Self::DirSync, Done::SyncDir) | (Self::DiskSync, Done::SyncDisk) => true,
+            (Self::Journal, Done::SyncFile { file }) => in_journal(file),
+            (Self::File, Done::SyncFile { file }) => !in_journal(file),
+            (Self::Dir, Done::SyncDir) | (Self::Disk, Done::SyncDisk) => true,
             _ => false,
         }
     }

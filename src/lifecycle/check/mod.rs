@@ -29,8 +29,9 @@ use crate::lifecycle::check::walk::Walk;
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::init::unix_ms;
 use crate::lifecycle::locate::locate;
-use crate::lifecycle::open::{Access, Tuning, find_store, lock, open};
+use crate::lifecycle::open::{Access, Tuning, find_store, open};
 use crate::lifecycle::process::raise_file_limit;
+use crate::limits::READ_BESIDE_WAIT;
 use crate::store::{Durability, Store, StoreError};
 
 pub use finding::{Counts, Finding, FindingKind};
@@ -65,6 +66,9 @@ impl Checked {
         self.findings.iter().any(Finding::is_open)
     }
 }
+
+/// How often a store is checked beside a writer, at most.
+const LOOKS_BESIDE: u32 = 3;
 
 fn threads_of(wanted: Option<NonZero<usize>>) -> NonZero<usize> {
     let cores = || std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
@@ -129,16 +133,40 @@ pub fn check(
     match how {
         How::Form => {
             let store = find_store(&path)?;
-            let _lock = lock(&store, Access::Read)?;
             store.read_descriptor()?;
-            walk(&store, None, threads, progress)
+            beside_a_writer(&store, &mut || walk(&store, None, threads, progress))
         }
         How::Open(key) => {
             let tuning = Tuning { threads: Some(threads), ..Tuning::default() };
             let opened = open(&path, key, Access::Read, &tuning)?;
-            walk(&Store::open(&opened.path)?, Some(&opened.volume), threads, progress)
+            let (store, volume) = (Store::open(&opened.path)?, Some(&*opened.volume));
+            beside_a_writer(&store, &mut || walk(&store, volume, threads, progress))
         }
     }
+}
+
+/// Checks a store, and again while somebody may be writing it: what was found then may be half of
+/// a change, and is reported only if it is there each time.
+fn beside_a_writer(
+    store: &Store,
+    walk: &mut dyn FnMut() -> Result<Checked, VerbError>,
+) -> Result<Checked, VerbError> {
+    let writers =
+        store.writers().map_err(VerbError::local(store.path(), "can't look for writers"))?;
+    let mut checked = walk()?;
+    for _ in 1..LOOKS_BESIDE {
+        if checked.findings.is_empty() || !writers.may_be_there() {
+            break;
+        }
+        // By then it is committed, or in its place.
+        std::thread::sleep(READ_BESIDE_WAIT);
+        let before = std::mem::replace(&mut checked, walk()?);
+        checked.findings.retain(|now| {
+            let same = |then: &Finding| (then.kind, &then.stored) == (now.kind, &now.stored);
+            before.findings.iter().any(same)
+        });
+    }
+    Ok(checked)
 }
 
 fn walk(

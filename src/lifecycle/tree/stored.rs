@@ -137,7 +137,8 @@ impl Tree for Stored {
         let mut offset = 0;
         while offset < len {
             let start = match file.seek(offset, Seek::Data) {
-                Err(FileError::Sys(Errno::NXIO)) => break,
+                // The rest is a hole, or was cut off by a writer.
+                Err(FileError::Sys(Errno::NXIO)) => return Ok(len.min(file.len()).max(offset)),
                 other => other.map_err(self.fail(path))?,
             };
             let end = file.seek(start, Seek::Hole).map_err(self.fail(path))?;
