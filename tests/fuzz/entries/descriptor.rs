@@ -38,13 +38,13 @@ fn claims(volume: &Descriptor) {
 }
 
 fn sealed(mut volume: Descriptor, edit: Edit) {
-    let key = golden::volume_key();
-    VolumeKeys::authenticate(&key, &mut volume);
+    let key = golden::other_key();
+    VolumeKeys::authenticate(key, &mut volume);
     let refused =
-        |volume: &Descriptor| matches!(VolumeKeys::open(&key, volume), Err(VolumeKeysError::Mac));
+        |volume: &Descriptor| matches!(VolumeKeys::open(key, volume), Err(VolumeKeysError::Mac));
     // Its epoch keys may be anything, which is told only after the mac.
     assert!(!refused(&volume), "an authentic mac");
-    let other = golden::other_key();
+    let other = &golden::volume_key();
     assert!(matches!(VolumeKeys::open(other, &volume), Err(VolumeKeysError::Mac)), "another key");
     if let Ok(edited) = descriptor::decode(&edit.of(&volume.encode())) {
         assert!(edited == volume || refused(&edited), "{edit:?}");

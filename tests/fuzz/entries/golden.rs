@@ -77,7 +77,8 @@ pub fn other_key() -> &'static Secret {
     KEY.get_or_init(|| Secret::take(&mut [7; 32]).expect("32 bytes"))
 }
 
-/// All keys of another volume, which knows the same epochs.
+/// All keys of another volume, which knows the same epochs. What an entry seals itself is sealed
+/// under these: libFuzzer looks at what is compared, so that it may well come upon it again.
 pub fn other_keys() -> &'static VolumeKeys {
     static KEYS: OnceLock<VolumeKeys> = OnceLock::new();
     KEYS.get_or_init(|| {
@@ -111,13 +112,13 @@ pub fn root() -> &'static DirCipher {
     })
 }
 
-/// The names of another directory of the volume.
+/// The names of a directory of the other volume.
 pub fn other_root() -> &'static DirCipher {
     static CIPHER: OnceLock<DirCipher> = OnceLock::new();
     CIPHER.get_or_init(|| {
-        let sealed = keys().new_marker(DirId([9; 16]));
+        let sealed = other_keys().new_marker(DirId([9; 16]));
         let (epoch, id, tag) = directory::decode(sealed.as_bytes()).expect("a marker");
-        keys().open_marker(epoch, id, &tag).expect("just sealed")
+        other_keys().open_marker(epoch, id, &tag).expect("just sealed")
     })
 }
 

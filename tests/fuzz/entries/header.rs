@@ -96,7 +96,7 @@ fn offsets(geometry: Geometry, length: u64, number: u64) {
 fn sealed(input: &[u8]) {
     let (edit, content) = Edit::take(input);
     let content = &content[..content.len().min(3956)];
-    let keys = golden::keys();
+    let keys = golden::other_keys();
     let file_id = FileId([edit.byte(); 16]);
     let (cipher, wrapped_key) = keys.new_file(file_id);
     let fixed = header::encode_payload(1, content.len() as u64);
@@ -109,7 +109,7 @@ fn sealed(input: &[u8]) {
 
     let (whole, opened) = open(keys, sealed).expect("what was sealed opens");
     assert!(whole == sealed && opened[..] == payload[..]);
-    assert!(open(golden::other_keys(), sealed).is_none(), "opens under another key");
+    assert!(open(golden::keys(), sealed).is_none(), "opens under another key");
     if let Some((whole, _)) = open(keys, &edit.of(sealed)) {
         assert_eq!(whole, sealed, "{edit:?}: only what follows the payload may be anything");
     }

@@ -3,7 +3,7 @@
 use std::num::NonZero;
 use std::sync::OnceLock;
 
-use cmkfs::cipher::{CipherPool, Plain};
+use cmkfs::cipher::{CipherPool, FileCipher, Plain};
 use cmkfs::format::bytes::take;
 use cmkfs::format::geometry::{FANOUT, LEVELS_MAX, NodeAt};
 use cmkfs::format::node::{self, ENTRY_LEN, Entry, NODE_LEN};
@@ -46,7 +46,10 @@ fn opened(at: NodeAt, entry: &Entry, stored: &[u8; NODE_LEN], input: &[u8]) {
         assert!(golden::NODES.contains(&input), "forged node");
         assert!(at.level < LEVELS_MAX && entries.len() as u64 == FANOUT);
     }
-    assert!(entry.is_hole() || !opens_as_block(at.index, entry, stored), "forged block");
+    assert!(
+        entry.is_hole() || !opens_as_block(golden::large(), at.index, entry, stored),
+        "forged block"
+    );
 }
 
 fn pool() -> &'static CipherPool {
@@ -54,10 +57,9 @@ fn pool() -> &'static CipherPool {
     POOL.get_or_init(|| CipherPool::new(NonZero::<usize>::MIN).expect("no threads are asked for"))
 }
 
-/// Whether the bytes are block `index` of the golden file.
-fn opens_as_block(index: u64, entry: &Entry, stored: &[u8]) -> bool {
-    let mut block = Plain::copy_of(stored);
-    let (cipher, len) = (golden::large(), stored.len());
+/// Whether the bytes are block `index` of this file.
+fn opens_as_block(cipher: &FileCipher, index: u64, entry: &Entry, stored: &[u8]) -> bool {
+    let (mut block, len) = (Plain::copy_of(stored), stored.len());
     let size = BlockSize::from_bytes(4096).expect("a block size");
     let opened = pool().open_blocks(cipher, size, index, block.unopened(0..len), &[*entry]);
     assert!(opened.is_ok() || block.iter().all(|byte| *byte == 0), "zeros if it does not open");
@@ -82,7 +84,7 @@ fn sealed_node(edit: Edit, content: &[u8]) {
     plain[..len].copy_from_slice(&content[..len]);
     let entries = node::decode(&plain);
     let at = NodeAt { level: u8::from(len % 2 == 1), index: len as u64 };
-    let (cipher, _) = golden::keys().new_file(FileId([1; 16]));
+    let (cipher, _) = golden::other_keys().new_file(FileId([1; 16]));
     let (sealed, entry) = cipher.seal_node(at, &entries);
     let stored: [u8; NODE_LEN] = sealed.as_bytes().try_into().expect("as long as the node");
 
@@ -107,15 +109,19 @@ fn sealed_block(edit: Edit, content: &[u8]) {
     if content.is_empty() {
         return;
     }
+    let (cipher, _) = golden::other_keys().new_file(FileId([1; 16]));
     let (index, mut entries) = (edit.distance(), [Entry::HOLE]);
-    let sealed = pool().seal_blocks(golden::large(), size, index, content, &mut entries);
+    let sealed = pool().seal_blocks(&cipher, size, index, content, &mut entries);
     let ([entry], stored) = (entries, sealed.as_bytes());
 
-    assert!(opens_as_block(index, &entry, stored), "what was sealed opens");
-    assert!(!opens_as_block(index - 1, &entry, stored), "opens as another block");
-    assert!(!opens_as_block(index, &other_entry(edit, &entry), stored), "{edit:?} of entry");
+    assert!(opens_as_block(&cipher, index, &entry, stored), "what was sealed opens");
+    assert!(!opens_as_block(&cipher, index - 1, &entry, stored), "opens as another block");
+    assert!(!opens_as_block(golden::large(), index, &entry, stored), "opens in another file");
+    let other = other_entry(edit, &entry);
+    let hole = other.is_hole(); // Which says that nothing is stored: zeros, whatever is there.
+    assert!(hole || !opens_as_block(&cipher, index, &other, stored), "{edit:?} of entry");
     let edited = edit.of(stored);
     if (1..=size.len()).contains(&edited.len()) {
-        assert!(!opens_as_block(index, &entry, &edited), "{edit:?} of block");
+        assert!(!opens_as_block(&cipher, index, &entry, &edited), "{edit:?} of block");
     }
 }
