@@ -230,24 +230,20 @@ fn segment(seeds: &Path) {
         file.write(0, text).unwrap();
         file.sync(false).unwrap();
     }
-    let mut found = None;
-    for entry in fs::read_dir(unpacked.store().join("journal")).unwrap() {
-        let bytes = fs::read(entry.unwrap().path()).unwrap();
-        found = found.or((bytes.len() > journal::HEAD_LEN && bytes[4096] != 0).then_some(bytes));
-    }
-    let bytes = found.expect("a segment with records");
+    let segments = fs::read_dir(unpacked.store().join("journal")).unwrap();
+    let bytes = segments
+        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+        .find(|bytes| bytes.get(journal::HEAD_LEN).is_some_and(|byte| *byte != 0))
+        .expect("a segment with records");
     let (head, mut rest) = bytes.split_at(journal::HEAD_LEN);
     let mut seed = head[..golden::HEAD_LEN].to_vec();
-    for at in 0.. {
-        let Some(frame) = rest.first_chunk() else { break };
-        let Some((frame, _)) = journal::decode_frame(frame) else { break };
+    while let Some((frame, _)) = rest.first_chunk().and_then(journal::decode_frame) {
         let (record, after) = rest.split_at(FRAME_LEN + frame.body_len as usize);
         let name = match frame.kind {
             RecordKind::Fresh => "fresh",
             RecordKind::Settled => "settled",
             RecordKind::Change => "change",
         };
-        println!("record {at}: {name}");
         put(seeds, &format!("journal/body-{name}"), &record[FRAME_LEN..]);
         put(seeds, "journal/record", record);
         seed.extend(record);

@@ -59,7 +59,7 @@ fn padded(bytes: &[u8]) {
         assert_eq!(names::pad(name), bytes);
     }
     let padded = names::pad(bytes);
-    assert!(padded.len() % PAD_LEN == 0 && padded.len() < bytes.len() + PAD_LEN);
+    assert!(padded.len().is_multiple_of(PAD_LEN) && padded.len() < bytes.len() + PAD_LEN);
     if is_name(bytes) {
         assert_eq!(names::unpad(&padded), Some(bytes));
     }
