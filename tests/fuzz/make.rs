@@ -13,7 +13,7 @@ use cmkfs::format::header::{PAYLOAD_FIXED_BYTES, PREFIX_BYTES};
 use cmkfs::format::journal::{FRAME_LEN, RecordKind};
 use cmkfs::format::name::{Stored, decode};
 use cmkfs::format::node::{self, ENTRY_LEN, Entries, NODE_LEN};
-use cmkfs::format::{Geometry, descriptor, envelope, header, journal};
+use cmkfs::format::{Descriptor, Geometry, descriptor, envelope, header, journal};
 use cmkfs::object::Manifest;
 use cmkfs::store::{LinkContent, Store, parse_link};
 
@@ -81,6 +81,17 @@ pub(crate) fn make(seeds: &Path) {
         let bytes = fs::read(Unpacked::new(name).store().join("volume.json")).unwrap();
         put(seeds, &format!("descriptor/{name}"), &bytes);
     }
+    // What is to be refused, one edit away from what is not.
+    let refuse = |name: &str, edit: &dyn Fn(&mut Descriptor)| {
+        let mut volume = golden::volume();
+        edit(&mut volume);
+        put(seeds, &format!("descriptor/{name}"), &volume.encode());
+    };
+    refuse("no-epochs", &|volume| volume.epochs.clear());
+    refuse("later-feature", &|volume| volume.features.required.push("later".to_owned()));
+    refuse("later-version", &|volume| {
+        volume.version += 1;
+    });
     headers(seeds);
     nodes(seeds);
     names(seeds);
