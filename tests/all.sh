@@ -75,6 +75,11 @@ install_suites() {
     export CMKFS_FSX=${CMKFS_FSX:-$root/bin/fsx}
 }
 
+check_format() {
+    cargo fmt --check
+    cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
+}
+
 lint_scripts() {
     shellcheck docker/*.sh tests/*.sh .ci/run
 }
@@ -127,7 +132,7 @@ fi
 if [ -z "${CMKFS_PJDFSTEST:-}" ] || [ -z "${CMKFS_FSX:-}" ]; then
     run "suites" install_suites
 fi
-run "format" cargo fmt --check
+run "format" check_format
 run "shellcheck" lint_scripts
 run "clippy" cargo clippy --all-targets --locked --quiet -- -D warnings
 run "dependencies" check_dependencies

@@ -164,15 +164,22 @@ impl Manifest {
     /// Not there, not a manifest, or of a later release.
     pub fn read(path: &Path) -> Result<Self, ManifestError> {
         let file = File::open(path).map_err(fail(path))?;
-        let reader = BufReader::new(file.take(MANIFEST_LEN_MAX));
-        let broken = |found: String| ManifestError::Format { path: path.to_owned(), found };
-        let manifest: Self = serde_json::from_reader(reader)
-            .map_err(|error| broken(format!("not a snapshot's manifest: {error}")))?;
+        Self::decode(BufReader::new(file.take(MANIFEST_LEN_MAX)))
+            .map_err(|found| ManifestError::Format { path: path.to_owned(), found })
+    }
+
+    /// What a manifest's bytes say: a claim, as anybody could have written them. Never panics.
+    ///
+    /// # Errors
+    /// What they are instead: not a manifest, or one of a later release.
+    pub fn decode(bytes: impl Read) -> Result<Self, String> {
+        let manifest: Self = serde_json::from_reader(bytes)
+            .map_err(|error| format!("not a snapshot's manifest: {error}"))?;
         if manifest.format != FORMAT || manifest.version != VERSION {
             let (format, version) = (&manifest.format, manifest.version);
-            return Err(broken(format!(
+            return Err(format!(
                 "{format:?} version {version}, this release reads {FORMAT:?} version {VERSION}"
-            )));
+            ));
         }
         Ok(manifest)
     }

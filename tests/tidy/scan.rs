@@ -52,7 +52,7 @@ impl Source {
 }
 
 /// Every file below `dir` with one of these extensions, in order of path. Panics if `dir` is not
-/// there: a renamed folder must not pass unread.
+/// there: a renamed folder must not pass unread. What cargo put into a `target` is not ours.
 pub(crate) fn sources(dir: &Path, extensions: &[&str]) -> Vec<Source> {
     let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     let mut paths: Vec<PathBuf> =
@@ -61,6 +61,9 @@ pub(crate) fn sources(dir: &Path, extensions: &[&str]) -> Vec<Source> {
     let mut sources = Vec::new();
     for path in paths {
         let extension = path.extension().and_then(|extension| extension.to_str());
+        if path.ends_with("target") {
+            continue;
+        }
         if path.is_dir() {
             sources.extend(self::sources(&path, extensions));
         } else if extension.is_some_and(|extension| extensions.contains(&extension)) {

@@ -1,0 +1,5 @@
+//! See `entries::descriptor`.
+#![no_main]
+#[path = "../entries/mod.rs"]
+mod entries;
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| entries::descriptor(bytes));
