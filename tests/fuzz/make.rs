@@ -232,8 +232,7 @@ fn segment(seeds: &Path) {
     let store = Store::open(&unpacked.store()).unwrap();
     let volume = descriptor::decode(golden::VOLUME).unwrap();
     let keys = VolumeKeys::open(&golden::volume_key(), &volume).unwrap();
-    let options = VolumeOptions { journal: true, ..VolumeOptions::default() };
-    let opened = Volume::open(&store, keys, &volume, &options).unwrap();
+    let opened = Volume::open(&store, keys, &volume, &VolumeOptions::default()).unwrap();
     let root = opened.root().unwrap();
     root.create_file(b"journaled", Creator { uid: 0, gid: 0 }, 0o600).unwrap();
     let file = root.open_file(b"journaled", Access::Write).unwrap();
@@ -254,6 +253,7 @@ fn segment(seeds: &Path) {
             RecordKind::Fresh => "fresh",
             RecordKind::Settled => "settled",
             RecordKind::Change => "change",
+            RecordKind::Anew => "anew",
         };
         put(seeds, &format!("journal/body-{name}"), &record[FRAME_LEN..]);
         put(seeds, "journal/record", record);

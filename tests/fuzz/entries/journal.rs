@@ -8,7 +8,8 @@ use cmkfs::format::journal::{self, BODY_LEN_MAX, FRAME_LEN, Record, RecordKind};
 use super::edit::Edit;
 use super::golden::{self, HEAD_LEN};
 
-const KINDS: [RecordKind; 3] = [RecordKind::Fresh, RecordKind::Settled, RecordKind::Change];
+const KINDS: [RecordKind; 4] =
+    [RecordKind::Fresh, RecordKind::Settled, RecordKind::Change, RecordKind::Anew];
 
 /// The bytes as a segment, as a record, as a body, and as an edit and a body to be sealed.
 pub fn journal(bytes: &[u8]) {
@@ -43,7 +44,8 @@ fn body(kind: RecordKind, body: &[u8]) {
             assert!((1..=PAGE_BYTES).contains(&header.len()));
             [&journal::encode_beginning(subject)[..], header].concat()
         }
-        Record::Change { subject, base, extents } => {
+        Record::Change { subject, anew, base, extents } => {
+            assert_eq!(*anew, kind == RecordKind::Anew);
             let told: Vec<_> = extents.iter().map(|(extent, _)| *extent).collect();
             let mut again = journal::encode_change(subject, *base, &told);
             for (extent, at) in extents {
