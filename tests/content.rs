@@ -308,7 +308,9 @@ fn ten_gibibytes_with_holes() {
     assert_eq!(*file.read(0, 1000).unwrap(), dense[..100]);
     // Until then what was synced stays, for the case of a crash.
     volume.checkpoint().unwrap();
-    assert!(root.lookup(b"big").unwrap().blocks <= 8);
+    let blocks = root.lookup(b"big").unwrap().blocks;
+    // A page, and what the disk takes itself.
+    assert!(blocks <= 16, "{blocks} blocks are stored");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Random histories on a volume whose disk is recorded, and the power cut at random moments, some
-//! of them in the middle of the recovery from another cut: what recovers from each image is what the
-//! model of acknowledged operations allows. A failure prints the shortest history found that fails,
-//! and its seed.
+//! of them in the middle of the recovery from another cut: what recovers from each image is what
+//! the model of acknowledged operations allows. A failure prints the shortest history found that
+//! fails, and its seed.
 //!
 //! `CMKFS_CRASH_SEED`, `CMKFS_CRASH_HISTORIES` and `CMKFS_CRASH_IMAGES` (a history) make it another
 //! or a longer run.

@@ -5,7 +5,8 @@
 //! has the header). A file that began and never became durable stays if all of it opens, and is
 //! empty otherwise. Records of a file that is gone, or older than what is stored, mean nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cipher::{OPENED_BODY_AT, Sealed, SegmentCipher};
@@ -47,6 +48,7 @@ struct Step<'a> {
     generation: u64,
     opened: &'a Sealed,
     extents: Vec<(Extent, usize)>,
+    placed: Vec<Extent>,
 }
 
 /// What became of a file.
@@ -133,13 +135,13 @@ fn plans(entries: &[Entry]) -> HashMap<u64, Vec<Plan<'_>>> {
                 (plan.birth, plan.changes) = (Some(birth), Vec::new());
             }
             Record::Settled { .. } => plan.birth = None,
-            Record::Change { anew, base, extents, .. } => {
+            Record::Change { anew, base, extents, placed, .. } => {
                 plan.birth = None;
                 if anew || plan.changes.last().is_some_and(|last| last.generation != base) {
                     // What came before is void, or was brought to its place since.
                     plan.changes.clear();
                 }
-                plan.changes.push(Step { anew, base, generation, opened, extents });
+                plan.changes.push(Step { anew, base, generation, opened, extents, placed });
             }
         }
     }
@@ -354,11 +356,22 @@ fn replay(
         );
         return Ok(Outcome::Stale);
     }
-    for Step { opened, extents, .. } in changes {
+    let mut last_of: BTreeMap<u64, (&Sealed, Range<usize>)> = BTreeMap::new();
+    for Step { opened, extents, placed, .. } in changes {
+        for range in placed {
+            let end = range.offset + u64::from(range.len);
+            let void: Vec<u64> = last_of.range(range.offset..end).map(|(at, _)| *at).collect();
+            for at in void {
+                last_of.remove(&at);
+            }
+        }
         for (extent, at) in extents {
             let start = OPENED_BODY_AT + at;
-            blob.write_at(extent.offset, opened, start..start + extent.len as usize)?;
+            last_of.insert(extent.offset, (opened, start..start + extent.len as usize));
         }
+    }
+    for (offset, (opened, part)) in last_of {
+        blob.write_at(offset, opened, part)?;
     }
     if let Some(after) = found(volume, blob)? {
         blob.set_len(after.stored_len)?;

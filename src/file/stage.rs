@@ -74,8 +74,8 @@ struct Held {
     /// The stored file has to become shorter.
     cut: bool,
     void: Option<Void>,
-    /// Bytes were written in place that the next record refers to, and that no sync has covered.
-    direct: bool,
+    /// What was written in place that the next record refers to, and that no sync has covered.
+    direct: Vec<Extent>,
     /// Bytes of the stored file with the last record.
     committed_len: u64,
     /// Generation that the store has, in the journal or in place.
@@ -176,11 +176,10 @@ impl Stage {
     /// file is `stored_len` bytes long with it.
     pub(in crate::file) fn commit(&self, subject: &Subject, stored_len: u64) -> Result<(), Errno> {
         let Some((journal, mut held)) = self.journaled() else { return Ok(()) };
-        if held.direct {
+        if !held.direct.is_empty() {
             // After a failed sync nobody knows what is on the disk: that is no commit which can be
             // tried again, whatever it failed for.
             self.disk.sync(true).map_err(|_| Errno::IO)?;
-            held.direct = false;
         }
         let extent = |(offset, sealed): (&u64, &Sealed)| {
             let len = u32::try_from(sealed.as_bytes().len()).expect("a block at most");
@@ -188,7 +187,7 @@ impl Stage {
         };
         let extents: Vec<Extent> = held.staged.iter().map(extent).collect();
         let parts: Vec<&Sealed> = held.staged.values().collect();
-        let beginning = journal::encode_change(subject, held.generation, &extents);
+        let beginning = journal::encode_change(subject, held.generation, &extents, &held.direct);
         let kind = match &held.void {
             Some(void) if !void.told => RecordKind::Anew,
             _ => RecordKind::Change,
@@ -196,6 +195,7 @@ impl Stage {
         let placed = journal.append(kind, &beginning, &parts)?;
         held.void.iter_mut().for_each(|void| void.told = true);
         let mut at = placed.body_at + beginning.len() as u64;
+        held.direct.clear();
         held.staged.clear();
         for extent in extents {
             let place = Place { segment: placed.segment, at, len: extent.len as usize };
@@ -324,6 +324,36 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// Writes what nothing refers to yet to its place, and notes that it is there.
+    fn write_direct(
+        disk: &DiskBlob,
+        held: &mut Held,
+        offset: u64,
+        sealed: &Sealed,
+        part: Range<usize>,
+    ) -> Result<(), Errno> {
+        let len = u32::try_from(part.len()).expect("a request at most");
+        let end = offset + u64::from(len);
+        disk.write_at(offset, sealed, part)?;
+        // What was committed there once was cut off since.
+        let void: Vec<u64> = held.pending.range(offset..end).map(|(at, _)| *at).collect();
+        for at in void {
+            held.pending.remove(&at);
+        }
+        match held.direct.last_mut() {
+            Some(last)
+                if last.offset + u64::from(last.len) == offset
+                    && last.len.checked_add(len).is_some() =>
+            {
+                last.len += len;
+            }
+            _ => held.direct.push(Extent { offset, len }),
+        }
+        Ok(())
+    }
+}
+
 impl Blob for Stage {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
         if self.calm.load(Ordering::Acquire) {
@@ -362,8 +392,7 @@ impl Blob for Stage {
             && held.void.is_none()
             && held.staged.range(offset..).next().is_none();
         if free && (part.len() >= DIRECT_LEN_MIN || held.ahead_len >= AHEAD_LEN_MAX) {
-            held.direct = true;
-            return self.disk.write_at(offset, sealed, part);
+            return Self::write_direct(&self.disk, &mut held, offset, sealed, part);
         }
         self.calm.store(false, Ordering::Release);
         let mut at = part.start;

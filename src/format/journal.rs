@@ -31,7 +31,9 @@
 //! |     8 | `generation`      | all      | that the file has with this record                   |
 //! |     8 | `base`            | changes  | generation that the change starts from               |
 //! |     4 | `count`           | changes  | of extents                                           |
+//! |     4 | `placed`          | changes  | of ranges                                            |
 //! | 12 each | offset 8, length 4 | changes | where in the stored file an extent goes            |
+//! | 12 each | offset 8, length 4 | changes | a range that has its bytes already                 |
 //! |       | bytes             | changes  | of the extents, in their order                       |
 //! |       | bytes             | `Fresh`  | the header of the file when it was empty             |
 //!
@@ -145,6 +147,8 @@ pub enum Record<'a> {
         base: u64,
         /// Each extent, and where in the body its bytes begin.
         extents: Vec<(Extent, usize)>,
+        /// What was written to its place before: what earlier changes have for it is void.
+        placed: Vec<Extent>,
     },
 }
 
@@ -224,12 +228,19 @@ pub fn encode_beginning(subject: &Subject) -> Vec<u8> {
 
 /// The beginning of the body of a [`Record::Change`] of either kind; the bytes of the extents
 /// follow.
-pub fn encode_change(subject: &Subject, base: u64, extents: &[Extent]) -> Vec<u8> {
+pub fn encode_change(
+    subject: &Subject,
+    base: u64,
+    extents: &[Extent],
+    placed: &[Extent],
+) -> Vec<u8> {
     let mut bytes = encode_beginning(subject);
     bytes.extend(base.to_le_bytes());
-    let count = u32::try_from(extents.len()).expect("a body has 16 MiB at most");
-    bytes.extend(count.to_le_bytes());
-    for extent in extents {
+    for ranges in [extents, placed] {
+        let count = u32::try_from(ranges.len()).expect("a body has 16 MiB at most");
+        bytes.extend(count.to_le_bytes());
+    }
+    for extent in extents.iter().chain(placed) {
         bytes.extend(extent.offset.to_le_bytes());
         bytes.extend(extent.len.to_le_bytes());
     }
@@ -240,6 +251,12 @@ fn split<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (field, tail) = rest.split_first_chunk()?;
     *rest = tail;
     Some(*field)
+}
+
+fn split_extent(rest: &mut &[u8]) -> Option<Extent> {
+    let offset = u64::from_le_bytes(split(rest)?);
+    let len = u32::from_le_bytes(split(rest)?);
+    offset.checked_add(u64::from(len)).map(|_| Extent { offset, len })
 }
 
 /// What an authenticated body says; `None` if it says nothing. Never panics.
@@ -257,19 +274,20 @@ pub fn decode_body(kind: RecordKind, body: &[u8]) -> Option<Record<'_>> {
             let anew = kind == RecordKind::Anew;
             let base = u64::from_le_bytes(split(rest)?);
             let count = usize::try_from(u32::from_le_bytes(split(rest)?)).ok()?;
-            let mut at = body.len() - rest.len() + count.checked_mul(EXTENT_LEN)?;
-            if at > body.len() {
+            let placed_count = usize::try_from(u32::from_le_bytes(split(rest)?)).ok()?;
+            let ranges_len = count.checked_add(placed_count)?.checked_mul(EXTENT_LEN)?;
+            if ranges_len > rest.len() {
                 return None;
             }
+            let mut at = body.len() - rest.len() + ranges_len;
             let mut extents = Vec::with_capacity(count);
             for _ in 0..count {
-                let offset = u64::from_le_bytes(split(rest)?);
-                let extent = Extent { offset, len: u32::from_le_bytes(split(rest)?) };
+                let extent = split_extent(rest)?;
                 extents.push((extent, at));
-                offset.checked_add(u64::from(extent.len))?;
                 at = at.checked_add(usize::try_from(extent.len).ok()?)?;
             }
-            (at == body.len()).then_some(Record::Change { subject, anew, base, extents })
+            let placed = (0..placed_count).map(|_| split_extent(rest)).collect::<Option<_>>()?;
+            (at == body.len()).then_some(Record::Change { subject, anew, base, extents, placed })
         }
     }
 }
@@ -302,13 +320,14 @@ mod tests {
     #[test]
     fn bodies_convert_back_and_no_cut_one_is_read() {
         let extents = [Extent { offset: 4096, len: 3 }, Extent { offset: 1 << 40, len: 2 }];
-        let mut body = encode_change(&SUBJECT, 8, &extents);
+        let placed = [Extent { offset: 1 << 20, len: 1 << 20 }];
+        let mut body = encode_change(&SUBJECT, 8, &extents, &placed);
         let first = body.len();
         body.extend(*b"abcde");
         let wanted = vec![(extents[0], first), (extents[1], first + 3)];
         for (kind, anew) in [(RecordKind::Change, false), (RecordKind::Anew, true)] {
-            let extents = wanted.clone();
-            let wanted = Record::Change { subject: SUBJECT, anew, base: 8, extents };
+            let (extents, placed) = (wanted.clone(), placed.to_vec());
+            let wanted = Record::Change { subject: SUBJECT, anew, base: 8, extents, placed };
             assert_eq!(decode_body(kind, &body), Some(wanted));
         }
         for len in 0..body.len() {

@@ -53,6 +53,8 @@ fn path(random: &mut Random) -> String {
 fn len(random: &mut Random) -> usize {
     match random.below(4) {
         0 => 1 + random.below(200),
+        // More than is written by way of a journal.
+        1 if random.below(4) == 0 => 140_000 + random.below(100_000),
         1 => 4096,
         _ => 1 + random.below(20_000),
     }

@@ -93,7 +93,8 @@ pub enum Done {
     },
 }
 
-/// The syncs that the disk takes and does not do, by what they are of: what a protocol would be without it.
+/// The syncs that the disk takes and does not do, by what they are of: what the protocol would be
+/// without them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
     /// Of the journal.

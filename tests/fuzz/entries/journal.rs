@@ -44,10 +44,10 @@ fn body(kind: RecordKind, body: &[u8]) {
             assert!((1..=PAGE_BYTES).contains(&header.len()));
             [&journal::encode_beginning(subject)[..], header].concat()
         }
-        Record::Change { subject, anew, base, extents } => {
+        Record::Change { subject, anew, base, extents, placed } => {
             assert_eq!(*anew, kind == RecordKind::Anew);
             let told: Vec<_> = extents.iter().map(|(extent, _)| *extent).collect();
-            let mut again = journal::encode_change(subject, *base, &told);
+            let mut again = journal::encode_change(subject, *base, &told, placed);
             for (extent, at) in extents {
                 assert_eq!(*at, again.len(), "extents in their order, without a gap");
                 assert!(extent.offset.checked_add(u64::from(extent.len)).is_some());
@@ -98,7 +98,7 @@ fn sealed(input: &[u8]) {
 }
 
 fn record(cipher: &SegmentCipher, edit: Edit, body: &[u8]) {
-    let (sequence, kind) = (edit.distance(), KINDS[body.len() % 3]);
+    let (sequence, kind) = (edit.distance(), KINDS[body.len() % KINDS.len()]);
     let sealed = cipher.seal_record(kind, sequence, body, &[]);
     let record = sealed.as_bytes();
     let opened = cipher.open_record(sequence, record).expect("what was sealed opens");
