@@ -22,11 +22,16 @@ use mount::Mount;
 /// Bytes that are written at once, all with the same number.
 const PART: u64 = 4096;
 
-/// Kills the daemon, takes the dead mount away and mounts again.
-fn crash(mount: &Mount) {
+/// Kills the daemon and takes the dead mount away.
+fn kill(mount: &Mount) {
     let daemon = mount.daemon().to_string();
     assert!(Command::new("kill").args(["-9", &daemon]).status().unwrap().success());
     assert!(Command::new("umount").arg("-l").arg(mount.point()).status().unwrap().success());
+}
+
+/// The same, and mounts again.
+fn crash(mount: &Mount) {
+    kill(mount);
     mount.mount();
 }
 
@@ -139,6 +144,25 @@ fn new_files_are_whole_or_empty_after_a_kill_and_synced_ones_whole() {
         File::open(mount.at(format!("{number}"))).unwrap().read_to_end(&mut found).unwrap();
         assert!(found == content || (number % 2 == 1 && found.is_empty()), "{number}");
     }
+}
+
+/// Whoever reads a store that no daemon has any more finds what was synced, as a mount would.
+#[test]
+fn what_was_synced_is_read_without_a_mount_after_a_kill() {
+    let mount = Mount::new(&[]);
+    let file = File::create_new(mount.at("file")).unwrap();
+    file.write_all_at(&part(1).repeat(8), 0).unwrap();
+    file.sync_all().unwrap();
+    file.write_all_at(&part(2).repeat(4), 0).unwrap();
+    file.sync_data().unwrap();
+    drop(file);
+    kill(&mount);
+    let found = mount.ok(&["cat", mount.store().to_str().unwrap(), "/file"]).stdout;
+    assert!(found == [part(2).repeat(4), part(1).repeat(4)].concat());
+    let told = mount.ok(&["check", mount.store().to_str().unwrap()]);
+    assert!(told.status.success());
+    mount.mount();
+    assert_eq!(recovered(&mount), 0, "it was in its place by then");
 }
 
 /// Cut, made longer, punched, begun anew: after all of it, and after unmounting, it reads the same.

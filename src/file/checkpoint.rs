@@ -102,20 +102,19 @@ impl Journaled {
         lock(&self.pending).is_empty() && lock(&self.fresh).is_empty()
     }
 
+    /// The volume is closed: leaves an empty journal, if nothing in it is needed.
+    pub(in crate::file) fn end(&self) {
+        if self.is_idle() {
+            self.journal.end();
+        }
+    }
+
     /// Tells of a file once more, whose first telling is about to go.
     fn retell(&self, ino: u64) -> Result<(), Errno> {
         let fresh = lock(&self.fresh);
         let Some(birth) = fresh.get(&ino) else { return Ok(()) };
         let beginning = journal::encode_beginning(&birth.subject);
         self.journal.append(RecordKind::Fresh, &beginning, &[&birth.header]).map(drop)
-    }
-}
-
-impl Drop for Journaled {
-    fn drop(&mut self) {
-        if self.is_idle() {
-            self.journal.end();
-        }
     }
 }
 

@@ -86,6 +86,22 @@ fn read(volume: &Volume, segments: &[DiskBlob; 2]) -> Result<Vec<Entry>, FileErr
     Ok(entries)
 }
 
+/// Whether a journal holds anything: its first record is whole.
+pub(in crate::file) fn is_pending(volume: &Volume, segments: &[DiskBlob; 2]) -> bool {
+    segments.iter().any(|segment| {
+        let mut page = vec![0; HEAD_LEN + FRAME_LEN];
+        let len = segment.read_at(0, &mut page).unwrap_or(0);
+        let frame = page[..len].get(HEAD_LEN..).and_then(<[u8]>::first_chunk);
+        let first = journal::decode_head(&page[..len]).zip(frame.and_then(journal::decode_frame));
+        first.is_some_and(|((head, tag), (claim, _))| {
+            let mut record = vec![0; FRAME_LEN + claim.body_len as usize];
+            let whole = segment.read_at(HEAD_LEN as u64, &mut record) == Ok(record.len());
+            let cipher = volume.keys.open_segment(&head, &tag);
+            whole && cipher.is_ok_and(|cipher| cipher.open_record(0, &record).is_ok())
+        })
+    })
+}
+
 fn read_segment(
     segment: &DiskBlob,
     cipher: &SegmentCipher,

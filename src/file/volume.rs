@@ -105,6 +105,8 @@ pub struct Volume {
     spoiled: Mutex<HashSet<u64>>,
     pub(in crate::file) settled: Settled,
     changes: RwLock<()>,
+    /// The journal has what is not in its place, and this volume does not read it.
+    behind: bool,
     /// Whether this process still has the volume, if it is open for writing.
     standing: OnceLock<Standing>,
     /// Tells whether another process changes it.
@@ -125,6 +127,17 @@ pub struct Frozen<'a> {
 #[derive(Debug)]
 pub struct Changing<'a> {
     _guard: RwLockReadGuard<'a, ()>,
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        // What is another's by now is not touched.
+        if let Some(journaled) = &self.journaled
+            && self.check_lease().is_ok()
+        {
+            journaled.end();
+        }
+    }
 }
 
 impl Volume {
@@ -161,16 +174,23 @@ impl Volume {
             spoiled: Mutex::default(),
             settled: Settled::default(),
             changes: RwLock::new(()),
+            behind: false,
             standing: OnceLock::new(),
             writers: store.writers().map_err(|_| FileError::Sys(Errno::MFILE))?,
             hopeless: Hopeless::default(),
             quiet: Quiet::default(),
             forgotten: AtomicU64::new(0),
         });
-        if !options.read_only {
+        if options.read_only {
+            // A store that can't tell is one to read as it is.
+            let behind = store.journal(false).is_ok_and(|segments| {
+                segments.is_some_and(|segments| recover::is_pending(&volume, &segments))
+            });
+            Arc::get_mut(&mut volume).expect("nobody else has it").behind = behind;
+        } else {
             let made = match options.durability {
                 Durability::Strict => store.make_journal(),
-                Durability::Relaxed => store.journal(),
+                Durability::Relaxed => store.journal(true),
             };
             if let Some(segments) = made.map_err(sys)? {
                 if recover::run(&volume, &segments)? {
@@ -189,6 +209,12 @@ impl Volume {
             self.journaled = Some(Journaled::new(Journal::start(segments, &self.keys)?));
         }
         Ok(())
+    }
+
+    /// Whether the journal has changes that are not in their place, where a volume that is opened
+    /// to read looks: those of a writer, or of one that did not come to its end.
+    pub fn is_behind(&self) -> bool {
+        self.behind
     }
 
     pub(in crate::file) fn tree(&self) -> &StoreDir {

@@ -115,7 +115,39 @@ pub fn open(
     let opened = keys::open(&descriptor.slots, key, &context)?;
     let info =
         KeyInfo { provider: opened.provider, key_id: opened.key_id, slot: Some(opened.slot) };
-    finish(store, lock, descriptor, &opened.key, info, access, tuning)
+    let (key, how) = (&opened.key, (access, tuning));
+    let found = finish(&store, lock, descriptor.clone(), key, info.clone(), how)?;
+    if access == Access::Read && found.volume.is_behind() && recovered(&store, key, tuning) {
+        return finish(&store, None, descriptor, key, info, how);
+    }
+    Ok(found)
+}
+
+/// Brings to its place what a writer left in the journal that did not come to its end. Returns
+/// whether it did: not beside a writer, whose journal it is, nor where nothing can be written.
+fn recovered(store: &Store, key: &Secret, tuning: &Tuning) -> bool {
+    let locked = store.lock(LockMode::Exclusive, Duration::ZERO);
+    let done = locked.is_ok() && open_locked(store, key, tuning, locked.ok()).is_ok();
+    if !done {
+        tracing::debug!("the journal has changes that are not in their place; they are not seen");
+    }
+    done
+}
+
+fn open_locked(
+    store: &Store,
+    key: &Secret,
+    tuning: &Tuning,
+    lock: Option<StoreLock>,
+) -> Result<Opened, VerbError> {
+    let descriptor = store.read_descriptor()?;
+    let slot = descriptor.slots.first();
+    let info = KeyInfo {
+        provider: slot.map_or("transient", |slot| slot.provider.as_str()).to_owned(),
+        key_id: slot.map(|slot| slot.key.clone()).unwrap_or_default(),
+        slot: slot.map(|slot| slot.id),
+    };
+    finish(store, lock, descriptor, key, info, (Access::Write, tuning))
 }
 
 /// Opens a volume with its key at hand: one just made.
@@ -125,24 +157,16 @@ pub fn open(
 pub fn open_with(path: &Path, key: &Secret, tuning: &Tuning) -> Result<Opened, VerbError> {
     let store = find_store(path)?;
     let lock = Some(lock_renewing(&store, tuning.lease_interval)?);
-    let descriptor = store.read_descriptor()?;
-    let slot = descriptor.slots.first();
-    let info = KeyInfo {
-        provider: slot.map_or("transient", |slot| slot.provider.as_str()).to_owned(),
-        key_id: slot.map(|slot| slot.key.clone()).unwrap_or_default(),
-        slot: slot.map(|slot| slot.id),
-    };
-    finish(store, lock, descriptor, key, info, Access::Write, tuning)
+    open_locked(&store, key, tuning, lock)
 }
 
 fn finish(
-    store: Store,
+    store: &Store,
     lock: Option<StoreLock>,
     descriptor: Descriptor,
     key: &Secret,
     info: KeyInfo,
-    access: Access,
-    tuning: &Tuning,
+    (access, tuning): (Access, &Tuning),
 ) -> Result<Opened, VerbError> {
     let path = store.path().to_owned();
     let keys = VolumeKeys::open(key, &descriptor)
@@ -155,7 +179,7 @@ fn finish(
         durability: tuning.durability,
     };
     let volume =
-        Volume::open(&store, keys, &descriptor, &options).map_err(VerbError::file(&path))?;
+        Volume::open(store, keys, &descriptor, &options).map_err(VerbError::file(&path))?;
     if let Some(standing) = lock.as_ref().and_then(StoreLock::standing) {
         volume.hold_while(standing);
     }

@@ -210,8 +210,15 @@ impl Store {
     ///
     /// # Errors
     /// The system's.
-    pub fn journal(&self) -> Result<Option<[DiskBlob; 2]>, StoreError> {
-        match self.open_journal() {
+    pub fn journal(&self, writable: bool) -> Result<Option<[DiskBlob; 2]>, StoreError> {
+        let opened = match writable {
+            true => self.open_journal(),
+            false => self.root.open_dir(JOURNAL_NAME.as_bytes()).and_then(|dir| {
+                let segment = |name: &str| dir.open_file(name.as_bytes(), false);
+                Ok([segment(SEGMENT_NAMES[0])?, segment(SEGMENT_NAMES[1])?])
+            }),
+        };
+        match opened {
             Ok(segments) => Ok(Some(segments)),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => {

@@ -135,17 +135,17 @@ fn cat(desk: &Desk, name: &str) -> Vec<u8> {
 
 #[test]
 fn every_read_beside_a_writer_is_of_committed_states() {
-    beside("", true);
+    beside("--durability relaxed", true);
 }
 
 #[test]
 fn every_read_beside_a_writer_with_a_journal_is_of_committed_states() {
-    beside("-o journal", false);
+    beside("", false);
 }
 
 #[test]
 fn names_beside_a_writer_are_those_that_are_there() {
-    let desk = pair("");
+    let desk = pair("--durability relaxed");
     let (here, there) = (|name: &str| desk.at("mnt").join(name), desk.at("reader"));
     let read = |name: &str| std::fs::read_to_string(there.join(name)).map_err(|error| error.kind());
     let absent = Err(std::io::ErrorKind::NotFound);
@@ -196,7 +196,7 @@ fn names_beside_a_writer_are_those_that_are_there() {
 
 #[test]
 fn a_size_beside_a_writer_is_a_committed_one() {
-    let desk = pair("");
+    let desk = pair("--durability relaxed");
     let file = File::create_new(desk.at("mnt/file")).unwrap();
     file.write_all_at(&content(1), 0).unwrap();
     file.sync_all().unwrap();
@@ -222,7 +222,7 @@ fn a_size_beside_a_writer_is_a_committed_one() {
 
 #[test]
 fn an_older_state_put_back_is_not_read_while_the_newer_is_known() {
-    let desk = pair("");
+    let desk = pair("--durability relaxed");
     std::fs::write(desk.at("mnt/file"), content(1)).unwrap();
     let stored = desk.stored_file("store", (BLOCK * BLOCKS) as u64);
     let old = std::fs::read(&stored).unwrap();
@@ -243,7 +243,7 @@ fn an_older_state_put_back_is_not_read_while_the_newer_is_known() {
 
 #[test]
 fn what_did_not_change_is_not_read_twice() {
-    let desk = pair("");
+    let desk = pair("--durability relaxed");
     std::fs::write(desk.at("mnt/file"), content(1)).unwrap();
     let opened = || {
         let status = serde_json::from_str(&desk.ok("status store --json"));
@@ -271,7 +271,7 @@ fn what_did_not_change_is_not_read_twice() {
 
 #[test]
 fn snapshots_and_checks_go_beside_readers_and_writers() {
-    let desk = pair("");
+    let desk = pair("--durability relaxed");
     std::fs::write(desk.at("mnt/file"), content(1)).unwrap();
     desk.ok("snapshot create store shelf");
     desk.ok("check store");

@@ -44,6 +44,18 @@ pub fn ensure_dir(parent: &Dir, name: &[u8], mode: u32) -> Result<Dir, FileError
     }
 }
 
+impl Drop for Stored {
+    fn drop(&mut self) {
+        // What was written is in its place then, where whoever reads the store looks.
+        if self.opened.lock.is_some()
+            && let Err(error) = self.opened.volume.commit_all()
+        {
+            tracing::error!(%error, "the last changes are not in their place; the next mount will \
+                                     look for them in the journal");
+        }
+    }
+}
+
 impl Stored {
     /// The tree of a volume.
     ///
