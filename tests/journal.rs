@@ -157,7 +157,7 @@ fn what_was_synced_is_read_without_a_mount_after_a_kill() {
     file.sync_data().unwrap();
     drop(file);
     kill(&mount);
-    let found = mount.ok(&["cat", mount.store().to_str().unwrap(), "/file"]).stdout;
+    let found = mount.ok(&["cat", &format!("{}:/file", mount.store().display())]).stdout;
     assert!(found == [part(2).repeat(4), part(1).repeat(4)].concat());
     let told = mount.ok(&["check", mount.store().to_str().unwrap()]);
     assert!(told.status.success());

@@ -78,7 +78,7 @@ impl Journaled {
     }
 
     /// All of a file is durable.
-    pub(in crate::file) fn settled(&self, subject: &Subject) -> Result<(), Errno> {
+    pub(in crate::file) fn end_fresh(&self, subject: &Subject) -> Result<(), Errno> {
         if lock(&self.fresh).remove(&subject.ino).is_some() {
             let beginning = journal::encode_beginning(subject);
             self.journal.append(RecordKind::Settled, &beginning, &[])?;
@@ -159,7 +159,7 @@ impl Volume {
             self.sync_disk()?;
         }
         for ino in fresh {
-            self.settle_fresh(journaled, ino, generations.get(&ino).copied())?;
+            self.protect_fresh(journaled, ino, generations.get(&ino).copied())?;
         }
         for (ino, file) in files.iter().filter(|(ino, _)| generations.contains_key(ino)) {
             file.let_go(|| lock(&journaled.pending).remove(ino));
@@ -173,18 +173,18 @@ impl Volume {
     }
 
     /// A file that was new is durable, unless it was written to while that was seen to.
-    fn settle_fresh(
+    fn protect_fresh(
         &self,
         journaled: &Journaled,
         ino: u64,
         generation: Option<u64>,
     ) -> Result<(), FileError> {
-        let settled = match (self.opened(ino), generation) {
-            (Some(file), Some(generation)) => file.settle_if(generation)?,
+        let protected = match (self.opened(ino), generation) {
+            (Some(file), Some(generation)) => file.protect_if(generation)?,
             (Some(_), None) => false,
             (None, _) => self.unless_open(ino, || lock(&journaled.fresh).remove(&ino)).is_some(),
         };
-        if !settled { Ok(journaled.retell(ino)?) } else { Ok(()) }
+        if !protected { Ok(journaled.retell(ino)?) } else { Ok(()) }
     }
 }
 
@@ -229,7 +229,7 @@ impl File {
     }
 
     /// From here on what is stored is protected, if it is what was made durable.
-    fn settle_if(&self, generation: u64) -> Result<bool, FileError> {
+    fn protect_if(&self, generation: u64) -> Result<bool, FileError> {
         let Ok(state) = self.state_mut() else { return Ok(false) };
         if state.dirty || state.generation != generation {
             return Ok(false);
@@ -241,9 +241,9 @@ impl File {
     /// Everything stored is durable now.
     fn protect(&self, state: &State) -> Result<(), FileError> {
         let Some(journaled) = &self.volume().journaled else { return Ok(()) };
-        journaled.settled(&state.subject(self.ino()))?;
+        journaled.end_fresh(&state.subject(self.ino()))?;
         let stored_len = state.geometry().stored_len(state.length);
-        state.blob.settle(stored_len, state.generation);
+        state.blob.set_floor(stored_len, state.generation);
         Ok(())
     }
 
@@ -264,6 +264,6 @@ impl File {
         }
         state.blob.sync(data_only).inspect_err(latch)?;
         drop(state);
-        self.settle_if(generation).map(drop)
+        self.protect_if(generation).map(drop)
     }
 }

@@ -260,7 +260,7 @@ impl Stage {
     }
 
     /// All that was written is durable now: from here on it is protected.
-    pub(in crate::file) fn settle(&self, stored_len: u64, generation: u64) {
+    pub(in crate::file) fn set_floor(&self, stored_len: u64, generation: u64) {
         let mut held = self.held();
         (held.floor, held.committed_len, held.generation) = (stored_len, stored_len, generation);
     }
