@@ -407,10 +407,14 @@ fn changes_of_many_open_files_stay_within_the_memory_bound() {
     let mount = Mount::new(&["--cache-size", "16M"]);
     let files: Vec<_> =
         (0..300).map(|n| File::create(mount.at(format!("file-{n}"))).unwrap()).collect();
-    for file in &files {
-        for block in 0..60 {
-            file.write_all_at(b"x", block * 16384 + 5).unwrap();
+    // New files, and then what was synced and is written over, by way of the journal.
+    for byte in [b"w", b"x"] {
+        for file in &files {
+            for block in 0..60 {
+                file.write_all_at(byte, block * 16384 + 5).unwrap();
+            }
         }
+        files.iter().for_each(|file| file.sync_data().unwrap());
     }
     let status = fs::read_to_string(format!("/proc/{}/status", mount.daemon())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -17,6 +17,8 @@ const CROWDED_LEN: u64 = 32 << 20;
 /// Bytes of a segment, at most. It comes to that only where a file can't be brought to its place,
 /// which the log tells; then no space is left for others.
 const SEGMENT_LEN_MAX: u64 = 1 << 30;
+/// Bytes that wait for a commit, of all files together, before each write commits its own file's.
+const STAGED_MAX: u64 = 32 << 20;
 /// Bytes by which a segment is lengthened, with zeros: a sync of what is written over is cheaper
 /// than one of a file that grows, as the disk has no new length and place to note.
 const STEP_LEN: u64 = 256 << 10;
@@ -59,6 +61,8 @@ pub(in crate::file) struct Journal {
     writer: Mutex<Writer>,
     syncing: Mutex<bool>,
     synced: AtomicU64,
+    /// Bytes that wait for a commit, of all files.
+    staged: AtomicU64,
     ended: Condvar,
     failed: OnceLock<Errno>,
 }
@@ -109,6 +113,7 @@ impl Journal {
             writer: Mutex::new(writer),
             syncing: Mutex::new(false),
             synced: AtomicU64::new(0),
+            staged: AtomicU64::new(0),
             ended: Condvar::new(),
             failed: OnceLock::new(),
         })
@@ -125,6 +130,17 @@ impl Journal {
             tracing::error!(%error, "the journal can't be written; the volume takes no changes");
         }
         error
+    }
+
+    /// Notes that as many bytes more wait for a commit, or fewer.
+    pub(in crate::file) fn count_staged(&self, before: usize, after: usize) {
+        self.staged.fetch_add(after as u64, Ordering::Relaxed);
+        self.staged.fetch_sub(before as u64, Ordering::Relaxed);
+    }
+
+    /// Whether so many wait that who adds to them has to commit.
+    pub(in crate::file) fn is_pressed(&self) -> bool {
+        self.staged.load(Ordering::Relaxed) > STAGED_MAX
     }
 
     /// Appends a record. It survives the end of this process, and a power cut after

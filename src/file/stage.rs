@@ -32,6 +32,8 @@ use crate::store::{Blob, DiskBlob, Hook, SetAttr, SetTime, Watched};
 const DIRECT_LEN_MIN: usize = 128 << 10;
 /// Bytes above the floor that one record carries, about.
 const AHEAD_LEN_MAX: usize = 1 << 20;
+/// Bytes that wait for a commit, of one file, before it is committed.
+const STAGED_LEN_MAX: usize = 4 << 20;
 /// Bytes that a void file has in the journal before it goes on in place: above it, one sync costs
 /// less than to write everything twice.
 const VOID_LEN_MAX: usize = 1 << 20;
@@ -93,6 +95,13 @@ pub(in crate::file) struct Stage {
     held: Mutex<Held>,
     /// Whether all is in place, so that a reader need not look.
     calm: AtomicBool,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let held = self.held();
+        self.unstage(&held);
+    }
 }
 
 impl AsFd for Stage {
@@ -163,7 +172,7 @@ impl Stage {
     }
 
     /// Bytes that wait for a commit.
-    pub(in crate::file) fn staged_len(&self) -> usize {
+    fn staged_len(&self) -> usize {
         if self.calm.load(Ordering::Acquire) { 0 } else { self.held().staged_len }
     }
 
@@ -197,6 +206,7 @@ impl Stage {
         let mut at = placed.body_at + beginning.len() as u64;
         held.direct.clear();
         held.staged.clear();
+        journal.count_staged(held.staged_len, 0);
         for extent in extents {
             let place = Place { segment: placed.segment, at, len: extent.len as usize };
             held.pending.insert(extent.offset, place);
@@ -216,6 +226,7 @@ impl Stage {
             return Ok(());
         }
         let mut held = self.held();
+        self.unstage(&held);
         let (generation, number, floor) = (held.generation, held.number, held.floor);
         let void = if floor > 0 { Some(Void::default()) } else { None };
         if void.is_none() {
@@ -254,9 +265,24 @@ impl Stage {
             self.disk.write_at(*offset, sealed, 0..sealed.as_bytes().len())?;
         }
         let (generation, number) = (held.generation, held.number);
+        self.unstage(&held);
         *held = Held { generation, number, ..Held::default() };
         self.calm.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// What is staged goes.
+    fn unstage(&self, held: &Held) {
+        if let Some(journal) = &self.journal {
+            journal.count_staged(held.staged_len, 0);
+        }
+    }
+
+    /// Whether so much waits for a commit, here and elsewhere, that this file should be committed.
+    pub(in crate::file) fn is_pressed(&self) -> bool {
+        let own = self.staged_len();
+        let all = self.journal.as_ref().is_some_and(|journal| journal.is_pressed());
+        own > STAGED_LEN_MAX || (own > 0 && all)
     }
 
     /// All that was written is durable now: from here on it is protected.
@@ -384,9 +410,10 @@ impl Blob for Stage {
     }
 
     fn write_at(&self, offset: u64, sealed: &Sealed, part: Range<usize>) -> Result<(), Errno> {
-        let Some((_, mut held)) = self.journaled() else {
+        let Some((journal, mut held)) = self.journaled() else {
             return self.disk.write_at(offset, sealed, part);
         };
+        let staged_before = held.staged_len;
         held.void.iter_mut().for_each(|void| void.len += part.len());
         let free = offset >= held.floor
             && held.void.is_none()
@@ -407,6 +434,7 @@ impl Blob for Stage {
             }
             at += len;
         }
+        journal.count_staged(staged_before, held.staged_len);
         Ok(())
     }
 

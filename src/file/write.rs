@@ -11,8 +11,6 @@ use crate::format::node::{ENTRIES, Entry};
 
 /// Bytes of dirty blocks of one file before they are stored ahead of the commit.
 const DIRTY_LEN_MAX: usize = 1 << 20;
-/// Bytes that wait for the journal, of one file, before they are committed.
-const STAGED_LEN_MAX: usize = 4 << 20;
 
 impl File {
     /// Writes all of `data` at `offset`.
@@ -66,7 +64,7 @@ impl File {
             }
         }
         counters.written_bytes.add(data.len() as u64);
-        if state.blob.staged_len() > STAGED_LEN_MAX { self.commit_state(state) } else { Ok(()) }
+        if state.blob.is_pressed() { self.commit_state(state) } else { Ok(()) }
     }
 
     fn write_blocks(
