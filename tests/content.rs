@@ -28,6 +28,7 @@ enum Op {
     Copy { from: u64, to: u64, len: u64 },
     Commit,
     Sync,
+    Checkpoint,
     Reopen,
 }
 
@@ -68,6 +69,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (offset(), offset(), wide()).prop_map(|(from, to, len)| Op::Copy { from, to, len }),
         2 => Just(Op::Commit),
         1 => Just(Op::Sync),
+        2 => Just(Op::Checkpoint),
         2 => Just(Op::Reopen),
     ]
 }
@@ -164,6 +166,7 @@ impl Subject {
             Op::Copy { from, to, len } => self.copy(from, to, len),
             Op::Commit => self.file().commit().unwrap(),
             Op::Sync => self.file().sync(true).unwrap(),
+            Op::Checkpoint => self.open.as_ref().unwrap().0.checkpoint().unwrap(),
             Op::Reopen => self.reopen(),
         }
         assert_eq!(self.file().len(), self.model.len() as u64, "{op:?}");

@@ -158,12 +158,16 @@ impl Volume {
         } else {
             self.sync_disk()?;
         }
+        let births = fresh.len();
         for ino in fresh {
             self.protect_fresh(journaled, ino, generations.get(&ino).copied())?;
         }
+        lock(&journaled.fresh).shrink_to_fit();
+        self.note_forgotten(births as u64);
         for (ino, file) in files.iter().filter(|(ino, _)| generations.contains_key(ino)) {
             file.let_go(|| lock(&journaled.pending).remove(ino));
         }
+        lock(&journaled.pending).shrink_to_fit();
         if generations.len() == files.len() {
             journaled.journal.sync_all()?;
             journaled.journal.retire()?;

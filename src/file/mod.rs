@@ -13,6 +13,7 @@
 //! | `beside`  | reading a volume that another process may be writing                    |
 //! | `salvage` | closing a file while the disk is full                                   |
 //! | `stage`   | a stored file whose committed bytes change by way of the journal        |
+//! | `left`    | what is still to become a hole there                                    |
 //! | `journal` | the journal; `checkpoint`: bringing its changes to their places;        |
 //! | `recover` | bringing there what a crash has left                                    |
 //! | `tree`    | the tree of tags                                                        |
@@ -37,6 +38,7 @@ mod figures;
 mod held;
 mod inspect;
 mod journal;
+mod left;
 mod listing;
 mod open;
 mod ranges;

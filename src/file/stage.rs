@@ -22,6 +22,7 @@ use rustix::io::Errno;
 
 use crate::cipher::Sealed;
 use crate::file::journal::Journal;
+use crate::file::left::without;
 use crate::format::bytes::to_usize;
 use crate::format::geometry::BlockSize;
 use crate::format::header::PREFIX_BYTES;
@@ -366,6 +367,10 @@ impl Stage {
         let void: Vec<u64> = held.pending.range(offset..end).map(|(at, _)| *at).collect();
         for at in void {
             held.pending.remove(&at);
+        }
+        // Nor is it a hole any more, if it was to become one.
+        if !held.punched.is_empty() {
+            held.punched = without(std::mem::take(&mut held.punched), &(offset..end));
         }
         match held.direct.last_mut() {
             Some(last)

@@ -113,7 +113,7 @@ pub struct Volume {
     pub(in crate::file) writers: Writers,
     pub(in crate::file) hopeless: Hopeless,
     pub(in crate::file) quiet: Quiet,
-    /// Inodes that were forgotten since memory was last given back for them.
+    /// Inodes and the like that were forgotten since memory was last given back for them.
     forgotten: AtomicU64,
 }
 
@@ -436,9 +436,9 @@ impl Volume {
         lock(&self.spoiled).remove(&ino)
     }
 
-    /// Somebody outside has forgotten an inode.
-    pub fn note_forgotten(&self) {
-        self.forgotten.fetch_add(1, Ordering::Relaxed);
+    /// So many inodes were forgotten, or whatever else had a few hundred bytes of memory each.
+    pub fn note_forgotten(&self, count: u64) {
+        self.forgotten.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Whether `many` inodes or more were forgotten since this was last so.

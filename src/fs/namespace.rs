@@ -34,7 +34,7 @@ impl Fs {
     pub fn forget(&self, id: InodeId, count: u64) {
         if id != InodeId::ROOT {
             self.inodes.forget(id, count);
-            self.volume.note_forgotten();
+            self.volume.note_forgotten(1);
         }
     }
 

@@ -4,9 +4,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 /// The program under test.
 pub const CMKFS: &str = env!("CARGO_BIN_EXE_cmkfs");
+
+/// What `umount` exits with while something is in use below the mountpoint.
+const BUSY: i32 = 37;
 
 /// Whether `path` is where a file system is mounted.
 pub fn is_mounted(path: &Path) -> bool {
@@ -80,8 +84,19 @@ impl Mount {
         self.options = options.iter().map(|option| (*option).to_owned()).collect();
     }
 
+    /// Unmounts. A program that another test starts has copies of all open files for a moment,
+    /// between fork(2) and exec(2), for which the mountpoint is busy.
     pub fn umount(&self) {
-        self.ok(&["umount", self.point().to_str().unwrap()]);
+        let until = Instant::now() + Duration::from_secs(20);
+        let point = self.point();
+        let busy = || self.command(&["umount", point.to_str().unwrap()]).output().unwrap();
+        let mut output = busy();
+        while output.status.code() == Some(BUSY) && Instant::now() < until {
+            std::thread::yield_now();
+            output = busy();
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "umount: {} {text}", output.status);
         assert!(!is_mounted(&self.point()));
     }
 
