@@ -50,6 +50,7 @@ fn length() -> impl Strategy<Value = usize> {
         2 => 1_usize..70_000,
         1 => Just(4096),
         1 => 500_000..600_000_usize,
+        1 => 1_100_000..1_200_000_usize,
     ]
 }
 
@@ -341,4 +342,55 @@ fn a_hole_of_a_terabyte_is_made_and_found_at_once() {
     assert_eq!(*file.read(0, 4096).unwrap(), pattern(10_000, 1)[..4096]);
     file.write(far, b"again").unwrap();
     assert_eq!(file.seek(4096, Seek::Data).unwrap(), far);
+}
+
+/// What is there when the volume is opened anew.
+fn reread(throwaway: &Throwaway) -> Vec<u8> {
+    let file = throwaway.open().root().unwrap().open_file(b"file", Access::Read).unwrap();
+    let read = file.read(0, 64 << 20).unwrap();
+    read.to_vec()
+}
+
+#[test]
+fn a_file_cut_to_nothing_and_lengthened_is_as_long_in_the_store() {
+    let throwaway = Throwaway::new(16384);
+    let volume = throwaway.open();
+    let (file, _) = volume.root().unwrap().create_file(b"file", ME, 0o600).unwrap();
+    let part = pattern(1 << 20, 3);
+    file.write(0, &part).unwrap();
+    file.sync(true).unwrap();
+    file.set_len(0).unwrap();
+    file.set_len(8 << 20).unwrap();
+    file.commit().unwrap();
+    // So much that it goes on in place.
+    for index in 0..4 {
+        file.write(index << 20, &part).unwrap();
+    }
+    file.commit().unwrap();
+    drop(file);
+    close(volume);
+    assert!(reread(&throwaway) == [part.repeat(4), vec![0; 4 << 20]].concat());
+}
+
+#[test]
+fn what_is_appended_where_a_hole_was_cut_off_stays() {
+    let throwaway = Throwaway::new(16384);
+    let volume = throwaway.open();
+    let (file, _) = volume.root().unwrap().create_file(b"file", ME, 0o600).unwrap();
+    let part = pattern(1 << 20, 4);
+    file.write(0, &part).unwrap();
+    file.sync(true).unwrap();
+    for index in 1..8 {
+        file.write(index << 20, &part).unwrap();
+    }
+    file.allocate(Allocate::PunchHole, 9 << 18, 4 << 20).unwrap();
+    file.set_len(3 << 20).unwrap();
+    file.sync(true).unwrap();
+    file.write(3 << 20, &part).unwrap();
+    file.sync(true).unwrap();
+    drop(file);
+    close(volume);
+    let mut wanted = part.repeat(4);
+    wanted[9 << 18..3 << 20].fill(0);
+    assert!(reread(&throwaway) == wanted);
 }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use crate::cipher::VolumeKeys;
 use crate::file::content::File;
@@ -17,12 +18,15 @@ use crate::file::journal::Journal;
 use crate::file::stage::Birth;
 use crate::file::state::State;
 use crate::file::volume::{Volume, lock};
+use crate::format::bytes::to_usize;
 use crate::format::journal::{self, RecordKind, Subject};
 use crate::store::Blob;
 
 /// Files with pending changes, each of which keeps a descriptor, above which it is time for a
-/// checkpoint.
-const PENDING_MAX: usize = 128;
+/// checkpoint: of the descriptors that this process may have, one in so many.
+const PENDING_PART: u64 = 32;
+/// The same, at most: recovery has as much to do.
+const PENDING_MAX: u64 = 1024;
 /// New files above which it is, a few hundred bytes of memory each.
 const FRESH_MAX: usize = 32_768;
 /// Files up to which each is synced by itself: a sync of the whole disk waits for what others
@@ -38,17 +42,21 @@ pub(in crate::file) struct Journaled {
     /// Files of which nothing is durable.
     fresh: Mutex<HashMap<u64, Birth>>,
     running: Mutex<()>,
+    pending_max: usize,
     /// Held while a record is appended and its file told to the two above.
     appending: RwLock<()>,
 }
 
 impl Journaled {
     pub(in crate::file) fn new(journal: Journal) -> Self {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let pending_max = (descriptors / PENDING_PART).min(PENDING_MAX);
         Self {
             journal: Arc::new(journal),
             pending: Mutex::default(),
             fresh: Mutex::default(),
             running: Mutex::default(),
+            pending_max: to_usize(pending_max),
             appending: RwLock::default(),
         }
     }
@@ -93,7 +101,7 @@ impl Journaled {
 
     fn is_crowded(&self) -> bool {
         self.journal.is_crowded()
-            || lock(&self.pending).len() > PENDING_MAX
+            || lock(&self.pending).len() > self.pending_max
             || lock(&self.fresh).len() > FRESH_MAX
     }
 
@@ -215,14 +223,14 @@ impl File {
 
     /// Lets a file that was cut to nothing go on in place, if enough was written to it since. What
     /// was there before is lost then, which the journal says durably first.
-    pub(in crate::file) fn leave_void(&self, state: &State) -> Result<(), FileError> {
+    pub(in crate::file) fn leave_void(&self, state: &mut State) -> Result<(), FileError> {
         if let Some(journaled) = &self.volume().journaled
             && let Some(birth) = state.blob.take_birth()
         {
             let _appending = journaled.appending();
             let begun = journaled.born(birth).and_then(|number| journaled.journal.sync_to(number));
             let gone = begun.and_then(|()| state.blob.go_in_place());
-            gone.inspect_err(|error| self.latch(*error))?;
+            state.stored_len = gone.inspect_err(|error| self.latch(*error))?;
         }
         Ok(())
     }

@@ -255,9 +255,10 @@ impl Stage {
         self.held().void.as_mut().filter(|void| void.len > VOID_LEN_MAX)?.birth.take()
     }
 
-    /// Goes on in place, all of it: the journal says durably that nothing is promised.
-    pub(in crate::file) fn go_in_place(&self) -> Result<(), Errno> {
-        let Some((journal, mut held)) = self.journaled() else { return Ok(()) };
+    /// Goes on in place, all of it: the journal says durably that nothing is promised. Returns how
+    /// long the stored file is.
+    pub(in crate::file) fn go_in_place(&self) -> Result<u64, Errno> {
+        let Some((journal, mut held)) = self.journaled() else { return self.disk_len() };
         self.disk.set_len(PREFIX_BYTES as u64)?;
         for (offset, place) in &held.pending {
             journal.copy_to((place.segment, place.at), &self.disk, *offset, place.len)?;
@@ -269,7 +270,11 @@ impl Stage {
         self.unstage(&held);
         *held = Held { generation, number, ..Held::default() };
         self.calm.store(true, Ordering::Release);
-        Ok(())
+        self.disk_len()
+    }
+
+    fn disk_len(&self) -> Result<u64, Errno> {
+        Ok(u64::try_from(rustix::fs::fstat(&self.disk)?.st_size).unwrap_or(0))
     }
 
     /// What is staged goes.
@@ -317,7 +322,10 @@ impl Stage {
         for (offset, place) in held.pending.range(..stored_len) {
             journal.copy_to((place.segment, place.at), &self.disk, *offset, place.len)?;
         }
-        self.disk.set_len(stored_len)?;
+        // Also without a change of length it takes away what was reserved behind the end.
+        if self.disk_len()? != stored_len {
+            self.disk.set_len(stored_len)?;
+        }
         // When it was written is known already; when it was copied is nobody's business.
         let time = |s, ns| Some(SetTime::At(s, u32::try_from(ns).unwrap_or(0)));
         let times = SetAttr {
@@ -448,7 +456,7 @@ impl Blob for Stage {
         if held.void.is_some() {
             return Ok(());
         }
-        let stored = u64::try_from(rustix::fs::fstat(&self.disk)?.st_size).unwrap_or(0);
+        let stored = self.disk_len()?;
         if len > stored {
             self.disk.set_len(len)?;
         }

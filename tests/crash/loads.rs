@@ -55,6 +55,8 @@ fn len(random: &mut Random) -> usize {
         0 => 1 + random.below(200),
         // More than is written by way of a journal.
         1 if random.below(4) == 0 => 140_000 + random.below(100_000),
+        // More than a file that was cut to nothing has in the journal.
+        1 if random.below(16) == 0 => (1 << 20) + random.below(100_000),
         1 => 4096,
         _ => 1 + random.below(20_000),
     }
