@@ -52,7 +52,8 @@ def look_log():
 def database(journal):
     base = sqlite3.connect("base", isolation_level=None)
     base.execute("pragma journal_mode = " + journal)
-    base.execute("pragma synchronous = full")
+    # With less a transaction ends by an unlink that SQLite does not sync: the last may be undone.
+    base.execute("pragma synchronous = extra")
     base.execute("pragma wal_autocheckpoint = 20")
     base.execute("create table if not exists t(n integer primary key, b blob)")
     return base

@@ -26,7 +26,9 @@ use crate::format::geometry::{BlockSize, Geometry};
 use crate::format::ids::DirId;
 use crate::format::name::NAME_MAX;
 use crate::limits::OPEN_DIRS_DEFAULT;
-use crate::store::{DiskBlob, Durability, LeaseError, Standing, Store, StoreDir, Writers};
+use crate::store::{
+    DiskBlob, Durability, LeaseError, Standing, Store, StoreDir, StoreError, Writers,
+};
 
 /// The table of open files is in this many parts, each with its own lock.
 const OPEN_SHARDS: usize = 64;
@@ -151,7 +153,10 @@ impl Volume {
         descriptor: &Descriptor,
         options: &VolumeOptions,
     ) -> Result<Arc<Self>, FileError> {
-        let sys = |_| FileError::Sys(rustix::io::Errno::IO);
+        let sys = |error| match error {
+            StoreError::Sys { error, .. } => FileError::Sys(error),
+            _ => FileError::Sys(Errno::IO),
+        };
         let pool = match options.threads {
             Some(threads) => CipherPool::new(threads),
             None => CipherPool::for_this_machine(),
