@@ -204,6 +204,24 @@ fn what_was_synced_and_left_alone_survives_a_power_cut_of_a_relaxed_volume() {
     run(Trial::new(Durability::Relaxed));
 }
 
+/// Found by the histories: what was synced after a cut to nothing was lost by a large write.
+#[test]
+fn what_was_synced_after_a_cut_to_nothing_survives_whatever_is_written_then() {
+    let path = || "b".to_owned();
+    let write = |at, len| Act::Write { path: path(), at, len, fill: 7 };
+    let acts = [
+        Act::Create(path()),
+        Act::Fsync(path()),
+        Act::Truncate { path: path(), len: 0 },
+        write(6734, 153),
+        Act::Fdatasync(path()),
+        write(28_976, 1_119_039),
+        write(9131, 11_712),
+    ];
+    let trial = Trial { images: 300, ..Trial::new(Durability::Strict) };
+    assert_eq!(fails(&acts, 1, trial), None);
+}
+
 /// The harness sees what it is for: with each rule of the protocol broken, images fail.
 #[test]
 fn a_protocol_with_a_rule_broken_is_noticed() {

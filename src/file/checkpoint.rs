@@ -268,6 +268,7 @@ impl File {
             return Ok(state.blob.sync(data_only).inspect_err(latch)?);
         };
         if state.blob.is_protected() {
+            state.blob.promise();
             journaled.journal.sync_to(number).inspect_err(latch)?;
             return match data_only {
                 true => Ok(()),

@@ -247,6 +247,13 @@ impl Stage {
         None
     }
 
+    /// What is committed is acknowledged from now on: a void file does not go on in place any more.
+    pub(in crate::file) fn promise(&self) {
+        if let Some(void) = &mut self.held().void {
+            void.birth = None;
+        }
+    }
+
     /// How a void file began, of which so much is in the journal that it should go on in place.
     pub(in crate::file) fn take_birth(&self) -> Option<Birth> {
         if self.calm.load(Ordering::Acquire) {
