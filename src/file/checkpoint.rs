@@ -87,9 +87,12 @@ impl Journaled {
 
     /// All of a file is durable.
     pub(in crate::file) fn end_fresh(&self, subject: &Subject) -> Result<(), Errno> {
-        if lock(&self.fresh).remove(&subject.ino).is_some() {
+        // Under the lock, so that no checkpoint tells of it once more after that.
+        let mut fresh = lock(&self.fresh);
+        if fresh.contains_key(&subject.ino) {
             let beginning = journal::encode_beginning(subject);
             self.journal.append(RecordKind::Settled, &beginning, &[])?;
+            fresh.remove(&subject.ino);
         }
         Ok(())
     }
@@ -211,13 +214,20 @@ impl File {
     }
 
     /// Commits, and copies what the journal has of this file to its place. Returns the generation.
-    /// A file that is refused has its last commit brought there: it was acknowledged.
+    /// A file that is refused has its last commit brought there: it was acknowledged. Where there
+    /// is no room for it, it is read from the journal until there is.
     fn bring_to_place(&self) -> Result<u64, FileError> {
         let mut state = self.state_even_latched();
         if !self.is_latched() {
             self.commit_state(&mut state)?;
         }
-        state.blob.apply().inspect_err(|error| self.latch(*error))?;
+        let applied = state.blob.apply();
+        if let Err(error) = applied
+            && !matches!(error, Errno::NOSPC | Errno::DQUOT)
+        {
+            self.latch(error);
+        }
+        applied?;
         Ok(state.generation)
     }
 
