@@ -210,7 +210,7 @@ fn play(at: usize, errno: Errno, extent: Extent) -> Result<usize, String> {
         if act == Act::Checkpoint && errno != Errno::IO && !faulty.refused_a_sync() {
             // No room in its place is no reason to refuse what is in the journal.
             let read = |file: &Arc<File>| faulty.aside(|| file.read(0, 1).map(drop));
-            let all: Result<(), FileError> = run.player.open.values().map(read).collect();
+            let all = run.player.open.values().try_for_each(read);
             all.map_err(|error| format!("after a checkpoint: {error}"))?;
         }
     }
