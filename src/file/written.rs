@@ -147,8 +147,8 @@ impl File {
             state.blob.told(placed.number);
             state.written.ranges.clear();
             state.written.told = true;
-            self.store_mtime(state)?;
             journaled.keep(self.ino(), file);
+            self.store_mtime(state)?;
         }
         Ok(true)
     }
