@@ -76,7 +76,7 @@ impl File {
         if let Err(FileError::Sys(error)) = &done
             && !matches!(*error, Errno::NOSPC | Errno::DQUOT)
         {
-            self.latch(*error);
+            self.latch(&state.blob, error);
         }
         self.volume().counters.commits.add(1);
         self.count_dirty(state);
