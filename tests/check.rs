@@ -160,6 +160,63 @@ fn of_names() -> Vec<Case> {
     ]
 }
 
+/// A temporary name, as a directory has it that is being made or removed.
+fn temporary(digit: &str) -> String {
+    format!("{}.temp", digit.repeat(32))
+}
+
+fn of_temporary_names() -> Vec<Case> {
+    vec![
+        case("directory being made", &[("leftover", "/?")], &["leftover"], |s| {
+            fs::create_dir(s.store().join("tree").join(temporary("a"))).unwrap();
+        }),
+        case("directories being removed", &[("leftover", "/dir/?")], &["leftover"], |s| {
+            let (empty, at) = (s.stored("empty"), s.stored("dir").join(temporary("b")));
+            let inner = at.join(temporary("c"));
+            fs::create_dir_all(&inner).unwrap();
+            for dir in [&at, &inner] {
+                let marker = fs::read_link(empty.join("dir.cmkfs")).unwrap();
+                std::os::unix::fs::symlink(marker, dir.join("dir.cmkfs")).unwrap();
+            }
+            let sidecar = s.sidecar();
+            fs::copy(&sidecar, at.join(sidecar.file_name().unwrap())).unwrap();
+            fs::write(inner.join(sidecar.file_name().unwrap()), b"").unwrap();
+        }),
+        // A crash leaves no objects there: somebody has hidden them.
+        case("directory hidden", &[("foreign", "/?")], &["foreign"], |s| {
+            fs::rename(s.stored("dir"), s.store().join("tree").join(temporary("d"))).unwrap();
+        }),
+        case("file hidden", &[("foreign", "/dir/?")], &["foreign"], |s| {
+            fs::rename(s.stored("blocks"), s.stored("dir").join(temporary("e"))).unwrap();
+        }),
+        case(
+            "file hidden deeper",
+            &[("foreign", "/?"), ("foreign", "/?/?")],
+            &["foreign"; 2],
+            |s| {
+                let at = s.store().join("tree").join(temporary("f"));
+                fs::create_dir(&at).unwrap();
+                fs::rename(s.stored("inline"), at.join(temporary("0"))).unwrap();
+            },
+        ),
+        case(
+            "file hidden as a sidecar",
+            &[("foreign", "/?"), ("orphan-sidecar", "/?/?")],
+            &["foreign", "orphan-sidecar"],
+            |s| {
+                let at = s.store().join("tree").join(temporary("f"));
+                fs::create_dir(&at).unwrap();
+                let sidecar = s.sidecar();
+                fs::rename(s.stored("inline"), at.join(sidecar.file_name().unwrap())).unwrap();
+            },
+        ),
+    ]
+}
+
+fn all_cases() -> impl Iterator<Item = Case> {
+    of_files().into_iter().chain(of_names()).chain(of_temporary_names())
+}
+
 fn kinds(told: &Told) -> Vec<(String, String)> {
     let mut kinds: Vec<_> =
         told.findings.iter().map(|found| (found.kind.clone(), found.path.clone())).collect();
@@ -185,7 +242,7 @@ fn a_whole_store_is_clean_with_the_key_and_without() {
 #[test]
 fn each_damage_is_found_and_named() {
     let stage = Stage::new();
-    for case in of_files().into_iter().chain(of_names()) {
+    for case in all_cases() {
         stage.restore();
         (case.damage)(&stage);
         let told = stage.check("");
@@ -254,7 +311,7 @@ fn missing(before: &Content, after: &Content) -> Vec<String> {
 fn a_repair_loses_nothing_and_leaves_a_clean_store() {
     let stage = Stage::new();
     let before = stage.content();
-    for case in of_files().into_iter().chain(of_names()) {
+    for case in all_cases() {
         let label = case.label;
         stage.restore();
         (case.damage)(&stage);

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use crate::cipher::Owner;
 use crate::file::content::File;
-use crate::file::error::FileError;
+use crate::file::error::{FileError, Spot};
 use crate::file::volume::Volume;
 use crate::format::name::NAME_MAX;
 use crate::store::Attributed;
@@ -53,8 +53,6 @@ enum Lower {
 pub struct Bearer<'a> {
     volume: &'a Volume,
     lower: Attributed<'a>,
-    /// Named when something is damaged.
-    ino: u64,
     owner: OwnerOf<'a>,
 }
 
@@ -70,10 +68,18 @@ impl<'a> Bearer<'a> {
     pub(in crate::file) fn new(
         volume: &'a Volume,
         lower: Attributed<'a>,
-        ino: u64,
         owner: OwnerOf<'a>,
     ) -> Self {
-        Self { volume, lower, ino, owner }
+        Self { volume, lower, owner }
+    }
+
+    fn spot(&self) -> Spot {
+        match &self.lower {
+            Attributed::Open(open) => Spot::of_open(*open),
+            Attributed::Place(place) => Spot::of_open(*place),
+            Attributed::Dir { dir, .. } => Spot::of_open(*dir),
+            Attributed::Object { dir, object, .. } => Spot::in_dir(dir, object),
+        }
     }
 
     fn opened(
@@ -84,7 +90,7 @@ impl<'a> Bearer<'a> {
     ) -> Result<(Vec<u8>, Vec<u8>), FileError> {
         self.volume.open_attribute(owner, lower, sealed).ok_or_else(|| {
             self.volume.counters.damages.add(1);
-            FileError::damaged(self.ino, "an extended attribute here")
+            FileError::damaged(self.spot(), format!("extended attribute {lower} is not authentic"))
         })
     }
 

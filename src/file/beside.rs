@@ -16,7 +16,7 @@ use lru::LruCache;
 use crate::cipher::Plain;
 use crate::file::content::{File, Slice};
 use crate::file::dir::Dir;
-use crate::file::error::{Damage, FileError, hushed, is_hushed};
+use crate::file::error::{Damage, FileError, Spot, hushed, is_hushed};
 use crate::file::open::{self, Loaded};
 use crate::file::stat::Stat;
 use crate::file::volume::{Volume, lock};
@@ -222,9 +222,9 @@ impl File {
                 let known = &mut *state;
                 let same_file = found.prefix.file_id == known.prefix.file_id;
                 if same_file && found.generation < known.generation {
-                    let (found, known) = (found.generation, known.generation);
-                    let what = format!("generation {found} after {known} was read: put back");
-                    return Err(FileError::damaged(self.ino(), what));
+                    let (now, before) = (found.generation, known.generation);
+                    let what = format!("generation {now} after {before} was read: put back");
+                    return Err(FileError::damaged(Spot::of(self.ino(), &known.blob), what));
                 }
                 *known = *found;
             }

@@ -228,7 +228,7 @@ impl File {
         if let Err(error) = applied
             && !matches!(error, Errno::NOSPC | Errno::DQUOT)
         {
-            self.latch(error);
+            self.latch(&state.blob, &error);
         }
         applied?;
         Ok(state.generation)
@@ -243,14 +243,15 @@ impl File {
             let _appending = journaled.appending();
             let begun = journaled.born(birth).and_then(|number| journaled.journal.sync_to(number));
             let gone = begun.and_then(|()| state.blob.go_in_place());
-            state.stored_len = gone.inspect_err(|error| self.latch(*error))?;
+            state.stored_len = gone.inspect_err(|error| self.latch(&state.blob, error))?;
         }
         Ok(())
     }
 
     /// Makes durable what was brought to its place.
     fn sync_place(&self) -> Result<(), Errno> {
-        self.state_anyway().blob.sync(true).inspect_err(|error| self.latch(*error))
+        let state = self.state_anyway();
+        state.blob.sync(true).inspect_err(|error| self.latch(&state.blob, error))
     }
 
     /// From here on what is stored is protected, if it is what was made durable.
@@ -274,8 +275,8 @@ impl File {
 
     /// Makes durable what was committed.
     pub(in crate::file) fn sync_committed(&self, data_only: bool) -> Result<(), FileError> {
-        let latch = |error: &Errno| self.latch(*error);
         let state = self.state()?;
+        let latch = |error: &Errno| self.latch(&state.blob, error);
         let (number, generation) = (state.blob.number(), state.generation);
         let Some(journaled) = &self.volume().journaled else {
             return Ok(state.blob.sync(data_only).inspect_err(latch)?);

@@ -12,7 +12,7 @@ use crate::file::cache::Key;
 use crate::file::checkpoint::Journaled;
 use crate::file::content::File;
 use crate::file::error::FileError;
-use crate::file::stage::Birth;
+use crate::file::stage::{Birth, Stage};
 use crate::file::stat::Time;
 use crate::file::state::{Body, State};
 use crate::file::written::Written;
@@ -47,7 +47,7 @@ impl File {
         let mut state = self.state_mut()?;
         if state.dirty {
             let told = self.tell(&mut state);
-            let told = told.inspect_err(|error| self.latch_for(error))?;
+            let told = told.inspect_err(|error| self.latch_for(&state.blob, error))?;
             if !told {
                 self.commit_state(&mut state)?;
             }
@@ -56,11 +56,11 @@ impl File {
     }
 
     /// Refuses the file after any error of the store but for want of space.
-    fn latch_for(&self, error: &FileError) {
+    fn latch_for(&self, blob: &Stage, error: &FileError) {
         if let FileError::Sys(error) = error
             && !matches!(*error, Errno::NOSPC | Errno::DQUOT)
         {
-            self.latch(*error);
+            self.latch(blob, error);
         }
     }
 
@@ -97,7 +97,7 @@ impl File {
         let _appending = self.volume().journaled.as_ref().map(Journaled::appending);
         let done = self.write_all(state);
         if let Err(error) = &done {
-            self.latch_for(error);
+            self.latch_for(&state.blob, error);
         }
         self.volume().counters.commits.add(1);
         self.count_dirty(state);

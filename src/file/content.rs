@@ -1,15 +1,18 @@
 //! An open file: what it shares among its handles, and reading.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustix::io::Errno;
+use tracing::field::debug;
 
 use crate::cipher::Plain;
 use crate::file::commit::span_len;
-use crate::file::error::FileError;
+use crate::file::error::{FileError, Spot};
+use crate::file::stage::Stage;
 use crate::file::state::{Body, State};
 use crate::file::tree::Tree;
 use crate::file::volume::Volume;
@@ -97,14 +100,15 @@ impl File {
     }
 
     /// From now on every call fails until the file is opened anew.
-    pub(in crate::file) fn latch(&self, error: Errno) {
+    pub(in crate::file) fn latch(&self, blob: &Stage, error: &dyn Display) {
         if !self.latched.swap(true, Ordering::AcqRel) {
-            let ino = self.ino;
+            let spot = Spot::of(self.ino, blob);
             tracing::error!(
-                ino,
+                ino = spot.ino,
+                stored = spot.stored(),
                 %error,
-                "the store failed: the file is refused until it is closed everywhere and opened \
-                 again; what is not there then was lost; see what its disk says (dmesg)"
+                "a write or sync failed: the file is refused until it is closed everywhere and \
+                 opened again; what is not there then was lost; see what the disk says (dmesg)"
             );
         }
     }
@@ -139,13 +143,18 @@ impl File {
 
     /// A panic while the state was held leaves it in doubt: the file is refused then, as after a
     /// failed sync.
+    fn in_doubt(&self, state: &State) -> FileError {
+        self.latch(&state.blob, &"a request panicked while it changed the file");
+        FileError::Latched
+    }
+
     pub(in crate::file) fn state(&self) -> Result<RwLockReadGuard<'_, State>, FileError> {
-        let state = self.state.read().map_err(|_| FileError::Latched)?;
+        let state = self.state.read().map_err(|doubt| self.in_doubt(doubt.get_ref()))?;
         if self.latched.load(Ordering::Acquire) { Err(FileError::Latched) } else { Ok(state) }
     }
 
     pub(in crate::file) fn state_mut(&self) -> Result<RwLockWriteGuard<'_, State>, FileError> {
-        let state = self.state.write().map_err(|_| FileError::Latched)?;
+        let state = self.state.write().map_err(|doubt| self.in_doubt(doubt.get_ref()))?;
         if self.latched.load(Ordering::Acquire) { Err(FileError::Latched) } else { Ok(state) }
     }
 
@@ -294,7 +303,7 @@ impl File {
                         self.volume.count_damage();
                         let offset = geometry.block_offset(bad.0);
                         let what = format!("block {} at byte {offset} is not authentic", bad.0);
-                        FileError::damaged(self.ino, what)
+                        FileError::damaged(Spot::of(self.ino, &state.blob), what)
                     },
                 )?;
                 self.volume.counters.blocks_opened.add(stored as u64);
@@ -364,10 +373,21 @@ impl Drop for File {
             let latched = self.latched.load(Ordering::Acquire);
             volume.settled.closed(self.ino, state.is_settled() && !latched);
             if state.dirty && !self.latched.load(Ordering::Acquire) {
-                let ino = self.ino;
-                match self.salvage(&mut state) {
-                    Ok(()) => tracing::error!(ino, "closed without what did not fit on the disk"),
-                    Err(error) => tracing::error!(ino, %error, "closed with a failed commit"),
+                let salvaged = self.salvage(&mut state);
+                let Spot { ino, path } = Spot::of(self.ino, &state.blob);
+                let stored = path.map(debug);
+                match salvaged {
+                    Ok(()) => tracing::error!(
+                        ino,
+                        stored,
+                        "closed without what did not fit on the disk: make room and write it again"
+                    ),
+                    Err(error) => tracing::error!(
+                        ino,
+                        stored,
+                        %error,
+                        "closed with a failed commit: what was written last is lost; write it again"
+                    ),
                 }
                 return true;
             }

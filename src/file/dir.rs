@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use crate::cipher::{DirCipher, StoredName};
 use crate::file::content::File;
-use crate::file::error::FileError;
+use crate::file::error::{FileError, Spot};
 use crate::file::open::{self, Loaded};
 use crate::file::stat::{Kind, Stat};
 use crate::file::volume::Volume;
@@ -165,18 +165,20 @@ impl Dir {
         wanted: Option<DirId>,
     ) -> Result<Self, FileError> {
         let ino = lower.stat_self()?.st_ino;
+        let damaged = |what| FileError::damaged(Spot::of(ino, &lower), what);
         let decoded = match volume.reading(&lower, StoreDir::read_marker) {
             Ok(marker) => marker.decode(),
-            Err(Errno::NOENT) => return Err(FileError::damaged(ino, "directory without a marker")),
+            Err(Errno::NOENT) => return Err(damaged("directory without a marker")),
             Err(error) => return Err(error.into()),
         };
-        let (epoch, id, tag) = decoded.map_err(|error| FileError::marker(ino, &error))?;
+        let (epoch, id, tag) =
+            decoded.map_err(|error| FileError::marker(Spot::of(ino, &lower), &error))?;
         let names = volume
             .keys
             .open_marker(epoch, id, &tag)
-            .ok_or_else(|| FileError::damaged(ino, "marker of the directory is not authentic"))?;
+            .ok_or_else(|| damaged("marker of the directory is not authentic"))?;
         if wanted.is_some_and(|wanted| wanted != id) {
-            return Err(FileError::damaged(ino, "another directory stands in the root's place"));
+            return Err(damaged("another directory stands in the root's place"));
         }
         Ok(Self(Arc::new(Inner { volume: volume.clone(), lower, names, ino })))
     }

@@ -22,7 +22,7 @@ impl Dir {
             },
             None => Attributed::Dir { dir: self.lower(), lends },
         };
-        Ok(Bearer::new(self.volume(), lower, self.ino(), Box::new(move || self.owner(name))))
+        Ok(Bearer::new(self.volume(), lower, Box::new(move || self.owner(name))))
     }
 
     /// Whom an attribute of `name` is bound to, or of the directory itself.

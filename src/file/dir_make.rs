@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::file::content::File;
 use crate::file::dir::{Access, Dir};
-use crate::file::error::FileError;
+use crate::file::error::{FileError, Spot};
 use crate::file::open;
 use crate::file::stat::{Kind, Stat};
 use crate::file::volume::Volume;
@@ -17,16 +17,20 @@ const SET_GID: u32 = 0o2000;
 const OWNER_ALL: u32 = 0o700;
 const MODE_BITS: u32 = 0o7777;
 
-/// What the text of a stored link says; `ino` is named if it says nothing.
-fn parse(text: &[u8], ino: u64) -> Result<LinkContent, FileError> {
-    parse_link(text)
-        .ok_or_else(|| FileError::damaged(ino, "a symbolic link here has a text that is not ours"))
+/// What the text of the stored link at `spot` says.
+fn parse(text: &[u8], spot: impl FnOnce() -> Spot) -> Result<LinkContent, FileError> {
+    let foreign = "the text of the symbolic link is not ours";
+    parse_link(text).ok_or_else(|| FileError::damaged(spot(), foreign))
 }
 
 impl Volume {
-    /// Target of a symbolic link, from its stored text; `ino` is named if it is damaged.
-    pub(in crate::file) fn link_target(&self, text: &[u8], ino: u64) -> Result<Vec<u8>, FileError> {
-        let envelope = match parse(text, ino)? {
+    /// Target of the symbolic link at `spot`, from its stored text.
+    pub(in crate::file) fn link_target(
+        &self,
+        text: &[u8],
+        spot: impl Fn() -> Spot,
+    ) -> Result<Vec<u8>, FileError> {
+        let envelope = match parse(text, &spot)? {
             LinkContent::Envelope(envelope) => envelope,
             LinkContent::Reference(file) => {
                 self.links.read_small(file.as_bytes(), LINK_TARGET_MAX + ENVELOPE_LEN)?
@@ -37,7 +41,7 @@ impl Volume {
         let target = target.filter(|target| valid(target.len()) && !target.contains(&0));
         let target = target.ok_or_else(|| {
             self.counters.damages.add(1);
-            FileError::damaged(ino, "the target of a symbolic link here")
+            FileError::damaged(spot(), "the target of the symbolic link is not authentic")
         })?;
         Ok(target.to_vec())
     }
@@ -198,7 +202,7 @@ impl Dir {
     }
 
     fn link_content(&self, object: &[u8]) -> Result<LinkContent, FileError> {
-        parse(&self.lower().read_link(object)?, self.ino())
+        parse(&self.lower().read_link(object)?, || Spot::in_dir(self.lower(), object))
     }
 
     /// Plaintext length of a link's target; of a link that is damaged, 0: its stat must work.
@@ -222,7 +226,7 @@ impl Dir {
     pub fn read_link(&self, name: &[u8]) -> Result<Vec<u8>, FileError> {
         let stored = self.stored(name)?;
         let text = self.lower().read_link(stored.object())?;
-        self.volume().link_target(&text, self.ino())
+        self.volume().link_target(&text, || Spot::in_dir(self.lower(), stored.object()))
     }
 
     /// Gives an object of `from` another name, in this directory.

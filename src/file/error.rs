@@ -1,18 +1,66 @@
 //! Why an operation on a file or directory failed.
 
 use std::cell::Cell;
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use tracing::field::{DebugValue, debug};
 
 use crate::format::directory::MarkerError;
 use crate::format::header::HeaderError;
+use crate::store::{StoreDir, is_news, path_of};
 
-/// Stored bytes that are not what was sealed there. Names nothing in plaintext: it goes to logs.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("inode {ino}: {reason}")]
-pub struct Damage {
-    /// Lower inode number, by which `find STORE -inum` finds the stored file.
+/// Where something is stored. Names nothing in plaintext: it goes to logs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Spot {
+    /// Lower inode number, by which `find STORE -inum` finds the stored file; 0 if it is not known.
     pub ino: u64,
+    /// Path of the stored file, where the system tells it.
+    pub path: Option<PathBuf>,
+}
+
+impl Spot {
+    /// Of what is open.
+    pub(in crate::file) fn of(ino: u64, open: &(impl AsFd + ?Sized)) -> Self {
+        Self { ino, path: path_of(open) }
+    }
+
+    /// The same, where its number is not known yet.
+    pub(in crate::file) fn of_open(open: &(impl AsFd + ?Sized)) -> Self {
+        Self::of(rustix::fs::fstat(open.as_fd()).map_or(0, |stat| stat.st_ino), open)
+    }
+
+    /// Of an object in a stored directory.
+    pub(in crate::file) fn in_dir(dir: &StoreDir, object: &[u8]) -> Self {
+        let ino = dir.stat(object).map_or(0, |stat| stat.st_ino);
+        Self { ino, path: path_of(dir).map(|path| path.join(OsStr::from_bytes(object))) }
+    }
+
+    /// The path for a field of the log, which leaves out what is not there.
+    pub(in crate::file) fn stored(&self) -> Option<DebugValue<&Path>> {
+        self.path.as_deref().map(debug)
+    }
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => write!(f, "{} (inode {})", path.display(), self.ino),
+            None => write!(f, "inode {}", self.ino),
+        }
+    }
+}
+
+/// Stored bytes that are not what was sealed there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[error("{spot}: {reason}")]
+pub struct Damage {
+    /// Where they are.
+    pub spot: Spot,
     /// What was found.
     pub reason: String,
 }
@@ -81,31 +129,35 @@ pub(in crate::file) fn is_hushed() -> bool {
 }
 
 impl Damage {
-    /// To the log.
+    /// To the log, unless it was told a moment ago.
     pub(in crate::file) fn tell(&self) {
-        tracing::error!(
-            ino = self.ino,
-            reason = self.reason,
-            "stored bytes are not authentic; restore the file from a snapshot"
-        );
+        if is_news(self) {
+            tracing::error!(
+                ino = self.spot.ino,
+                stored = self.spot.stored(),
+                reason = self.reason,
+                "stored bytes are not authentic and are not given out: `cmkfs check` names all \
+                 that is damaged, by its path in the volume; restore that from a snapshot"
+            );
+        }
     }
 }
 
 impl FileError {
     /// A damage, written to the log once, here, or by whoever has hushed this.
-    pub(in crate::file) fn damaged(ino: u64, reason: impl Into<String>) -> Self {
-        let damage = Damage { ino, reason: reason.into() };
+    pub(in crate::file) fn damaged(spot: Spot, reason: impl Into<String>) -> Self {
+        let damage = Damage { spot, reason: reason.into() };
         if !is_hushed() {
             damage.tell();
         }
         Self::Damaged(damage)
     }
 
-    pub(in crate::file) fn header(ino: u64, error: &HeaderError) -> Self {
-        Self::damaged(ino, error.to_string())
+    pub(in crate::file) fn header(spot: Spot, error: &HeaderError) -> Self {
+        Self::damaged(spot, format!("header: {error}"))
     }
 
-    pub(in crate::file) fn marker(ino: u64, error: &MarkerError) -> Self {
-        Self::damaged(ino, error.to_string())
+    pub(in crate::file) fn marker(spot: Spot, error: &MarkerError) -> Self {
+        Self::damaged(spot, format!("marker of the directory: {error}"))
     }
 }

@@ -8,7 +8,7 @@ use crate::cipher::Owner;
 use crate::file::attribute::Bearer;
 use crate::file::content::File;
 use crate::file::dir::{Access, Dir};
-use crate::file::error::FileError;
+use crate::file::error::{FileError, Spot};
 use crate::file::stat::{Kind, Stat};
 use crate::file::volume::Volume;
 use crate::store::{Attributed, DiskBlob, Place, SetAttr};
@@ -126,7 +126,8 @@ impl Held {
     pub fn read_link(&self) -> Result<Vec<u8>, FileError> {
         let Kept::Other { volume, place } = &self.0 else { return Err(FileError::Invalid) };
         let text = rustix::fs::readlinkat(place, c"", Vec::new())?.into_bytes();
-        volume.link_target(&text, rustix::fs::fstat(place)?.st_ino)
+        let ino = rustix::fs::fstat(place)?.st_ino;
+        volume.link_target(&text, || Spot::of(ino, place))
     }
 
     /// Its extended attributes.
@@ -137,14 +138,12 @@ impl Held {
         match &self.0 {
             Kept::Dir(dir) => dir.bearer(None),
             Kept::File { volume, blob, .. } => {
-                let ino = rustix::fs::fstat(blob)?.st_ino;
                 let owner = || Ok(Owner::File(self.open_file(Access::Read)?.id()?));
-                Ok(Bearer::new(volume, Attributed::Open(blob), ino, Box::new(owner)))
+                Ok(Bearer::new(volume, Attributed::Open(blob), Box::new(owner)))
             }
             Kept::Other { volume, place } => {
-                let ino = rustix::fs::fstat(place)?.st_ino;
                 let owner = || Ok(Owner::Other);
-                Ok(Bearer::new(volume, Attributed::Place(place), ino, Box::new(owner)))
+                Ok(Bearer::new(volume, Attributed::Place(place), Box::new(owner)))
             }
         }
     }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::cipher::{Plain, Sealed, SegmentCipher, VolumeKeys};
 use crate::format::journal::{FRAME_LEN, HEAD_LEN, RecordKind};
-use crate::store::{Blob, DiskBlob, leave};
+use crate::store::{Blob, DiskBlob, leave, path_of};
 
 /// Bytes of records in a segment above which it is time for a checkpoint. A bound on what is
 /// written at a moment is not needed for being right: a segment that is crowded goes on growing
@@ -163,7 +163,12 @@ impl Journal {
 
     fn fail(&self, error: Errno) -> Errno {
         if self.failed.set(error).is_ok() {
-            tracing::error!(%error, "the journal can't be written; the volume takes no changes");
+            tracing::error!(
+                stored = path_of(&self.segments[0]).map(debug),
+                %error,
+                "the journal can't be written: nothing more is committed until the volume is \
+                 mounted again; see what its disk says (dmesg)"
+            );
         }
         error
     }
@@ -332,7 +337,7 @@ impl Journal {
         buf: &mut [u8],
     ) -> Result<(), Errno> {
         let len = self.segments[segment].read_at(at, buf)?;
-        if len == buf.len() { Ok(()) } else { Err(Errno::IO) }
+        if len == buf.len() { Ok(()) } else { Err(self.segments[segment].is_cut()) }
     }
 
     /// Copies a part of what was appended into a stored file.

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use rustix::io::Errno;
 
 use crate::file::dir::Dir;
-use crate::file::error::FileError;
+use crate::file::error::{FileError, Spot};
 use crate::file::stat::Kind;
 use crate::format::name::{self, Stored};
-use crate::store::{DirStream, LowerEntry, StoreDir, is_dot};
+use crate::store::{DirStream, LowerEntry, StoreDir, is_dot, is_news};
 
 /// One entry of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,9 +90,20 @@ impl Dir {
                 // A long name, removed by a writer since it was listed.
                 return Ok(None);
             }
-            let stored = String::from_utf8_lossy(&stored_name).into_owned();
             self.volume().counters.damages.add(1);
-            tracing::error!(dir = self.ino(), stored, "a stored name is not authentic");
+            let spot = Spot::in_dir(self.lower(), &stored_name);
+            let object = String::from_utf8_lossy(&stored_name).into_owned();
+            if is_news(&(&spot, &object)) {
+                let (dir, ino, stored) = (self.ino(), spot.ino, spot.stored());
+                tracing::error!(
+                    dir,
+                    ino,
+                    stored,
+                    object,
+                    "a stored name is not authentic and is left out: `cmkfs check --repair` moves \
+                     what has it to lost+found"
+                );
+            }
             return Ok(None);
         };
         let kind = match kind {

@@ -60,7 +60,7 @@ pub use crate::store::{Creator, Durability, NodeKind, RenameMode, SetAttr, SetTi
 pub use attribute::{Bearer, CAPABILITIES, XattrMode};
 pub use content::{File, Slice};
 pub use dir::{Access, Dir};
-pub use error::{Damage, FileError};
+pub use error::{Damage, FileError, Spot};
 pub use figures::Figures;
 pub use held::Held;
 pub use inspect::{DirNames, LINK_FILE_LEN_MAX, sealed_attributes};

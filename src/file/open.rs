@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::cipher::{Plain, VolumeKeys};
 use crate::file::checkpoint::Journaled;
-use crate::file::error::{FileError, is_hushed};
+use crate::file::error::{FileError, Spot, is_hushed};
 use crate::file::stage::Stage;
 use crate::file::state::{Body, State};
 use crate::file::tree::Tree;
@@ -36,9 +36,9 @@ pub(in crate::file) fn load(
 ) -> Result<Loaded, FileError> {
     let mut page = [0; PAGE_BYTES];
     let len = blob.read_at(0, &mut page)?;
-    let (prefix, entry) =
-        header::decode(&page[..len]).map_err(|error| FileError::header(ino, &error))?;
-    let damaged = |what: &str| FileError::damaged(ino, format!("header: {what}"));
+    let (prefix, entry) = header::decode(&page[..len])
+        .map_err(|error| FileError::header(Spot::of(ino, &blob), &error))?;
+    let damaged = |what: &str| FileError::damaged(Spot::of(ino, &blob), format!("header: {what}"));
     let payload = page[..len]
         .get(PREFIX_BYTES..PREFIX_BYTES + usize::from(prefix.payload_len))
         .ok_or_else(|| damaged("cut off"))?;
@@ -57,7 +57,7 @@ pub(in crate::file) fn load(
     let lower_len = u64::try_from(rustix::fs::fstat(&blob)?.st_size).unwrap_or(0);
     if lower_len < stored_len {
         let text = format!("{lower_len} bytes are stored, wanted {stored_len}: cut off");
-        return Err(FileError::damaged(ino, text));
+        return Err(FileError::damaged(Spot::of(ino, &blob), text));
     }
     if lower_len > stored_len {
         if !is_hushed() {

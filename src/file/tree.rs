@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 
 use crate::cipher::FileCipher;
-use crate::file::error::FileError;
+use crate::file::error::{FileError, Spot};
+use crate::file::stage::Stage;
 use crate::format::bytes::to_usize;
 use crate::format::geometry::{FANOUT, Geometry, NodeAt};
 use crate::format::node::{ENTRIES, Entries, Entry, NODE_LEN};
@@ -28,7 +29,7 @@ const DIRTY_MAX: usize = 128;
 /// What the tree needs to reach its stored nodes.
 #[derive(Clone, Copy)]
 pub(in crate::file) struct Ground<'a> {
-    pub(in crate::file) blob: &'a dyn Blob,
+    pub(in crate::file) blob: &'a Stage,
     pub(in crate::file) cipher: &'a FileCipher,
     pub(in crate::file) geometry: Geometry,
     pub(in crate::file) ino: u64,
@@ -358,7 +359,7 @@ fn read_node(ground: Ground<'_>, node: NodeAt, entry: &Entry) -> Result<Box<Entr
     let damaged = |what: &str| {
         let NodeAt { level, index } = node;
         let reason = format!("node {index} of level {level} at byte {offset}: {what}");
-        FileError::damaged(ground.ino, reason)
+        FileError::damaged(Spot::of(ground.ino, ground.blob), reason)
     };
     if len < NODE_LEN {
         return Err(damaged("cut off"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::file::{Access, Allocate, File, Seek, SetAttr, Slice};
+use crate::file::{Access, Allocate, File, FileError, Seek, SetAttr, Slice};
 use crate::fs::core::Fs;
 use crate::fs::error::FsError;
 use crate::fs::handles::Handle;
@@ -355,10 +355,15 @@ impl Fs {
     /// # Errors
     /// `BadHandle`.
     pub fn release(&self, handle: HandleId) -> Result<(), FsError> {
-        if let Handle::File(file) = &*self.handles.remove(handle)?
-            && let Err(error) = self.close(file.inode, &file.open)
-        {
-            tracing::error!(inode = file.inode.0, %error, "changes were lost on close");
+        if let Handle::File(file) = &*self.handles.remove(handle)? {
+            match self.close(file.inode, &file.open) {
+                // That was told when the file failed.
+                Ok(()) | Err(FsError::File(FileError::Latched)) => {}
+                Err(error) => {
+                    let inode = self.lower(file.inode);
+                    tracing::error!(inode, %error, "changes were lost on close: write them again");
+                }
+            }
         }
         Ok(())
     }

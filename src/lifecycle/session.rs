@@ -240,8 +240,8 @@ impl CommitTimer {
                 if left.is_zero() {
                     drop(stopped);
                     match volume.commit_all() {
-                        // It was told when it was lost.
-                        Ok(()) | Err(FileError::Lost) => {}
+                        // It was told when it was lost, or when the file failed.
+                        Ok(()) | Err(FileError::Lost | FileError::Latched) => {}
                         Err(error) => tracing::error!("commit by the timer: {error}"),
                     }
                     if volume.take_forgotten(FORGOTTEN_MANY) {

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use crate::cipher::Sealed;
 use crate::format::bytes::to_usize;
+use crate::store::told::{is_news, path_of};
 use crate::store::watch::{Hook, Op, Watched, number};
 
 /// A stored file. What it returns is trusted by nobody; errors are the system's own.
@@ -61,10 +62,9 @@ impl DiskBlob {
     ) -> Result<(), Errno> {
         let (mut from, mut to, mut left) = (source_offset, offset, len);
         while left > 0 && !self.hook.is_set() {
-            let (source, target) = (&source.fd, &self.fd);
             let copy = rustix::fs::copy_file_range;
-            match copy(source, Some(&mut from), target, Some(&mut to), left) {
-                Ok(0) => return Err(Errno::IO),
+            match copy(&source.fd, Some(&mut from), &self.fd, Some(&mut to), left) {
+                Ok(0) => return Err(source.is_cut()),
                 Ok(count) => left -= count,
                 Err(Errno::INTR) => {}
                 Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => break,
@@ -73,7 +73,7 @@ impl DiskBlob {
         }
         let mut bytes = vec![0; left];
         if source.read_at(from, &mut bytes)? < left {
-            return Err(Errno::IO);
+            return Err(source.is_cut());
         }
         if left > 0 { self.write_bytes(to, &bytes) } else { Ok(()) }
     }
@@ -113,6 +113,34 @@ impl DiskBlob {
     pub fn again(&self) -> Result<Self, Errno> {
         let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?;
         Ok(Self::new(fd, &self.hook))
+    }
+
+    /// The disk does not read what it has: nobody else tells which file that is.
+    fn tell_unread(&self, offset: u64) {
+        let (ino, stored) = (number(&self.fd).unwrap_or(0), path_of(self));
+        if is_news(&(ino, &stored, offset)) {
+            tracing::error!(
+                ino,
+                stored = stored.map(debug),
+                offset,
+                "the store's disk can't read this file here: see what it says (dmesg), and restore \
+                 the file from a snapshot if its disk stays so"
+            );
+        }
+    }
+
+    /// What was written here is not there any more: says so, and gives the errno for it.
+    pub fn is_cut(&self) -> Errno {
+        let (ino, stored) = (number(&self.fd).unwrap_or(0), path_of(self));
+        if is_news(&(ino, &stored, "cut")) {
+            tracing::error!(
+                ino,
+                stored = stored.map(debug),
+                "this file was cut off while it was in use, and what was written there is lost: \
+                 unmount the volume, and restore what `cmkfs check` names from a snapshot"
+            );
+        }
+        Errno::IO
     }
 
     /// A call for this file, which `op` names.
@@ -168,7 +196,11 @@ impl Blob for DiskBlob {
             }
             Ok(done)
         };
-        self.call(|file| Op::Read { file, offset, len }, run)
+        let done = self.call(|file| Op::Read { file, offset, len }, run);
+        if done == Err(Errno::IO) {
+            self.tell_unread(offset);
+        }
+        done
     }
 
     fn write_at(&self, offset: u64, sealed: &Sealed, part: Range<usize>) -> Result<(), Errno> {

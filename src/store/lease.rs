@@ -132,7 +132,7 @@ impl Inner {
                     let path = self.store.join(LOCK_NAME);
                     tracing::warn!(
                         "{}: can't renew the lease: {error}; the volume takes no changes until \
-                         that works again",
+                         that works again; see whether the store's disk can be reached (dmesg)",
                         path.display()
                     );
                 }

@@ -26,6 +26,7 @@ mod marker;
 mod room;
 mod small;
 mod stream;
+mod told;
 mod watch;
 mod whole;
 
@@ -41,6 +42,7 @@ pub use link::{LinkContent, LinkText, parse_link};
 pub use lock::{HeldHow, LockError, LockMode, StoreLock, Writers};
 pub use marker::StoredMarker;
 pub use stream::{DirStream, LowerEntry, is_dot};
+pub use told::{is_news, path_of};
 pub use watch::{Hook, Op, Place, There, Watch, Watched};
 pub use whole::NewDir;
 

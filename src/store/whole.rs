@@ -129,6 +129,17 @@ impl StoreDir {
         Ok(())
     }
 
+    /// Removes what a crash left under a temporary name: a directory without objects, and what lies
+    /// in it.
+    ///
+    /// # Errors
+    /// `ENOTEMPTY` if it has objects, `ENOTDIR`, and others of the system's.
+    pub fn remove_temporary(&self, object: &[u8]) -> Result<(), Errno> {
+        let dir = self.open_dir(object)?;
+        dir.clear(&dir.leftovers()?, 0)?;
+        self.rmdir(object)
+    }
+
     /// Renames what is to go to a temporary name, and returns that. On a disk that has no room for
     /// a name more it stays where it is: a crash may show it damaged, and removing it works again.
     fn move_away(&self, object: &[u8]) -> Result<Vec<u8>, Errno> {

@@ -3,8 +3,9 @@
 #![allow(
     clippy::cast_possible_truncation,
     clippy::unwrap_used,
+    dead_code,
     unreachable_pub,
-    reason = "a test fails by panicking, and its lengths are small"
+    reason = "a test fails by panicking, its lengths are small, and each test file uses a part"
 )]
 
 use std::collections::BTreeMap;

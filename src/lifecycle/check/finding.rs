@@ -33,7 +33,8 @@ pub enum FindingKind {
     Foreign,
     /// A file under `links/` that no link refers to: a crash leaves this, it is of no account.
     OrphanLink,
-    /// What a crash leaves of a file that was to be replaced.
+    /// What a crash leaves of a change of `volume.json`, or of a directory while it is made or
+    /// removed: it is of no account.
     Leftover,
     /// The store's disk refused to give it.
     Unread,

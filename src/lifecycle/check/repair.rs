@@ -123,6 +123,10 @@ impl Repair<'_> {
             FindingKind::OrphanSidecar => self.sidecar(&dir, object, &stem, false),
             FindingKind::Marker => self.marker(&dir.open_dir(object)?, &stem, object == b"."),
             FindingKind::OrphanLink => self.orphan_link(&dir, object, &stem),
+            FindingKind::Leftover if finding.stored.starts_with("tree") => {
+                dir.remove_temporary(object)?;
+                Ok(done("removed"))
+            }
             FindingKind::Leftover => {
                 let removed = std::fs::remove_file(self.store.join(&finding.stored));
                 removed.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
@@ -232,7 +236,7 @@ impl Repair<'_> {
     }
 
     /// Removes a sidecar that says no more than its own name, and keeps any other; with `keep`,
-    /// each.
+    /// each. A file that somebody has hidden there is moved as it is.
     fn sidecar(
         &self,
         dir: &StoreDir,
@@ -248,9 +252,15 @@ impl Repair<'_> {
             return Ok(left("no regular file"));
         }
         let own = name::encode(&dir.read_sidecar(sidecar)?).1;
-        let kept = if keep || own.as_deref() != Some(sidecar) {
+        let is_own = own.as_deref() == Some(sidecar);
+        let kept = if keep || !is_own {
             let stem = [stem, b"~sidecar"].concat();
-            Some(self.lost.copy(&stem, &dir.open_file(sidecar, false)?)?)
+            let blob = dir.open_file(sidecar, false)?;
+            let lower_len = u64::try_from(stat.st_size).unwrap_or(0);
+            if !is_own && matches!(self.volume.verify_file(&blob, lower_len)?, Verdict::Opened(_)) {
+                return Ok(done(format!("moved to {}", self.lost.adopt(&stem, dir, sidecar)?)));
+            }
+            Some(self.lost.copy(&stem, &blob)?)
         } else {
             None
         };

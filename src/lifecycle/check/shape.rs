@@ -1,16 +1,22 @@
 //! What can be said of stored objects without a key: whether they have the form of what cmkfs
 //! writes.
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::file::LINK_FILE_LEN_MAX;
 use crate::format::envelope::ENVELOPE_LEN;
 use crate::format::geometry::{Geometry, PAGE_BYTES};
 use crate::format::header::{self, PREFIX_LEN, TREE_PAYLOAD_LEN};
-use crate::format::name::{self, PAD_LEN, SIDECAR_LEN_MAX};
+use crate::format::name::{self, PAD_LEN, SIDECAR_LEN_MAX, Stored};
 use crate::format::node;
 use crate::lifecycle::check::finding::FindingKind;
-use crate::store::{Attributed, Blob, StoredMarker};
+use crate::lifecycle::check::walk::list;
+use crate::store::{Attributed, Blob, LowerEntry, StoreDir, StoredMarker};
+
+/// Temporary names within each other: each takes one more crash, and [`StoreDir::remove_temporary`]
+/// goes no deeper.
+const LEFTOVER_DEPTH_MAX: usize = 16;
 
 /// What is wrong with a sealed name under this file name.
 pub(in crate::lifecycle::check) fn name(object: &[u8], sealed: &[u8]) -> Option<&'static str> {
@@ -67,6 +73,35 @@ pub(in crate::lifecycle::check) fn envelope(bytes: &[u8]) -> Result<(), String> 
         return Ok(());
     }
     Err(format!("an envelope of {found} bytes, wanted {} to {}", lens.start(), lens.end()))
+}
+
+/// Whether an object with a temporary name is what a crash leaves there: a directory without
+/// objects. Nothing in it is more than cmkfs put there itself, so that nothing is lost with it.
+pub(in crate::lifecycle::check) fn is_leftover(
+    dir: &StoreDir,
+    object: &LowerEntry,
+    depth: usize,
+) -> Result<bool, Errno> {
+    if object.kind != FileType::Directory || depth > LEFTOVER_DEPTH_MAX {
+        return Ok(false);
+    }
+    let lower = dir.open_dir(&object.name)?;
+    for entry in list(&lower)? {
+        let is_own = match name::decode(&entry.name) {
+            Stored::Marker => lower.read_marker()?.decode().is_ok(),
+            Stored::Sidecar if entry.kind == FileType::RegularFile => {
+                let sealed = lower.read_sidecar(&entry.name)?;
+                // A crash may leave one that was not written yet.
+                sealed.is_empty() || name::encode(&sealed).1.as_deref() == Some(&entry.name[..])
+            }
+            Stored::Temporary => is_leftover(&lower, &entry, depth + 1)?,
+            Stored::Sidecar | Stored::Direct(_) | Stored::Long { .. } | Stored::Foreign => false,
+        };
+        if !is_own {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Sealed attributes whose form is wrong.

@@ -70,6 +70,10 @@ fn joined(path: &Path, name: &[u8]) -> PathBuf {
     path.join(OsStr::from_bytes(name))
 }
 
+fn refused(error: Errno) -> String {
+    format!("the disk refuses it: {error}")
+}
+
 impl Place {
     pub(in crate::lifecycle::check) fn at(&self, name: &[u8]) -> PathBuf {
         joined(&self.stored, name)
@@ -149,8 +153,7 @@ impl<'a> Walk<'a> {
         path: Option<PathBuf>,
         error: Errno,
     ) {
-        let reason = format!("the disk refuses it: {error}");
-        self.find(Finding::new(FindingKind::Unread, stored, path, reason));
+        self.find(Finding::new(FindingKind::Unread, stored, path, refused(error)));
     }
 
     /// The names of a directory, or what is wrong with its marker.
@@ -233,7 +236,15 @@ impl<'a> Walk<'a> {
                 findings.push(Finding::new(kind, at.clone(), path, reason));
             };
             let (sealed, is_long) = match name::decode(&entry.name) {
-                Stored::Marker | Stored::Temporary => continue,
+                Stored::Marker => continue,
+                Stored::Temporary => {
+                    let (kind, reason) = temporary(place, entry);
+                    find(kind, &reason);
+                    if kind != FindingKind::Foreign {
+                        continue;
+                    }
+                    (None, false)
+                }
                 Stored::Sidecar => {
                     let hash = entry.name.strip_suffix(name::SIDECAR_SUFFIX.as_bytes());
                     let long = [hash.unwrap_or_default(), name::LONG_SUFFIX.as_bytes()].concat();
@@ -308,6 +319,21 @@ impl<'a> Walk<'a> {
             | FileType::Unknown => self.other(place, &object),
         }
         None
+    }
+}
+
+/// What is to be said of an object with a temporary name.
+fn temporary(place: &Place, entry: &LowerEntry) -> (FindingKind, String) {
+    match shape::is_leftover(&place.lower, entry, 0) {
+        Ok(true) => {
+            let reason = "what a crash left of a directory that was being made or removed";
+            (FindingKind::Leftover, reason.to_owned())
+        }
+        Ok(false) => {
+            let reason = "a temporary name, and more than a crash leaves under one";
+            (FindingKind::Foreign, reason.to_owned())
+        }
+        Err(error) => (FindingKind::Unread, refused(error)),
     }
 }
 
