@@ -9,6 +9,8 @@
     reason = "a test fails by panicking, and its lengths are small"
 )]
 
+#[path = "hostile_journal/cases.rs"]
+mod cases;
 #[path = "support/disk.rs"]
 mod disk;
 #[path = "hostile_journal/lab.rs"]
@@ -16,10 +18,15 @@ mod lab;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cmkfs::format::journal::{BODY_LEN_MAX, FRAME_LEN, HEAD_LEN, RecordKind};
-use lab::{BLOCK, BLOCKS_AT, Image, Lab, NODE_AT, Rec, Seen, Tree, stored_in};
+use cases::{Case, Verdict};
+use cmkfs::format::journal::{FRAME_LEN, HEAD_LEN, RecordKind};
+use cmkfs::store::{Op, Watch};
+use lab::{BLOCK, Image, Lab, Rec, Seen, Tree};
+use rustix::io::Errno;
 
 /// Bytes of a head that say something.
 const HEAD_SAYS: usize = 56;
@@ -27,7 +34,9 @@ const HEAD_SAYS: usize = 56;
 const BEGINNING: usize = 64;
 
 fn pattern(len: usize, fill: u8) -> Vec<u8> {
-    (0..len).map(|at| fill.wrapping_add(u8::try_from(at % 241).unwrap())).collect()
+    // Two of them are equal nowhere for long.
+    let byte = |at: usize| u8::try_from(at % 241).unwrap().wrapping_mul(2 * fill + 1);
+    (0..len).map(|at| byte(at).wrapping_add(fill)).collect()
 }
 
 /// The store at the moments that a forger has seen.
@@ -44,6 +53,17 @@ struct Moments {
     third: Image,
     /// Unmounted.
     late: Image,
+    /// A segment of a copy of the store of then, in which a file was changed, and to what.
+    copied: Vec<u8>,
+    copied_content: Vec<u8>,
+    /// The same file was changed as often here, and the volume unmounted.
+    forked: Image,
+    /// One epoch later, with records that its key authenticates.
+    epoch: Image,
+    /// `volume.json` of before.
+    old_descriptor: Vec<u8>,
+    /// Segments of another volume.
+    strange: [Vec<u8>; 2],
 }
 
 fn play(lab: &mut Lab) -> Moments {
@@ -88,13 +108,43 @@ fn play(lab: &mut Lab) -> Moments {
     lab.unmount(served);
     let late = lab.image();
     let amid = lab.with_contents_of(&both, &one, &["placed"]);
-    Moments { early, one, both, amid, third, late }
+
+    let part = pattern(100, 25);
+    let (copied, copied_content) = lab.segment_of_a_copy("change", 30 * BLOCK as usize, &part);
+    let mut served = lab.serve();
+    lab.change(&mut served, "change", usize::MAX, 50 * BLOCK as usize, &pattern(100, 26));
+    lab.unmount(served);
+    let forked = lab.image();
+    let old_descriptor = fs::read(lab.at("volume.json")).unwrap();
+    lab.add_epoch();
+    let mut served = lab.serve();
+    lab.change(&mut served, "change", usize::MAX, 60 * BLOCK as usize, &pattern(100, 27));
+    let epoch = lab.image();
+    lab.unmount(served);
+    let strange = [vec![], vec![]];
+    Moments {
+        early,
+        one,
+        both,
+        amid,
+        third,
+        late,
+        copied,
+        copied_content,
+        forked,
+        epoch,
+        old_descriptor,
+        strange,
+    }
 }
 
 /// A lab and its moments, which are what the tests are about.
 fn moments() -> (Lab, Moments) {
-    let mut lab = Lab::new();
-    let moments = play(&mut lab);
+    let (mut other, mut lab) = (Lab::new(), Lab::new());
+    let strange = play(&mut other).both;
+    other.put(&strange);
+    let strange = [0, 1].map(|number| fs::read(other.segment(number)).unwrap());
+    let moments = Moments { strange, ..play(&mut lab) };
     let kinds = |image: &Image, segment| {
         let of = image.records.iter().filter(|record| record.segment == segment);
         of.map(|record| record.kind).collect::<Vec<_>>()
@@ -144,7 +194,7 @@ fn without(image: &Image, segment: usize, from: usize) -> Vec<Rec> {
 }
 
 /// Flips a bit of every byte of a segment that says something, and looks.
-fn flip_all(lab: &Lab, image: &Image, segment: usize) -> (usize, usize) {
+fn flip_all(lab: &Lab, image: &Image, segment: usize, step: usize) -> (usize, usize) {
     let (mut tried, mut earlier) = (0, 0);
     let mut try_at = |at: usize, wanted: &Tree| {
         lab.put(image);
@@ -154,7 +204,7 @@ fn flip_all(lab: &Lab, image: &Image, segment: usize) -> (usize, usize) {
         earlier += usize::from(*wanted != image.whole());
     };
     let gone = lab.recovered(&image.place, without(image, segment, 0).iter());
-    (0..HEAD_SAYS).for_each(|at| try_at(at, &gone));
+    (0..HEAD_SAYS).step_by(step).for_each(|at| try_at(at, &gone));
     for at in [HEAD_SAYS, 2000, HEAD_LEN - 1] {
         try_at(at, &image.whole());
     }
@@ -162,8 +212,8 @@ fn flip_all(lab: &Lab, image: &Image, segment: usize) -> (usize, usize) {
     for (number, record) in records.enumerate() {
         let wanted = lab.recovered(&image.place, without(image, segment, number).iter());
         let dense = record.len.min(FRAME_LEN + BEGINNING);
-        let rest = (dense..record.len).step_by(1999).chain([record.len - 1]);
-        (0..dense).chain(rest).for_each(|at| try_at(record.at + at, &wanted));
+        let rest = (dense..record.len).step_by(2999).chain([record.len - 1]);
+        (0..dense).step_by(step).chain(rest).for_each(|at| try_at(record.at + at, &wanted));
     }
     (tried, earlier)
 }
@@ -171,8 +221,100 @@ fn flip_all(lab: &Lab, image: &Image, segment: usize) -> (usize, usize) {
 #[test]
 fn a_flipped_byte_ends_its_segment_and_nothing_else_is_read() {
     let (lab, moments) = moments();
-    for (image, segment) in [(&moments.one, 0), (&moments.amid, 0), (&moments.both, 1)] {
-        let (tried, earlier) = flip_all(&lab, image, segment);
-        assert!(tried > 300 && earlier > 200, "segment {segment}: {earlier} of {tried}");
+    for (image, segment, step) in
+        [(&moments.one, 0, 1), (&moments.amid, 0, 9), (&moments.both, 1, 9)]
+    {
+        let (tried, earlier) = flip_all(&lab, image, segment, step);
+        assert!(tried > 60 && earlier > 50, "segment {segment}: {earlier} of {tried}");
     }
+}
+
+/// Does it, looks, and does it once more for a check.
+fn run(lab: &Lab, cases: Vec<Case<'_>>) {
+    let mut wrong = Vec::new();
+    for Case { label, verdict, check, image, edit, wanted } in cases {
+        lab.put(image);
+        edit(lab);
+        assert_reads(label, &lab.look(), &wanted);
+        let is = match verdict {
+            _ if wanted == image.whole() => Verdict::Whole,
+            _ if wanted.values().any(|seen| matches!(seen, Seen::Refused(_))) => Verdict::Refused,
+            Verdict::Unnoticed => Verdict::Unnoticed,
+            _ => Verdict::Earlier,
+        };
+        assert_eq!(is, verdict, "{label}");
+        lab.put(image);
+        edit(lab);
+        let found = lab.check();
+        if found != check {
+            wrong.push(format!("{label}: check found {found:?}, wanted {check:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn records_count_only_as_they_were_made() {
+    let (lab, moments) = moments();
+    run(&lab, cases::of_records(&lab, &moments));
+}
+
+#[test]
+fn segments_count_only_in_their_volume_and_time() {
+    let (lab, moments) = moments();
+    run(&lab, cases::of_segments(&lab, &moments));
+}
+
+#[test]
+fn a_journal_counts_for_nothing_newer() {
+    let (lab, moments) = moments();
+    run(&lab, cases::of_times(&lab, &moments));
+}
+
+#[test]
+fn what_lies_below_a_journal_is_mended_by_it_or_refused() {
+    let (lab, moments) = moments();
+    run(&lab, cases::of_places(&lab, &moments));
+}
+
+#[test]
+fn objects_below_a_journal_are_what_they_are() {
+    let (lab, moments) = moments();
+    run(&lab, cases::of_objects(&moments));
+}
+
+#[test]
+fn a_journal_is_two_regular_files_or_refused() {
+    let (lab, moments) = moments();
+    run(&lab, cases::of_kinds(&lab, &moments));
+}
+
+/// Counts the descriptors of a store at each call to its disk.
+#[derive(Debug)]
+struct Descriptors(PathBuf, AtomicUsize);
+
+impl Watch for Descriptors {
+    fn around(&self, _: &Op<'_>, run: &mut dyn FnMut() -> OpDone) -> Result<(), Errno> {
+        let open = fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
+        let paths = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        let count = paths.filter(|path| path.starts_with(&self.0)).count();
+        self.1.fetch_max(count, Ordering::Relaxed);
+        run().map(drop)
+    }
+}
+
+type OpDone = Result<Option<u64>, Errno>;
+
+/// A directory may have more directories in it than a process may have descriptors.
+#[test]
+fn recovery_holds_few_descriptors_at_once() {
+    let mut lab = Lab::new();
+    let image = lab.many_dirs(100);
+    lab.put(&image);
+    let watch = Arc::new(Descriptors(lab.path().to_owned(), AtomicUsize::default()));
+    let (recovered, volume) = lab.open_watched(watch.clone());
+    assert_eq!(recovered, 100, "every file that was cut off is empty");
+    drop(volume);
+    let most = watch.1.load(Ordering::Relaxed);
+    assert!((3..20).contains(&most), "{most} descriptors");
 }

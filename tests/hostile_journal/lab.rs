@@ -15,20 +15,20 @@ use cmkfs::format::{BlockSize, Epoch};
 use cmkfs::keys::KeySource;
 use cmkfs::lifecycle::check::{How, check};
 use cmkfs::lifecycle::init::{Created, InitOptions, init};
-use cmkfs::store::Store;
+use cmkfs::store::{Store, Watch};
 
-use crate::disk::{Content, Disk, Kind};
+use crate::disk::Disk;
 
 const ME: Creator = Creator { uid: 0, gid: 0 };
 /// Bytes of a block.
-pub const BLOCK: u64 = 4096;
+pub(crate) const BLOCK: u64 = 4096;
 /// Where the blocks of a file begin, and where its first node lies.
-pub const NODE_AT: u64 = 4096;
-pub const BLOCKS_AT: u64 = 16384;
+pub(crate) const NODE_AT: u64 = 4096;
+pub(crate) const BLOCKS_AT: u64 = 16384;
 
 /// What a reader gets for a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub(crate) enum Seen {
     Bytes(Vec<u8>),
     /// An error with this in its text.
     Refused(String),
@@ -37,52 +37,52 @@ pub enum Seen {
 }
 
 /// By name; a volume that does not open is `Refused` under the name `volume`.
-pub type Tree = BTreeMap<String, Seen>;
+pub(crate) type Tree = BTreeMap<String, Seen>;
 
 /// A whole record as it lies in a segment.
 #[derive(Clone, Debug)]
-pub struct Rec {
-    pub segment: usize,
-    pub at: usize,
-    pub len: usize,
-    pub kind: RecordKind,
-    pub ino: u64,
-    pub generation: u64,
-    pub base: u64,
+pub(crate) struct Rec {
+    pub(crate) segment: usize,
+    pub(crate) at: usize,
+    pub(crate) len: usize,
+    pub(crate) kind: RecordKind,
+    pub(crate) ino: u64,
+    pub(crate) generation: u64,
+    pub(crate) base: u64,
     /// Ranges that had their bytes already.
-    pub placed: usize,
+    pub(crate) placed: usize,
 }
 
 /// A store at a moment.
 #[derive(Clone)]
-pub struct Image {
-    pub disk: Disk,
+pub(crate) struct Image {
+    pub(crate) disk: Disk,
     /// What is in place of each file, the journal aside.
-    pub place: BTreeMap<String, Vec<u8>>,
+    pub(crate) place: BTreeMap<String, Vec<u8>>,
     /// What was written last.
-    pub newest: BTreeMap<String, Vec<u8>>,
-    pub records: Vec<Rec>,
+    pub(crate) newest: BTreeMap<String, Vec<u8>>,
+    pub(crate) records: Vec<Rec>,
 }
 
 impl Image {
-    pub fn whole(&self) -> Tree {
+    pub(crate) fn whole(&self) -> Tree {
         self.newest.iter().map(|(name, now)| (name.clone(), Seen::Bytes(now.clone()))).collect()
     }
 }
 
 /// A volume that is being written.
-pub struct Served {
+pub(crate) struct Served {
     volume: Arc<Volume>,
     root: Dir,
     open: BTreeMap<String, Arc<File>>,
 }
 
-pub struct Lab {
+pub(crate) struct Lab {
     made: Created,
     kept: tempfile::TempDir,
     _dir: tempfile::TempDir,
     /// Names of the files, by lower inode number.
-    pub names: BTreeMap<u64, String>,
+    pub(crate) names: BTreeMap<u64, String>,
     place: BTreeMap<String, Vec<u8>>,
     now: BTreeMap<String, Vec<u8>>,
     /// Contents by name and generation, as far as a record tells it.
@@ -101,7 +101,7 @@ fn scratch() -> tempfile::TempDir {
 }
 
 impl Lab {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = scratch();
         let key = KeySource::Local(Some(dir.path().join("key")));
         let block_size = BlockSize::from_bytes(BLOCK).unwrap();
@@ -112,20 +112,20 @@ impl Lab {
         Self { made, kept, _dir: dir, names, place, now, contents: BTreeMap::new() }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.made.path
     }
 
-    pub fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.path().join(path)
     }
 
-    pub fn segment(&self, number: usize) -> PathBuf {
+    pub(crate) fn segment(&self, number: usize) -> PathBuf {
         self.at("journal").join(number.to_string())
     }
 
     /// Path of a stored file, wherever it was moved to.
-    pub fn stored(&self, name: &str) -> PathBuf {
+    pub(crate) fn stored(&self, name: &str) -> PathBuf {
         let (ino, _) = self.names.iter().find(|(_, known)| *known == name).unwrap();
         let entries = fs::read_dir(self.at("tree")).unwrap().map(|entry| entry.unwrap().path());
         let mut found = entries.filter(|path| fs::symlink_metadata(path).unwrap().ino() == *ino);
@@ -142,7 +142,7 @@ impl Lab {
         Volume::open(&store, self.keys(&store), &descriptor, &options())
     }
 
-    pub fn serve(&self) -> Served {
+    pub(crate) fn serve(&self) -> Served {
         Self::serve_volume(self.open_at(self.path()).unwrap())
     }
 
@@ -152,7 +152,7 @@ impl Lab {
     }
 
     /// Seals new files, and new segments of the journal, under one more key.
-    pub fn add_epoch(&self) {
+    pub(crate) fn add_epoch(&self) {
         let store = Store::open(self.path()).unwrap();
         let mut descriptor = store.read_descriptor().unwrap();
         VolumeKeys::add_epoch(&self.made.key, &mut descriptor, Epoch(2));
@@ -195,52 +195,76 @@ impl Lab {
     }
 
     /// Makes a file of this content. It is in place; `sync` makes that durable.
-    pub fn make(&mut self, served: &mut Served, name: &str, content: Vec<u8>, sync: bool) {
+    pub(crate) fn make(&mut self, served: &mut Served, name: &str, content: Vec<u8>, sync: bool) {
         let (file, stat) = served.root.create_file(name.as_bytes(), ME, 0o644).unwrap();
         file.write(0, &content).unwrap();
-        if sync { file.sync(true).unwrap() } else { file.commit().unwrap() }
+        if sync {
+            file.sync(true).unwrap()
+        } else {
+            file.commit().unwrap()
+        }
         self.names.insert(stat.ino, name.to_owned());
         self.place.insert(name.to_owned(), content.clone());
         self.now.insert(name.to_owned(), content);
         served.open.insert(name.to_owned(), file);
     }
 
-    /// Cuts a file, writes to it and syncs: one record, from which its generation is known.
-    pub fn change(&mut self, served: &mut Served, name: &str, cut: usize, at: usize, bytes: &[u8]) {
+    /// Cuts a file, writes to it and syncs.
+    pub(crate) fn change(
+        &mut self,
+        served: &mut Served,
+        name: &str,
+        cut: usize,
+        at: usize,
+        bytes: &[u8],
+    ) {
         let open = || served.root.open_file(name.as_bytes(), Access::Write).unwrap();
-        let file = served.open.entry(name.to_owned()).or_insert_with(open);
-        if cut < usize::try_from(file.len()).unwrap() {
+        let file = Arc::clone(served.open.entry(name.to_owned()).or_insert_with(open));
+        let (mut content, known) = (self.now[name].clone(), self.records().len());
+        if cut < content.len() {
             file.set_len(cut as u64).unwrap();
+            content.truncate(cut);
+            // To cut a file to nothing is a commit of its own.
+            self.note(name, known, &content);
         }
         file.write(at as u64, bytes).unwrap();
         file.sync(true).unwrap();
-        let before = self.now[name].clone();
-        let mut content = before.clone();
-        content.truncate(cut);
         content.resize(content.len().max(at + bytes.len()), 0);
         content[at..at + bytes.len()].copy_from_slice(bytes);
-        let record = self.records().pop().unwrap();
-        assert_eq!(self.names[&record.ino], name);
-        assert!(matches!(record.kind, RecordKind::Change | RecordKind::Anew), "{record:?}");
-        self.contents.entry((name.to_owned(), record.base)).or_insert(before);
-        self.contents.insert((name.to_owned(), record.generation), content.clone());
-        self.now.insert(name.to_owned(), content);
+        self.note(name, self.records().len() - 1, &content);
+        assert_eq!(self.now[name], content);
     }
 
-    pub fn checkpoint(&mut self, served: &Served) {
+    /// Notes by the one record that came to the `known` ones, if it did, which generations have
+    /// the content before and this one.
+    fn note(&mut self, name: &str, known: usize, content: &[u8]) {
+        let records = self.records();
+        let [record] = &records[known..] else {
+            assert_eq!(records.len(), known, "one record for one change");
+            return;
+        };
+        assert_eq!(self.names[&record.ino], name);
+        assert!(matches!(record.kind, RecordKind::Change | RecordKind::Anew), "{record:?}");
+        let before = self.now.insert(name.to_owned(), content.to_vec()).unwrap();
+        assert_ne!(before, content, "each version is another");
+        self.contents.entry((name.to_owned(), record.base)).or_insert(before);
+        self.contents.insert((name.to_owned(), record.generation), content.to_vec());
+    }
+
+    pub(crate) fn checkpoint(&mut self, served: &Served) {
         served.volume.checkpoint().unwrap();
         self.place.clone_from(&self.now);
     }
 
     /// Closes everything; the journal is empty after it.
-    pub fn unmount(&mut self, served: Served) {
+    pub(crate) fn unmount(&mut self, served: Served) {
         self.checkpoint(&served);
         drop(served);
         assert!(self.records().is_empty());
     }
 
     /// The store as it is now.
-    pub fn image(&self) -> Image {
+    pub(crate) fn image(&self) -> Image {
         let disk = Disk::read(self.path());
         self.keep(self.path());
         let (place, newest) = (self.place.clone(), self.now.clone());
@@ -260,12 +284,12 @@ impl Lab {
         }
     }
 
-    pub fn put(&self, image: &Image) {
+    pub(crate) fn put(&self, image: &Image) {
         image.disk.put(self.path(), self.kept.path());
     }
 
     /// What is to be read where of an image's records these count. `place` is what is in place.
-    pub fn recovered<'a>(
+    pub(crate) fn recovered<'a>(
         &self,
         place: &BTreeMap<String, Vec<u8>>,
         records: impl Iterator<Item = &'a Rec> + Clone,
@@ -308,7 +332,7 @@ impl Lab {
     }
 
     /// An image with the journal that it has, and the stored files of an older one but for some.
-    pub fn with_contents_of(&self, image: &Image, older: &Image, but: &[&str]) -> Image {
+    pub(crate) fn with_contents_of(&self, image: &Image, older: &Image, but: &[&str]) -> Image {
         let mut mixed = image.clone();
         for (ino, name) in &self.names {
             if let Some(content) = older.place.get(name).filter(|_| !but.contains(&&name[..])) {
@@ -319,8 +343,32 @@ impl Lab {
         mixed
     }
 
+    /// Directories with a new file each, whose stored bytes are gone.
+    pub(crate) fn many_dirs(&mut self, count: usize) -> Image {
+        let served = self.serve();
+        for number in 0..count {
+            let name = format!("{number}");
+            served.root.make_dir(name.as_bytes(), ME, 0o755).unwrap();
+            let dir = served.root.open_dir(name.as_bytes()).unwrap();
+            let (file, stat) = dir.create_file(b"file", ME, 0o644).unwrap();
+            file.commit().unwrap();
+            self.names.insert(stat.ino, name);
+        }
+        let mut image = self.image();
+        self.names.keys().for_each(|ino| image.disk.content(*ino).unwrap().set_len(0));
+        image
+    }
+
+    /// Opens the store with its calls watched. Returns how many files were recovered, too.
+    pub(crate) fn open_watched(&self, watch: Arc<dyn Watch>) -> (u64, Arc<Volume>) {
+        let store = Store::open_watched(self.path(), watch).unwrap();
+        let descriptor = store.read_descriptor().unwrap();
+        let opened = Volume::open(&store, self.keys(&store), &descriptor, &options()).unwrap();
+        (opened.figures().recovered, opened)
+    }
+
     /// Opens the store for writing, as a mount does, and reads everything.
-    pub fn look(&self) -> Tree {
+    pub(crate) fn look(&self) -> Tree {
         let volume = match self.open_at(self.path()) {
             Ok(volume) => volume,
             Err(error) => {
@@ -366,15 +414,20 @@ impl Lab {
     }
 
     /// Kinds of what `cmkfs check` finds, or why it does not.
-    pub fn check(&self) -> Vec<String> {
+    pub(crate) fn check(&self) -> Vec<String> {
         match check(self.path(), How::Open(None), NonZero::new(1), &mut |_| {}) {
             Ok(checked) => checked.findings.iter().map(|found| found.kind.word().into()).collect(),
             Err(error) => vec![error.to_string()],
         }
     }
 
-    /// The journal of a copy of the store in which a file was changed.
-    pub fn segment_of_a_copy(&mut self, name: &str, at: usize, bytes: &[u8]) -> Vec<u8> {
+    /// The journal of a copy of the store in which a file was changed, and to what.
+    pub(crate) fn segment_of_a_copy(
+        &mut self,
+        name: &str,
+        at: usize,
+        bytes: &[u8],
+    ) -> (Vec<u8>, Vec<u8>) {
         let copy = scratch();
         let mut cp = std::process::Command::new("cp");
         assert!(cp.arg("-a").arg(self.at(".")).arg(copy.path()).status().unwrap().success());
@@ -384,15 +437,7 @@ impl Lab {
         file.sync(true).unwrap();
         let mut content = self.now[name].clone();
         content[at..at + bytes.len()].copy_from_slice(bytes);
-        self.contents.insert((format!("{name} of the copy"), self.contents.len() as u64), content);
-        fs::read(copy.path().join("journal/0")).unwrap()
-    }
-}
-
-/// The bytes of a file of an image.
-pub fn stored_in(image: &Image, ino: u64) -> &Content {
-    match &image.disk.objects[&ino].kind {
-        Kind::File(content) => content,
-        _ => panic!("{ino} is no file"),
+        self.contents.insert((format!("{name} of the copy"), 0), content.clone());
+        (fs::read(copy.path().join("journal/0")).unwrap(), content)
     }
 }
