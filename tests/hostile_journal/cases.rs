@@ -216,12 +216,24 @@ pub(crate) fn of_times<'a>(lab: &Lab, moments: &'a Moments) -> Vec<Case<'a>> {
     });
     let of_copy = but(late, [("change", bytes(&moments.copied_content))]);
     let mixed = but(forked, [("change", refused("not authentic"))]);
+    let damaged = |name: &'static str, at: u64| -> Edit<'a> {
+        let old = write([Some(&first), None]);
+        Box::new(move |lab| {
+            flip(&lab.stored(name), at as usize);
+            old(lab);
+        })
+    };
+    let old_anew = but(late, [("anew", bytes(&one.newest["anew"]))]);
     let case = Case::new;
     vec![
         case("old for the one in use", Earlier, third, write([Some(&first), None]), none(third)),
         case("old for the retired", Whole, third, write([None, Some(&first)]), third.whole()),
         case("old, unmounted", Whole, late, write([Some(&first), None]), late.whole()),
         case("two old, unmounted", Whole, late, write([Some(&first), Some(&second)]), late.whole()),
+        case("old, and a header damaged", Unnoticed, late, damaged("anew", 60), old_anew),
+        case("old, and a block damaged", Unnoticed, late, damaged("fresh", BLOCKS_AT), {
+            but(late, [("fresh", bytes(b""))])
+        }),
         case("of a copy of the volume", Unnoticed, late, copied(), of_copy),
         case("of a copy that went its own way", Refused, forked, copied(), mixed)
             .finds(&["blocks"]),
