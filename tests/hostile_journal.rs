@@ -121,7 +121,6 @@ fn play(lab: &mut Lab) -> Moments {
     lab.change(&mut served, "change", usize::MAX, 60 * BLOCK as usize, &pattern(100, 27));
     let epoch = lab.image();
     lab.unmount(served);
-    let strange = [vec![], vec![]];
     Moments {
         early,
         one,
@@ -134,7 +133,7 @@ fn play(lab: &mut Lab) -> Moments {
         forked,
         epoch,
         old_descriptor,
-        strange,
+        strange: [vec![], vec![]],
     }
 }
 

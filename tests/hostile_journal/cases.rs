@@ -320,96 +320,46 @@ pub(crate) fn of_places<'a>(lab: &Lab, moments: &'a Moments) -> Vec<Case<'a>> {
 pub(crate) fn of_objects<'a>(moments: &'a Moments) -> Vec<Case<'a>> {
     let one = &moments.one;
     let now = |name: &str| bytes(&one.newest[name]);
-    let case = |label, check, edit, wanted| Case {
-        label,
-        verdict: Unnoticed,
-        check,
-        image: one,
-        edit,
-        wanted,
+    let case = |label, edit: fn(&Lab), wanted| {
+        Case::new(label, Unnoticed, one, Box::new(edit) as Edit<'a>, wanted)
     };
-    let replaced = |make: fn(&Path)| -> Edit<'a> {
-        Box::new(move |lab| {
+    let replaced = |label, make: fn(&Path), kind| {
+        let edit = move |lab: &Lab| {
             let path = lab.stored("change");
             fs::remove_file(&path).unwrap();
             make(&path);
-        })
+        };
+        let wanted = but(one, [("change", Seen::Other(kind))]);
+        Case::new(label, Unnoticed, one, Box::new(edit) as Edit<'a>, wanted)
     };
-    let mut over = but(one, [("change", now("still"))]);
-    over.remove("still");
+    let over = |lab: &Lab| fs::rename(lab.stored("still"), lab.stored("change")).unwrap();
+    let into = |lab: &Lab| assert!(fs::copy(lab.stored("still"), lab.stored("change")).is_ok());
+    let exchange = |lab: &Lab| {
+        let (one, two, aside) = (lab.stored("change"), lab.stored("anew"), lab.at("tree/aside"));
+        fs::rename(&one, &aside).unwrap();
+        fs::rename(&two, &one).unwrap();
+        fs::rename(&aside, &two).unwrap();
+    };
+    let link = |lab: &Lab| {
+        let (from, to) = (lab.stored("change"), lab.stored("still"));
+        fs::remove_file(&to).unwrap();
+        fs::hard_link(from, to).unwrap();
+    };
+    let no_name = |lab: &Lab| fs::hard_link(lab.stored("change"), lab.at("tree/x")).unwrap();
+    let mut alone = but(one, [("change", now("still"))]);
+    alone.remove("still");
+    let exchanged = but(one, [("change", now("anew")), ("anew", now("change"))]);
     vec![
-        case(
-            "another file renamed over it",
-            &[],
-            Box::new(|lab| {
-                fs::rename(lab.stored("still"), lab.stored("change")).unwrap();
-            }),
-            over,
-        ),
-        case(
-            "another file's bytes",
-            &[],
-            Box::new(|lab| {
-                fs::write(lab.stored("change"), fs::read(lab.stored("still")).unwrap()).unwrap();
-            }),
-            but(one, [("change", now("still"))]),
-        ),
-        case(
-            "two exchanged",
-            &[],
-            Box::new(|lab| {
-                let (a, b, c) = (lab.stored("change"), lab.stored("anew"), lab.at("tree/c"));
-                fs::rename(&a, &c).unwrap();
-                fs::rename(&b, &a).unwrap();
-                fs::rename(&c, &b).unwrap();
-            }),
-            but(one, [("change", now("anew")), ("anew", now("change"))]),
-        ),
-        case(
-            "a hard link under another name",
-            &[],
-            Box::new(|lab| {
-                let (from, to) = (lab.stored("change"), lab.stored("still"));
-                fs::remove_file(&to).unwrap();
-                fs::hard_link(from, to).unwrap();
-            }),
-            but(one, [("still", now("change"))]),
-        ),
-        Case {
-            verdict: Whole,
-            ..case(
-                "a hard link that is no name",
-                &["foreign"],
-                Box::new(|lab| {
-                    fs::hard_link(lab.stored("change"), lab.at("tree/x")).unwrap();
-                }),
-                one.whole(),
-            )
-        },
-        case(
-            "a link in its place",
-            &["link"],
-            replaced(|path| {
-                symlink("/etc/hostname", path).unwrap();
-            }),
-            but(one, [("change", Seen::Other(Kind::Symlink))]),
-        ),
-        case(
-            "a FIFO in its place",
-            &[],
-            replaced(|path| {
-                node(path, FileType::Fifo, 0).unwrap();
-            }),
-            but(one, [("change", Seen::Other(Kind::Fifo))]),
-        ),
-        case(
-            "a directory in its place",
-            &["marker"],
-            replaced(|path| {
-                fs::create_dir(path).unwrap();
-            }),
-            but(one, [("change", Seen::Other(Kind::Dir))]),
-        ),
+        case("another file renamed over it", over, alone),
+        case("another file's bytes", into, but(one, [("change", now("still"))])),
+        case("two exchanged", exchange, exchanged),
+        case("a hard link under another name", link, but(one, [("still", now("change"))])),
+        Case { verdict: Whole, ..case("a hard link that is no name", no_name, one.whole()) }
+            .finds(&["foreign"]),
+        replaced("a link", |path| symlink("/etc/hostname", path).unwrap(), Kind::Symlink)
+            .finds(&["link"]),
+        replaced("a FIFO", |path| node(path, FileType::Fifo, 0).unwrap(), Kind::Fifo),
+        replaced("a directory", |path| fs::create_dir(path).unwrap(), Kind::Dir).finds(&["marker"]),
     ]
 }
 
