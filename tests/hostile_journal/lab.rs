@@ -183,7 +183,8 @@ impl Lab {
                 };
                 let (Record::Fresh { subject, .. }
                 | Record::Settled { subject }
-                | Record::Change { subject, .. }) = said;
+                | Record::Change { subject, .. }
+                | Record::Written { subject, .. }) = said;
                 let (ino, generation, kind) = (subject.ino, subject.generation, claim.kind);
                 records.push(Rec { segment: number, at, len, kind, ino, generation, base, placed });
                 at += len;
@@ -228,6 +229,8 @@ impl Lab {
             self.note(name, known, &content);
         }
         file.write(at as u64, bytes).unwrap();
+        // A sync alone may tell the journal no more than what was written.
+        file.commit().unwrap();
         file.sync(true).unwrap();
         content.resize(content.len().max(at + bytes.len()), 0);
         content[at..at + bytes.len()].copy_from_slice(bytes);
@@ -304,6 +307,7 @@ impl Lab {
                     RecordKind::Change if leads_on => steps.push(record),
                     RecordKind::Change | RecordKind::Anew => steps = vec![record],
                     RecordKind::Settled => {}
+                    RecordKind::Written => panic!("nothing here leaves one"),
                 }
             }
             let generation = self.generation(name, content);
@@ -434,6 +438,7 @@ impl Lab {
         let volume = self.open_at(copy.path()).unwrap();
         let file = volume.root().unwrap().open_file(name.as_bytes(), Access::Write).unwrap();
         file.write(at as u64, bytes).unwrap();
+        file.commit().unwrap();
         file.sync(true).unwrap();
         let mut content = self.now[name].clone();
         content[at..at + bytes.len()].copy_from_slice(bytes);
