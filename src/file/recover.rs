@@ -8,6 +8,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rustix::fs::FileType;
+
 use crate::cipher::{OPENED_BODY_AT, Plain, Sealed, SegmentCipher};
 use crate::file::error::FileError;
 use crate::file::journal::End;
@@ -66,6 +68,13 @@ fn read(volume: &Volume, segments: &[DiskBlob; 2]) -> Result<(Vec<Entry>, Option
             && let Ok(cipher) = volume.keys.open_segment(&head, &tag)
         {
             found.push((head.order, active, cipher));
+        } else if page[..len].iter().any(|byte| *byte != 0) {
+            // No crash leaves that: what a head says lies in one sector.
+            tracing::error!(
+                segment = active,
+                "a segment of the journal is not authentic and is left out; what was synced last \
+                 and is lost with it is as it was before, or refused: restore it from a snapshot"
+            );
         }
     }
     found.sort_by_key(|(order, ..)| *order);
@@ -289,8 +298,10 @@ fn walk(
     dir: StoreDir,
     see: &mut impl FnMut(&StoreDir, &[u8], u64) -> Result<(), FileError>,
 ) -> Result<(), FileError> {
-    let mut left = vec![dir];
-    while let Some(dir) = left.pop() {
+    // By name: one directory may have more in it than this process may have descriptors.
+    let mut left: Vec<(StoreDir, Vec<u8>)> = Vec::new();
+    let mut next = Some(dir);
+    while let Some(dir) = next {
         let mut stream = dir.stream()?;
         loop {
             let batch = stream.batch()?;
@@ -298,21 +309,29 @@ fn walk(
                 break;
             }
             for entry in batch.iter().filter(|entry| !is_dot(&entry.name)) {
-                match entry.kind {
-                    // Without it the records of what is in it would go.
-                    rustix::fs::FileType::Directory => match dir.open_dir(&entry.name) {
-                        Err(rustix::io::Errno::ACCESS) => {
-                            left.push(dir.open_dir_lending(&entry.name)?);
-                        }
-                        opened => left.push(opened?),
-                    },
-                    rustix::fs::FileType::RegularFile => see(&dir, &entry.name, entry.ino)?,
+                let kind = match entry.kind {
+                    // A disk that does not tell in its listings.
+                    FileType::Unknown => FileType::from_raw_mode(dir.stat(&entry.name)?.st_mode),
+                    told => told,
+                };
+                match kind {
+                    FileType::Directory => left.push((dir.clone(), entry.name.clone())),
+                    FileType::RegularFile => see(&dir, &entry.name, entry.ino)?,
                     _ => {}
                 }
             }
         }
+        next = left.pop().map(|(parent, name)| open_dir(&parent, &name)).transpose()?;
     }
     Ok(())
+}
+
+fn open_dir(parent: &StoreDir, name: &[u8]) -> Result<StoreDir, FileError> {
+    match parent.open_dir(name) {
+        // Without it the records of what is in it would go.
+        Err(rustix::io::Errno::ACCESS) => Ok(parent.open_dir_lending(name)?),
+        opened => Ok(opened?),
+    }
 }
 
 fn open(dir: &StoreDir, name: &[u8]) -> Result<DiskBlob, FileError> {

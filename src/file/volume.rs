@@ -153,9 +153,12 @@ impl Volume {
         descriptor: &Descriptor,
         options: &VolumeOptions,
     ) -> Result<Arc<Self>, FileError> {
-        let sys = |error| match error {
-            StoreError::Sys { error, .. } => FileError::Sys(error),
-            _ => FileError::Sys(Errno::IO),
+        let sys = |error| {
+            tracing::error!(%error, "the store can't be used");
+            match error {
+                StoreError::Sys { error, .. } => FileError::Sys(error),
+                _ => FileError::Sys(Errno::IO),
+            }
         };
         let pool = match options.threads {
             Some(threads) => CipherPool::new(threads),

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::format::descriptor::{self, DESCRIPTOR_LEN_MAX, Descriptor, DescriptorError};
@@ -19,6 +19,8 @@ const TREE_NAME: &str = "tree";
 const LINKS_NAME: &str = "links";
 const JOURNAL_NAME: &str = "journal";
 const SEGMENT_NAMES: [&str; 2] = ["0", "1"];
+const NO_JOURNAL: &str = "can't open the journal, wanted a directory with the files `0` and `1`; \
+                          once it is moved away, what was synced last may be lost";
 pub(in crate::store) const LOCK_NAME: &str = "lock";
 
 /// Why there is no store to work with.
@@ -61,6 +63,14 @@ pub struct Store {
 }
 
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// A segment of the journal, which is written over: in its place a forger may have put a device.
+fn regular(file: DiskBlob) -> Result<DiskBlob, Errno> {
+    match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+        FileType::RegularFile => Ok(file),
+        _ => Err(Errno::INVAL),
+    }
+}
 
 impl Store {
     fn sys(path: &Path, action: &'static str) -> impl FnOnce(Errno) -> StoreError {
@@ -214,16 +224,14 @@ impl Store {
         let opened = match writable {
             true => self.open_journal(),
             false => self.root.open_dir(JOURNAL_NAME.as_bytes()).and_then(|dir| {
-                let segment = |name: &str| dir.open_file(name.as_bytes(), false);
+                let segment = |name: &str| dir.open_file(name.as_bytes(), false).and_then(regular);
                 Ok([segment(SEGMENT_NAMES[0])?, segment(SEGMENT_NAMES[1])?])
             }),
         };
         match opened {
             Ok(segments) => Ok(Some(segments)),
             Err(Errno::NOENT) => Ok(None),
-            Err(error) => {
-                Err(Self::sys(&self.path.join(JOURNAL_NAME), "can't open the journal")(error))
-            }
+            Err(error) => Err(Self::sys(&self.path.join(JOURNAL_NAME), NO_JOURNAL)(error)),
         }
     }
 
@@ -238,14 +246,14 @@ impl Store {
             }
             other => other,
         };
-        made.map(Some).map_err(Self::sys(&self.path.join(JOURNAL_NAME), "can't make the journal"))
+        made.map(Some).map_err(Self::sys(&self.path.join(JOURNAL_NAME), NO_JOURNAL))
     }
 
     fn open_journal(&self) -> Result<[DiskBlob; 2], Errno> {
         let dir = self.root.open_dir(JOURNAL_NAME.as_bytes())?;
         let segment = |name: &str| match dir.open_file(name.as_bytes(), true) {
             Err(Errno::NOENT) => dir.create(name.as_bytes(), 0o600, There::Keep),
-            opened => opened,
+            opened => opened.and_then(regular),
         };
         let segments = [segment(SEGMENT_NAMES[0])?, segment(SEGMENT_NAMES[1])?];
         if segments[0].read_at(0, &mut [0])? == 0 {
