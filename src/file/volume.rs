@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 
 use rustix::io::Errno;
@@ -110,7 +110,7 @@ pub struct Volume {
     /// The journal has what is not in its place, and this volume does not read it.
     behind: bool,
     /// Whether this process still has the volume, if it is open for writing.
-    standing: OnceLock<Standing>,
+    standing: Option<Standing>,
     /// Tells whether another process changes it.
     pub(in crate::file) writers: Writers,
     pub(in crate::file) hopeless: Hopeless,
@@ -153,6 +153,21 @@ impl Volume {
         descriptor: &Descriptor,
         options: &VolumeOptions,
     ) -> Result<Arc<Self>, FileError> {
+        Self::open_while(store, keys, descriptor, options, None)
+    }
+
+    /// The same; nothing is written any more once `standing` says that somebody else has the
+    /// volume.
+    ///
+    /// # Errors
+    /// The store's; [`FileError::Lost`] if it was lost while the journal was recovered.
+    pub fn open_while(
+        store: &Store,
+        keys: VolumeKeys,
+        descriptor: &Descriptor,
+        options: &VolumeOptions,
+        standing: Option<Standing>,
+    ) -> Result<Arc<Self>, FileError> {
         let sys = |error| match error {
             StoreError::Sys { error, .. } => FileError::Sys(error),
             _ => FileError::Sys(Errno::IO),
@@ -180,7 +195,7 @@ impl Volume {
             settled: Settled::default(),
             changes: RwLock::new(()),
             behind: false,
-            standing: OnceLock::new(),
+            standing,
             writers: store.writers().map_err(|_| FileError::Sys(Errno::MFILE))?,
             hopeless: Hopeless::default(),
             quiet: Quiet::default(),
@@ -198,7 +213,10 @@ impl Volume {
                 Durability::Relaxed => store.journal(true),
             };
             if let Some(segments) = made.map_err(sys)? {
+                volume.check_lease()?;
                 if recover::run(&volume, &segments)? {
+                    // It may have taken long, and what is in the journal be another's by now.
+                    volume.check_lease()?;
                     journal::clear(&segments)?;
                 }
                 let inner = Arc::get_mut(&mut volume).expect("recovery has closed what it opened");
@@ -313,16 +331,9 @@ impl Volume {
         if self.read_only() { work(lower) } else { lower.lending(work) }
     }
 
-    /// From now on nothing is written once this says that somebody else has the volume.
-    pub fn hold_while(&self, standing: Standing) {
-        if self.standing.set(standing).is_err() {
-            tracing::debug!("the volume is held already");
-        }
-    }
-
     /// Fails if somebody else has the volume, or may have it: to be asked before every write.
     pub(in crate::file) fn check_lease(&self) -> Result<(), FileError> {
-        match self.standing.get().map_or(Ok(()), Standing::check) {
+        match self.standing.as_ref().map_or(Ok(()), Standing::check) {
             Ok(()) => Ok(()),
             Err(LeaseError::Lost) => Err(FileError::Lost),
             Err(LeaseError::Unrenewed(error)) => Err(FileError::Sys(error)),
