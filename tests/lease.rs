@@ -362,6 +362,36 @@ fn a_holder_that_lost_its_lease_writes_nothing_any_more() {
 }
 
 #[test]
+fn a_late_renewal_counts_once_nobody_came_meanwhile() {
+    let desk = desk_with_key();
+    desk.ok("init outer");
+    desk.dir("net");
+    desk.ok("mount outer net");
+    desk.ok("init net/store --key file:key");
+    let tuning = Tuning { lease_interval: 20 * SHORT, ..Tuning::default() };
+    let opened = open::open(&desk.at("net/store"), None, open::Access::Write, &tuning).unwrap();
+    let (lock, away) = (desk.at("net/store/lock"), desk.dir("net/store/away"));
+    let swap = || {
+        let (cwd, exchange) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+        rustix::fs::renameat_with(cwd, &lock, cwd, &away, exchange).unwrap();
+    };
+    swap();
+    let late = || matches!(opened.volume.check_writable(), Err(FileError::Sys(_)));
+    await_that("it is stale", late);
+    let before = std::fs::read(&away).unwrap();
+    swap();
+    while std::fs::read(&lock).unwrap() == before {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Another, which saw the renewal before this one, and was about to write.
+    std::fs::write(&lock, foreign(1000)).unwrap();
+    assert_eq!(opened.volume.check_writable(), Err(FileError::Lost));
+    drop(opened);
+    assert_eq!(std::fs::read_to_string(&lock).unwrap(), foreign(1000));
+    desk.ok("umount net");
+}
+
+#[test]
 fn who_has_given_up_the_lock_writes_nothing_any_more() {
     let desk = desk_with_key();
     let Opened { volume, lock, .. } = opened(&desk);

@@ -33,7 +33,7 @@ pub fn one(volume: &Path) -> Result<Vec<Report>, VerbError> {
     if located.mountpoints.is_empty() {
         let (store, descriptor) = describe(&located.store)?;
         let report = of_store(store.path(), &descriptor, State::Stopped);
-        return Ok(vec![Report { holder: store.holder(), ..report }]);
+        return Ok(vec![Report { holder: store.claimant(), ..report }]);
     }
     let mut reports: Vec<Report> = Vec::new();
     for mountpoint in located.mountpoints {
@@ -51,5 +51,5 @@ fn mounted(store: &Path, mountpoint: PathBuf) -> Option<Report> {
     }
     let (store, descriptor) = describe(store).ok()?;
     let report = of_store(store.path(), &descriptor, State::Unreachable);
-    Some(Report { mountpoints: vec![mountpoint], holder: store.holder(), ..report })
+    Some(Report { mountpoints: vec![mountpoint], holder: store.claimant(), ..report })
 }

@@ -91,9 +91,7 @@ impl Standing {
         if inner.lost.get().is_some() || inner.ended.load(Ordering::Acquire) {
             return Err(LeaseError::Lost);
         }
-        let stale = inner.interval.saturating_mul(LEASE_STALE);
-        let since = now_ms().saturating_sub(inner.renewed_ms.load(Ordering::Acquire));
-        if u128::from(since) <= stale.as_millis() {
+        if !inner.is_stale() {
             return Ok(());
         }
         // The thread did not come to it, as when the machine slept: look before anything is done.
@@ -127,6 +125,21 @@ impl Inner {
     /// waits for it: they would see no renewal.
     fn give(&self, file: &File) -> std::io::Result<()> {
         if self.shared { file.sync_data() } else { Ok(()) }
+    }
+
+    /// Whether it was renewed so long ago that somebody else may be about to take the volume.
+    fn is_stale(&self) -> bool {
+        let stale = self.interval.saturating_mul(LEASE_STALE);
+        let since = now_ms().saturating_sub(self.renewed_ms.load(Ordering::Acquire));
+        u128::from(since) > stale.as_millis()
+    }
+
+    /// Whether nobody took the volume in the moment of a late renewal: who saw the one before, and
+    /// not this one, writes its own within a moment.
+    fn is_own_a_moment_later(&self) -> std::io::Result<bool> {
+        std::thread::sleep(self.interval / FIRST_PART);
+        let found = Found::read(&self.open()?)?.0;
+        Ok(matches!(found, Found::Claimed(claim) if claim.token == self.token))
     }
 
     /// Looks whether the volume is still this process's, and says so there.
@@ -193,7 +206,14 @@ impl Inner {
         };
         told.odd_since = None;
         match renewed.map_err(failed) {
-            Ok(()) => self.renewed_ms.store(began, Ordering::Release),
+            Ok(()) => {
+                let late = self.shared && self.is_stale();
+                let own = if late { self.is_own_a_moment_later() } else { Ok(true) };
+                if !own.map_err(failed).map_err(LeaseError::Unrenewed)? {
+                    return Err(self.lose("another was taking it when it was renewed, late"));
+                }
+                self.renewed_ms.store(began, Ordering::Release);
+            }
             // Nobody has taken it until this moment, and a full disk must not keep anybody from
             // making room. `check` looks each time, from when it is stale.
             Err(Errno::NOSPC | Errno::DQUOT) => {}

@@ -73,6 +73,9 @@ fn remedy(error: &std::io::Error) -> &'static str {
             "; wanted a filesystem with locks: NFS mounted with its lock manager or `nolock`, \
              Lustre with `flock` or `localflock`"
         }
+        Some(Errno::LOOP | Errno::ISDIR | Errno::AGAIN | Errno::NXIO) => {
+            "; wanted a plain file: remove what is there in its place"
+        }
         _ => "",
     }
 }
@@ -115,8 +118,8 @@ pub struct StoreLock {
     root: OwnedFd,
     store: PathBuf,
     interval: Duration,
-    /// A holder of another machine had it, and seems dead.
-    taken_over: bool,
+    /// A holder of another machine had it, and seemed dead when it was last looked at.
+    taken_over: Option<Instant>,
     /// What the lock file said when it was taken.
     seen: Stamp,
     _flocked: File,
@@ -187,14 +190,14 @@ impl Store {
             let (store, how) = (self.path().to_owned(), HeldHow::Elsewhere);
             return Err(LockError::Held { store, holder: found.holder(), how });
         }
-        self.locked(LockMode::Exclusive, LEASE_INTERVAL, false, flocked)
+        self.locked(LockMode::Exclusive, LEASE_INTERVAL, None, flocked)
     }
 
     fn locked(
         &self,
         mode: LockMode,
         interval: Duration,
-        taken_over: bool,
+        taken_over: Option<Instant>,
         flocked: File,
     ) -> Result<StoreLock, LockError> {
         let root = self.root().try_clone_to_owned().map_err(self.refused())?;
@@ -288,28 +291,30 @@ impl Store {
         found.map_err(self.refused())
     }
 
-    /// With the lock at hand: returns when nobody is known to write to the store, and whether a
-    /// holder that may be another machine's had to be watched for that.
-    fn see_it_free(&self, usual: Duration) -> Result<bool, LockError> {
+    /// With the lock at hand: returns when nobody is known to write to the store, and when a
+    /// holder was looked at for the last time that may be another machine's.
+    fn see_it_free(&self, usual: Duration) -> Result<Option<Instant>, LockError> {
         let (found, bytes) = self.look()?;
         let name = |found: Found| {
             let unknown = || "somebody unknown".to_owned();
             found.holder().map_or_else(unknown, |holder| holder.named())
         };
         if found == Found::Nobody {
-            return Ok(false);
+            return Ok(None);
         }
         let store = self.path().display();
         if self.is_had_here(&found) {
             tracing::warn!("{store}: taken over from {}, which has ended", name(found));
-            return Ok(false);
+            return Ok(None);
         }
         let (interval, began) = (found.renews().unwrap_or(usual), Instant::now());
+        let mut looked = began;
         while began.elapsed() < interval * LEASE_RENEWALS {
             std::thread::sleep(interval / LOOKS);
+            looked = Instant::now();
             let (now, now_bytes) = self.look()?;
             if now == Found::Nobody {
-                return Ok(false);
+                return Ok(None);
             }
             if now_bytes != bytes {
                 let (store, how) = (self.path().to_owned(), HeldHow::Renewing);
@@ -321,7 +326,7 @@ impl Store {
             "{store}: taken over from {}, which did not renew its lease within {waited:.1?}",
             name(found)
         );
-        Ok(true)
+        Ok(Some(looked))
     }
 
     /// With a shared lock that was had a while ago: whether nobody has begun to write since, whom
@@ -338,12 +343,22 @@ impl Store {
         Err(LockError::Held { store, holder: now.found.holder(), how })
     }
 
-    /// Who holds the lock now, or may do so on another machine, if that is written down.
+    /// Who holds the lock now, if that is seen by flock(2), and written down.
     pub fn holder(&self) -> Option<Holder> {
+        self.held_by(|_| true)
+    }
+
+    /// The same, or who may hold it on another machine, dead or alive.
+    pub fn claimant(&self) -> Option<Holder> {
+        self.held_by(|found| self.is_had_here(found))
+    }
+
+    /// `ended` tells whether a holder without a lock is none.
+    fn held_by(&self, ended: impl Fn(&Found) -> bool) -> Option<Holder> {
         let file = self.open_lock().ok()?;
         let is_free = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
         let found = Found::read(&file).ok()?.0;
-        if is_free && self.is_had_here(&found) {
+        if is_free && ended(&found) {
             return None;
         }
         found.holder().map(|holder| *holder)
@@ -421,9 +436,12 @@ impl StoreLock {
         let root = self.root.as_fd().try_clone_to_owned().map_err(sys)?;
         let lease = Lease::start(root, self.store.clone(), self.interval, holder).map_err(sys)?;
         let lease = self.lease.insert(lease);
-        if self.taken_over {
-            // Another may have watched the same holder: who wrote last has it.
-            std::thread::sleep(self.interval / LOOKS);
+        if let Some(looked) = self.taken_over {
+            let moment = self.interval / LOOKS;
+            // Another may have watched the same holder: who wrote last has it. One that was quicker
+            // by more than a moment has begun to write, until it renews its lease.
+            let is_late = looked.elapsed() > moment;
+            std::thread::sleep(if is_late { self.interval + moment } else { moment });
             if let Err(found) = lease.stands().map_err(sys)? {
                 let (holder, how) = (found.holder(), HeldHow::Renewing);
                 return Err(LockError::Held { store, holder, how });
