@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use cmkfs::file::{Access, Creator, Dir, FileError, RenameMode, XattrMode};
 use cmkfs::lifecycle::open::{self, Opened, Tuning};
-use cmkfs::store::{HeldHow, LockError, LockMode, Store};
+use cmkfs::store::{Blob, HeldHow, LeaseError, LockError, LockMode, Store};
 use desk::{Desk, await_that, end, flip, judge, said};
 use rustix::process::Signal;
 
@@ -389,6 +389,30 @@ fn a_late_renewal_counts_once_nobody_came_meanwhile() {
     drop(opened);
     assert_eq!(std::fs::read_to_string(&lock).unwrap(), foreign(1000));
     desk.ok("umount net");
+}
+
+/// Whatever was begun before, as a checkpoint or a recovery.
+#[test]
+fn no_byte_of_a_store_is_changed_once_its_lease_is_lost() {
+    let desk = Desk::new();
+    desk.volume();
+    let store = Store::open(&desk.at("store")).unwrap();
+    let mut lock = store.lock_renewing(LockMode::Exclusive, Duration::ZERO, SHORT).unwrap();
+    lock.describe(&open::holder(Vec::new(), None)).unwrap();
+    let standing = lock.standing().unwrap();
+    let [blob, other] = store.held_while(Some(standing.clone())).make_journal().unwrap().unwrap();
+    blob.write_zeros(0, 100).unwrap();
+    std::fs::write(desk.at("store/lock"), foreign(1000)).unwrap();
+    await_that("the loss is seen", || standing.check() == Err(LeaseError::Lost));
+    let before = all_stored(&desk);
+    let lost = Err(rustix::io::Errno::IO);
+    assert_eq!(blob.write_zeros(100, 100), lost);
+    assert_eq!(other.copy_from(&blob, 0, 0, 10), lost);
+    for done in [blob.set_len(0), blob.reserve(0, 9), blob.punch(0, 9), blob.sync(true)] {
+        assert_eq!(done, lost);
+    }
+    assert_eq!(blob.read_at(0, &mut [0; 200]), Ok(100), "reading goes on");
+    assert_eq!(all_stored(&desk), before);
 }
 
 #[test]

@@ -176,6 +176,7 @@ impl Volume {
             Some(threads) => CipherPool::new(threads),
             None => CipherPool::for_this_machine(),
         };
+        let store = &store.held_while(standing.clone());
         let tree = store.tree(options.durability).map_err(sys)?;
         let mut volume = Arc::new(Self {
             keys,

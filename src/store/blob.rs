@@ -61,6 +61,7 @@ impl DiskBlob {
     ) -> Result<(), Errno> {
         let (mut from, mut to, mut left) = (source_offset, offset, len);
         while left > 0 && !self.hook.is_set() {
+            self.hook.check()?;
             let (source, target) = (&source.fd, &self.fd);
             let copy = rustix::fs::copy_file_range;
             match copy(source, Some(&mut from), target, Some(&mut to), left) {
@@ -168,7 +169,7 @@ impl Blob for DiskBlob {
             }
             Ok(done)
         };
-        self.call(|file| Op::Read { file, offset, len }, run)
+        self.hook.look(|| number(&self.fd).map(|file| Op::Read { file, offset, len }), run)
     }
 
     fn write_at(&self, offset: u64, sealed: &Sealed, part: Range<usize>) -> Result<(), Errno> {
