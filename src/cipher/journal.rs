@@ -5,13 +5,18 @@
 //! |-----------|----------------------------------|-------------------|---------------------------|
 //! | a head    | epoch key, `cmkfs v1 journal`    | 12 zeros          | volume id, bytes 0 to 39  |
 //! | a record  | the same + segment id            | sequence, 4 zeros | bytes 0 to 15, body       |
+//! | `Written` | that of a record                 | that of a record  | bytes 0 to 15             |
 //!
-//! The tags are those of AES-256-GCM-SIV (RFC 8452) over an empty plaintext.
+//! The tags are those of AES-256-GCM-SIV (RFC 8452), over an empty plaintext but for the record
+//! `Written`, whose body is the plaintext. A nonce may come twice under a key, where a record found
+//! no room or a crash tore it and another one took its place: with this cipher it only shows
+//! whether both said the same.
 
 use aes_gcm_siv::Aes256GcmSiv;
 use aes_gcm_siv::aead::AeadInOut;
+use aes_gcm_siv::aead::inout::InOutBuf;
 
-use crate::cipher::bytes::Sealed;
+use crate::cipher::bytes::{Plain, Sealed};
 use crate::cipher::volume::VolumeKeys;
 use crate::cipher::{Secret, Unauthentic};
 use crate::format::journal::{
@@ -142,7 +147,46 @@ impl SegmentCipher {
         check(&self.cipher, nonce(sequence), bound, &stored)?;
         Ok(sealed)
     }
+
+    /// A record of the kind [`RecordKind::Written`], ready to be stored.
+    pub fn seal_written(&self, sequence: u64, body: &Plain) -> Sealed {
+        let body_len = u32::try_from(body.len()).expect("a body has 16 MiB");
+        let claim = Frame { kind: RecordKind::Written, body_len, sequence };
+        let bound = journal::encode_frame(&claim);
+        let mut sealed = Sealed::room(FRAME_LEN + body.len());
+        let (frame, out) = sealed.room_mut().split_at_mut(FRAME_LEN);
+        let buffer = InOutBuf::new(body, out).expect("equal lengths: made so above");
+        let tag = self
+            .cipher
+            .encrypt_inout_detached(&nonce(sequence).into(), &bound, buffer)
+            .expect("a record has 16 MiB, below the cipher's limit of 2^36 bytes");
+        frame[..FRAME_BOUND_LEN].copy_from_slice(&bound);
+        frame[FRAME_BOUND_LEN..].copy_from_slice(&tag);
+        sealed
+    }
+
+    /// The body of such a record that came back from the store as number `sequence`.
+    ///
+    /// # Errors
+    /// When it is not what was sealed so.
+    ///
+    /// # Panics
+    /// If `record` is shorter than a frame.
+    pub fn open_written(&self, sequence: u64, record: &[u8]) -> Result<Plain, Unauthentic> {
+        let (frame, body) = record.split_at(FRAME_LEN);
+        let (bound, tag) = frame.split_at(FRAME_BOUND_LEN);
+        let tag: [u8; TAG_LEN] = tag.try_into().expect("as long as a tag");
+        let mut plain = Plain::copy_of(body);
+        let opened = self.cipher.decrypt_inout_detached(
+            &nonce(sequence).into(),
+            bound,
+            (&mut plain[..]).into(),
+            &tag.into(),
+        );
+        opened.map(|()| plain).map_err(|_| Unauthentic)
+    }
 }
+
 /// Where the body begins in what [`SegmentCipher::open_record`] gives.
 pub const OPENED_BODY_AT: usize = FRAME_BOUND_LEN;
 const _: () = assert!(TAG_LEN == FRAME_BOUND_LEN);
@@ -173,6 +217,26 @@ mod tests {
         }
         let (_, other) = keys.new_segment(4);
         assert!(other.open_record(2, &bytes).is_err());
+    }
+
+    #[test]
+    fn written_bytes_are_enciphered_and_open_only_where_they_were_sealed() {
+        let (head, cipher) = keys().new_segment(4);
+        let body = Plain::copy_of(b"where, and which bytes");
+        let mut bytes = cipher.seal_written(2, &body).as_bytes().to_vec();
+        assert!(!bytes.windows(5).any(|window| window == b"bytes"));
+        assert_eq!(cipher.open_written(2, &bytes).unwrap()[..], body[..]);
+        assert!(cipher.open_written(3, &bytes).is_err());
+        assert!(cipher.open_record(2, &bytes).is_err(), "it is not of another kind");
+        for at in 0..bytes.len() {
+            bytes[at] ^= 1;
+            assert!(cipher.open_written(2, &bytes).is_err(), "{at}");
+            bytes[at] ^= 1;
+        }
+        let part = Sealed::of(&body);
+        let other = cipher.seal_record(RecordKind::Written, 2, b"", &[&part]);
+        assert!(cipher.open_written(2, other.as_bytes()).is_err());
+        assert_eq!(head.as_bytes().len(), journal::HEAD_LEN);
     }
 
     #[test]

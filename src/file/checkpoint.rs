@@ -113,11 +113,13 @@ impl Journaled {
         lock(&self.pending).is_empty() && lock(&self.fresh).is_empty()
     }
 
-    /// The volume is closed: leaves an empty journal, if nothing in it is needed.
-    pub(in crate::file) fn end(&self) {
-        if self.is_idle() {
+    /// Leaves an empty journal, if nothing in it is needed; returns whether it is so.
+    pub(in crate::file) fn end(&self) -> bool {
+        let idle = self.is_idle();
+        if idle {
             self.journal.end();
         }
+        idle
     }
 
     /// Tells of a file once more, whose first telling is about to go.
@@ -207,18 +209,19 @@ impl File {
     /// Forgets that it has pending changes, unless it has some again.
     fn let_go(&self, forget: impl FnOnce() -> Option<Arc<Self>>) {
         let state = self.state_anyway();
-        let kept = if state.blob.has_pending() { None } else { forget() };
+        let kept = if state.blob.has_pending() || state.is_told() { None } else { forget() };
         drop(state);
         // Not under the lock: with the last handle a file is closed.
         drop(kept);
     }
 
     /// Commits, and copies what the journal has of this file to its place. Returns the generation.
-    /// A file that is refused has its last commit brought there: it was acknowledged. Where there
-    /// is no room for it, it is read from the journal until there is.
+    /// A file that is refused has its last commit brought there, and what the journal was told
+    /// since: it was acknowledged. Where there is no room for it, it is read from the journal until
+    /// there is.
     fn bring_to_place(&self) -> Result<u64, FileError> {
         let mut state = self.state_even_latched();
-        if !self.is_latched() {
+        if !self.is_latched() || (state.is_told() && !self.is_in_doubt()) {
             self.commit_state(&mut state)?;
         }
         let applied = state.blob.apply();

@@ -15,6 +15,7 @@ use crate::file::error::FileError;
 use crate::file::stage::Birth;
 use crate::file::stat::Time;
 use crate::file::state::{Body, State};
+use crate::file::written::Written;
 use crate::format::bytes::to_usize;
 use crate::format::geometry::{FANOUT, Geometry};
 use crate::format::header::{self, PAYLOAD_FIXED_BYTES, TREE_PAYLOAD_LEN};
@@ -26,18 +27,41 @@ use crate::store::{Blob, SetAttr, SetTime, leave};
 const TICK_NS: u64 = 4_000_000;
 
 impl File {
-    /// Seals and stores everything that was written. The store then has it all, though it may not
-    /// be on its disk yet.
+    /// Seals and stores everything that was written, unless the journal has been told of it. The
+    /// store then has it all, though it may not be on its disk yet.
     ///
     /// # Errors
     /// The store's; what could not be stored stays in memory.
     pub fn commit(&self) -> Result<(), FileError> {
         // A file that is refused is refused here too: close(2) and rename(2) have to hear of it.
-        if !self.state()?.dirty {
+        if self.state()?.is_stored() {
             return Ok(());
         }
         let mut state = self.state_mut()?;
         self.commit_state(&mut state)
+    }
+
+    /// Has the store get everything that was written in the way that costs a sync least. Returns
+    /// generation and last record of the file with it.
+    fn store(&self) -> Result<(u64, u64), FileError> {
+        let mut state = self.state_mut()?;
+        if state.dirty {
+            let told = self.tell(&mut state);
+            let told = told.inspect_err(|error| self.latch_for(error))?;
+            if !told {
+                self.commit_state(&mut state)?;
+            }
+        }
+        Ok((state.generation, state.blob.number()))
+    }
+
+    /// Refuses the file after any error of the store but for want of space.
+    fn latch_for(&self, error: &FileError) {
+        if let FileError::Sys(error) = error
+            && !matches!(*error, Errno::NOSPC | Errno::DQUOT)
+        {
+            self.latch(*error);
+        }
     }
 
     /// Commits, and returns when all of it survives a power cut; `data_only` may leave out times
@@ -48,13 +72,12 @@ impl File {
     /// [`FileError::Latched`] until it is opened anew.
     pub fn sync(&self, data_only: bool) -> Result<(), FileError> {
         self.volume().check_lease()?;
-        self.commit()?;
-        let generation = self.state()?.generation;
+        let stored = self.store()?;
         let synced = self.sync_committed(data_only);
         self.volume().counters.syncs.add(1);
         synced?;
         let state = self.state()?;
-        if !state.dirty && state.generation == generation {
+        if state.is_stored() && (state.generation, state.blob.number()) == stored {
             // Nothing was written meanwhile, nor is it while the state is held for reading.
             state.settled.store(true, Ordering::Relaxed);
         }
@@ -63,7 +86,7 @@ impl File {
 
     /// Whether something was written that the store does not have yet, or never got.
     pub fn is_dirty(&self) -> bool {
-        self.state_anyway().dirty
+        !self.state_anyway().is_stored()
     }
 
     pub(in crate::file) fn commit_state(&self, state: &mut State) -> Result<(), FileError> {
@@ -73,10 +96,8 @@ impl File {
         self.volume().check_lease()?;
         let _appending = self.volume().journaled.as_ref().map(Journaled::appending);
         let done = self.write_all(state);
-        if let Err(FileError::Sys(error)) = &done
-            && !matches!(*error, Errno::NOSPC | Errno::DQUOT)
-        {
-            self.latch(*error);
+        if let Err(error) = &done {
+            self.latch_for(error);
         }
         self.volume().counters.commits.add(1);
         self.count_dirty(state);
@@ -117,6 +138,7 @@ impl File {
         state.committed_len = state.length;
         self.store_mtime(state)?;
         state.dirty = false;
+        state.written = Written::nothing();
         Ok(())
     }
 
@@ -134,7 +156,7 @@ impl File {
         Ok(())
     }
 
-    fn store_mtime(&self, state: &mut State) -> Result<(), FileError> {
+    pub(in crate::file) fn store_mtime(&self, state: &mut State) -> Result<(), FileError> {
         let Some(mtime) = state.mtime.take() else { return Ok(()) };
         let soon = Time::now().ns_since(mtime) < TICK_NS;
         let soon = soon && !state.mtime_seen.load(Ordering::Relaxed);

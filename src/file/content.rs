@@ -119,6 +119,11 @@ impl File {
         self.latched.load(Ordering::Acquire)
     }
 
+    /// Whether a panic came while the state was being changed.
+    pub(in crate::file) fn is_in_doubt(&self) -> bool {
+        self.state.is_poisoned()
+    }
+
     /// The state of a file that may be refused, to bring what is committed to its place.
     pub(in crate::file) fn state_even_latched(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)

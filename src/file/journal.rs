@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::io::Errno;
 
-use crate::cipher::{Sealed, SegmentCipher, VolumeKeys};
+use crate::cipher::{Plain, Sealed, SegmentCipher, VolumeKeys};
 use crate::format::journal::{FRAME_LEN, HEAD_LEN, RecordKind};
 use crate::store::{Blob, DiskBlob, leave};
 
@@ -34,6 +34,21 @@ pub(in crate::file) struct Placed {
     pub(in crate::file) body_at: u64,
     /// Records appended until then, this one among them.
     pub(in crate::file) number: u64,
+}
+
+/// Where the newest segment ends that a crash has left.
+#[derive(Debug)]
+pub(in crate::file) struct End {
+    /// Which segment.
+    pub(in crate::file) active: usize,
+    /// What authenticates its records.
+    pub(in crate::file) cipher: SegmentCipher,
+    /// What its head says.
+    pub(in crate::file) order: u64,
+    /// Number that its next record has.
+    pub(in crate::file) sequence: u64,
+    /// Where its last whole record ends.
+    pub(in crate::file) tail: u64,
 }
 
 #[derive(Debug)]
@@ -108,7 +123,28 @@ impl Journal {
             appended: 0,
             retired: true,
         };
-        Ok(Self {
+        Ok(Self::with(segments, writer))
+    }
+
+    /// Goes on in segment `end.active` behind its last whole record. What both segments hold is
+    /// needed until a checkpoint.
+    pub(in crate::file) fn resume(segments: [DiskBlob; 2], end: End) -> Result<Self, Errno> {
+        let End { active, cipher, order, sequence, tail } = end;
+        // A torn record may be followed by whole ones: they must not follow what comes there now.
+        segments[active].set_len(tail)?;
+        segments[active].sync(false)?;
+        let mut lens = [HEAD_LEN as u64; 2];
+        for (segment, len) in segments.iter().zip(&mut lens) {
+            *len = u64::try_from(rustix::fs::fstat(segment)?.st_size).unwrap_or(0);
+        }
+        let (unsynced, retired) = ([true; 2], false);
+        let writer =
+            Writer { active, cipher, order, sequence, tail, lens, unsynced, appended: 0, retired };
+        Ok(Self::with(segments, writer))
+    }
+
+    fn with(segments: [DiskBlob; 2], writer: Writer) -> Self {
+        Self {
             segments,
             writer: Mutex::new(writer),
             syncing: Mutex::new(false),
@@ -116,7 +152,7 @@ impl Journal {
             staged: AtomicU64::new(0),
             ended: Condvar::new(),
             failed: OnceLock::new(),
-        })
+        }
     }
 
     /// Whether it can be relied on. `EIO` if not, whatever it failed for: another error might be
@@ -157,12 +193,23 @@ impl Journal {
         let mut writer = lock(&self.writer);
         self.check()?;
         let record = writer.cipher.seal_record(kind, writer.sequence, beginning, parts);
+        self.put(&mut writer, &record)
+    }
+
+    /// The same for a record of [`RecordKind::Written`].
+    pub(in crate::file) fn append_written(&self, body: &Plain) -> Result<Placed, Errno> {
+        let mut writer = lock(&self.writer);
+        self.check()?;
+        let record = writer.cipher.seal_written(writer.sequence, body);
+        self.put(&mut writer, &record)
+    }
+
+    fn put(&self, writer: &mut Writer, record: &Sealed) -> Result<Placed, Errno> {
         let (segment, len) = (writer.active, record.as_bytes().len());
         if writer.tail + len as u64 > SEGMENT_LEN_MAX {
             return Err(Errno::NOSPC);
         }
-        self.lengthen(&mut writer, len as u64);
-        match self.segments[segment].write_at(writer.tail, &record, 0..len) {
+        match self.segments[segment].write_at(writer.tail, record, 0..len) {
             Ok(()) => {}
             Err(error @ (Errno::NOSPC | Errno::DQUOT)) => return Err(error),
             Err(error) => return Err(self.fail(error)),
@@ -172,17 +219,17 @@ impl Journal {
         writer.sequence += 1;
         writer.appended += 1;
         writer.unsynced[segment] = true;
+        self.lengthen(writer);
         Ok(Placed { segment, body_at, number: writer.appended })
     }
 
-    /// Makes place for `len` bytes at the tail. Without it the record finds its own, or does not.
-    fn lengthen(&self, writer: &mut Writer, len: u64) {
-        let (segment, end) = (writer.active, writer.tail + len);
-        let from = writer.lens[segment];
-        if end > from {
-            let to = end + STEP_LEN;
-            let step = self.segments[segment].write_zeros(from, to - from);
-            writer.lens[segment] = if step.is_ok() { to } else { from.max(end) };
+    /// Makes place for the next records, if the last one has made the segment longer. Without it
+    /// they find their own, or do not.
+    fn lengthen(&self, writer: &mut Writer) {
+        let (segment, tail) = (writer.active, writer.tail);
+        if tail > writer.lens[segment] {
+            let step = self.segments[segment].write_zeros(tail, STEP_LEN);
+            writer.lens[segment] = if step.is_ok() { tail + STEP_LEN } else { tail };
         }
     }
 

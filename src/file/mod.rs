@@ -15,7 +15,8 @@
 //! | `stage`   | a stored file whose committed bytes change by way of the journal        |
 //! | `left`    | what is still to become a hole there                                    |
 //! | `journal` | the journal; `checkpoint`: bringing its changes to their places;        |
-//! | `recover` | bringing there what a crash has left                                    |
+//! | `recover` | bringing there what a crash has left; `replay`: one file's changes      |
+//! | `written` | making durable what was written before it is committed                  |
 //! | `tree`    | the tree of tags                                                        |
 //! | `verify`  | verifying a stored file completely; `inspect`: other stored objects     |
 //! | `cache`   | plaintext blocks that a request needed only a part of                   |
@@ -43,6 +44,7 @@ mod listing;
 mod open;
 mod ranges;
 mod recover;
+mod replay;
 mod salvage;
 mod settled;
 mod stage;
@@ -52,6 +54,7 @@ mod tree;
 mod verify;
 mod volume;
 mod write;
+mod written;
 
 pub use crate::store::{Creator, Durability, NodeKind, RenameMode, SetAttr, SetTime};
 pub use attribute::{Bearer, CAPABILITIES, XattrMode};

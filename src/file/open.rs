@@ -10,6 +10,7 @@ use crate::file::error::{FileError, is_hushed};
 use crate::file::stage::Stage;
 use crate::file::state::{Body, State};
 use crate::file::tree::Tree;
+use crate::file::written::Written;
 use crate::format::geometry::{BlockSize, Geometry, PAGE_BYTES};
 use crate::format::header::{self, PAYLOAD_FIXED_BYTES, PREFIX_BYTES, Prefix, TREE_PAYLOAD_LEN};
 use crate::format::ids::FileId;
@@ -89,6 +90,7 @@ pub(in crate::file) fn load(
         body,
         blocks: BTreeMap::new(),
         dirty: false,
+        written: Written::nothing(),
         settled: AtomicBool::new(false),
         mtime: None,
         mtime_seen: AtomicBool::new(false),
@@ -134,6 +136,7 @@ pub(in crate::file) fn fresh(
         body: Body::Inline(Plain::zeros(0)),
         blocks: BTreeMap::new(),
         dirty: true,
+        written: Written::all(),
         settled: AtomicBool::new(false),
         mtime: None,
         mtime_seen: AtomicBool::new(false),

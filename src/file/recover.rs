@@ -1,75 +1,71 @@
 //! What a crash has left in the journal, brought to its places when the volume is opened.
 //!
-//! Per file, from the last record that tells of a beginning on: changes are copied to their places
-//! if they lead on from what is stored (all of them again, whatever was copied before: the last one
-//! has the header). A file that began and never became durable stays if all of it opens, and is
-//! empty otherwise. Records of a file that is gone, or older than what is stored, mean nothing.
+//! Per file, from the last record that tells of a beginning on: first all changes are copied to
+//! their places. What was written after the last of them, and not committed, is then written once
+//! more, as programs write, by way of the same journal: a crash meanwhile finds all there still.
+//! Records of a file that is gone, or older than what is stored, mean nothing.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::cipher::{OPENED_BODY_AT, Sealed, SegmentCipher};
+use crate::cipher::{OPENED_BODY_AT, Plain, Sealed, SegmentCipher};
 use crate::file::error::FileError;
-use crate::file::ranges::Seek;
+use crate::file::journal::End;
+use crate::file::replay::{Birth, Outcome, Plan, Step, apply};
 use crate::file::volume::Volume;
-use crate::format::geometry::{Geometry, PAGE_BYTES};
 use crate::format::header;
 use crate::format::ids::FileId;
-use crate::format::journal::{self, Extent, FRAME_LEN, HEAD_LEN, Record, Subject};
+use crate::format::journal::{self, FRAME_LEN, HEAD_LEN, Record, RecordKind, Subject};
 use crate::store::{Blob, DiskBlob, StoreDir, is_dot};
-
-/// Bytes that are read at once to see whether they open.
-const READ_LEN: usize = 1 << 20;
 
 /// A whole record.
 struct Entry {
-    kind: journal::RecordKind,
-    opened: Sealed,
+    kind: RecordKind,
+    opened: Opened,
 }
 
-/// What is to be done for a file.
-struct Plan<'a> {
-    file_id: FileId,
-    /// How the file began, if nothing later says that it is durable.
-    birth: Option<Birth<'a>>,
-    changes: Vec<Step<'a>>,
+/// What it holds: frame and body, or a body that was enciphered.
+enum Opened {
+    Stored(Sealed),
+    Written(Plain),
 }
 
-struct Birth<'a> {
-    generation: u64,
-    opened: &'a Sealed,
-    header: &'a [u8],
+impl Entry {
+    fn body(&self) -> &[u8] {
+        match &self.opened {
+            Opened::Stored(sealed) => &sealed.as_bytes()[OPENED_BODY_AT..],
+            Opened::Written(body) => body,
+        }
+    }
 }
 
-struct Step<'a> {
-    anew: bool,
-    base: u64,
-    generation: u64,
-    opened: &'a Sealed,
-    extents: Vec<(Extent, usize)>,
-    placed: Vec<Extent>,
+/// What a crash has left to be done.
+pub(in crate::file) enum Left {
+    /// Nothing: the journal was empty.
+    Nothing,
+    /// All is in its place, and nobody needs the records.
+    InPlace,
+    /// Files have to be written to again, by way of the journal, which goes on at its end.
+    Told(Told),
 }
 
-/// What became of a file.
-#[derive(PartialEq, Eq)]
-enum Outcome {
-    Recovered,
-    Emptied,
-    Kept,
-    Stale,
+/// What the journal tells of files that were written to and not committed.
+pub(in crate::file) struct Told {
+    entries: Vec<Entry>,
+    /// By lower inode number: records, by their place among all.
+    files: HashMap<u64, Vec<usize>>,
 }
 
 /// All whole records, the oldest first.
-fn read(volume: &Volume, segments: &[DiskBlob; 2]) -> Result<Vec<Entry>, FileError> {
+fn read(volume: &Volume, segments: &[DiskBlob; 2]) -> Result<(Vec<Entry>, Option<End>), FileError> {
     let mut found = Vec::new();
-    for segment in segments {
+    for (active, segment) in segments.iter().enumerate() {
         let mut page = vec![0; HEAD_LEN];
         let len = segment.read_at(0, &mut page)?;
         if let Some((head, tag)) = journal::decode_head(&page[..len])
             && let Ok(cipher) = volume.keys.open_segment(&head, &tag)
         {
-            found.push((head.order, segment, cipher));
+            found.push((head.order, active, cipher));
         }
     }
     found.sort_by_key(|(order, ..)| *order);
@@ -79,11 +75,25 @@ fn read(volume: &Volume, segments: &[DiskBlob; 2]) -> Result<Vec<Entry>, FileErr
         // Long retired: the new head that was to go over this one did not arrive.
         found.remove(0);
     }
-    let mut entries = Vec::new();
-    for (_, segment, cipher) in found {
-        read_segment(segment, &cipher, &mut entries)?;
+    let (mut entries, mut end) = (Vec::new(), None);
+    for (order, active, cipher) in found {
+        let (sequence, tail) = read_segment(&segments[active], &cipher, &mut entries)?;
+        end = Some(End { active, cipher, order, sequence, tail });
     }
-    Ok(entries)
+    Ok((entries, end))
+}
+
+/// The record that lies as number `sequence` in a segment, if it is whole.
+fn unseal(
+    cipher: &SegmentCipher,
+    kind: RecordKind,
+    sequence: u64,
+    record: &[u8],
+) -> Option<Opened> {
+    match kind {
+        RecordKind::Written => cipher.open_written(sequence, record).ok().map(Opened::Written),
+        _ => cipher.open_record(sequence, record).ok().map(Opened::Stored),
+    }
 }
 
 /// Whether a journal holds anything: its first record is whole.
@@ -97,18 +107,19 @@ pub(in crate::file) fn is_pending(volume: &Volume, segments: &[DiskBlob; 2]) -> 
             let mut record = vec![0; FRAME_LEN + claim.body_len as usize];
             let whole = segment.read_at(HEAD_LEN as u64, &mut record) == Ok(record.len());
             let cipher = volume.keys.open_segment(&head, &tag);
-            whole && cipher.is_ok_and(|cipher| cipher.open_record(0, &record).is_ok())
+            whole && cipher.is_ok_and(|cipher| unseal(&cipher, claim.kind, 0, &record).is_some())
         })
     })
 }
 
+/// Returns the number of the record that comes after the last whole one, and where.
 fn read_segment(
     segment: &DiskBlob,
     cipher: &SegmentCipher,
     entries: &mut Vec<Entry>,
-) -> Result<(), FileError> {
-    let mut at = HEAD_LEN as u64;
-    for sequence in 0.. {
+) -> Result<(u64, u64), FileError> {
+    let (mut at, mut sequence) = (HEAD_LEN as u64, 0);
+    loop {
         let mut frame = [0; FRAME_LEN];
         if segment.read_at(at, &mut frame)? < FRAME_LEN {
             break;
@@ -118,83 +129,96 @@ fn read_segment(
         if segment.read_at(at, &mut record)? < record.len() || claim.sequence != sequence {
             break;
         }
-        let Ok(opened) = cipher.open_record(sequence, &record) else { break };
+        let Some(opened) = unseal(cipher, claim.kind, sequence, &record) else { break };
         entries.push(Entry { kind: claim.kind, opened });
         at += record.len() as u64;
+        sequence += 1;
     }
-    Ok(())
+    Ok((sequence, at))
 }
 
 /// What is to be done, by lower inode number. A number may have been given to another file.
 fn plans(entries: &[Entry]) -> HashMap<u64, Vec<Plan<'_>>> {
     let mut plans: HashMap<u64, Vec<Plan<'_>>> = HashMap::new();
-    for Entry { kind, opened } in entries {
-        let body = &opened.as_bytes()[OPENED_BODY_AT..];
-        let Some(record) = journal::decode_body(*kind, body) else {
+    for (number, entry) in entries.iter().enumerate() {
+        let Some(record) = journal::decode_body(entry.kind, entry.body()) else {
+            let kind = entry.kind;
             tracing::error!(?kind, "an authentic record of the journal says nothing; left out");
             continue;
         };
         let (Record::Fresh { subject, .. }
         | Record::Settled { subject }
-        | Record::Change { subject, .. }) = &record;
+        | Record::Change { subject, .. }
+        | Record::Written { subject, .. }) = &record;
         let Subject { ino, file_id, generation } = *subject;
         let of_number = plans.entry(ino).or_default();
         let known = of_number.iter().position(|plan| plan.file_id == file_id);
         let at = known.unwrap_or_else(|| {
-            of_number.push(Plan { file_id, birth: None, changes: Vec::new() });
+            let (changes, told) = (Vec::new(), Vec::new());
+            of_number.push(Plan { file_id, birth: None, changes, told });
             of_number.len() - 1
         });
         let plan = &mut of_number[at];
-        match record {
-            Record::Fresh { header, .. } => {
-                let birth = Birth { generation, opened, header };
-                (plan.birth, plan.changes) = (Some(birth), Vec::new());
+        match (record, &entry.opened) {
+            (Record::Fresh { header, .. }, Opened::Stored(opened)) => {
+                plan.birth = Some(Birth { generation, opened, header });
+                plan.changes.clear();
+                plan.told.clear();
             }
-            Record::Settled { .. } => plan.birth = None,
-            Record::Change { anew, base, extents, placed, .. } => {
+            (Record::Change { anew, base, extents, placed, .. }, Opened::Stored(opened)) => {
                 plan.birth = None;
+                plan.told.clear();
                 if anew || plan.changes.last().is_some_and(|last| last.generation != base) {
                     // What came before is void, or was brought to its place since.
                     plan.changes.clear();
                 }
                 plan.changes.push(Step { anew, base, generation, opened, extents, placed });
             }
+            (Record::Written { .. }, _) => plan.told.push(number),
+            // Of the kinds that are left only this one is stored.
+            _ => plan.birth = None,
         }
     }
     plans
 }
 
-/// Brings what the journal holds to its places, durably, and says what it did. Returns whether
-/// there was anything.
+/// Brings what the journal holds to its places, durably, and says what it did. Returns what is left
+/// to be done.
 ///
 /// # Errors
 /// The store's; the journal is as it was then.
 pub(in crate::file) fn run(
     volume: &Arc<Volume>,
     segments: &[DiskBlob; 2],
-) -> Result<bool, FileError> {
-    let entries = read(volume, segments)?;
+) -> Result<(Left, Option<End>), FileError> {
+    let (entries, end) = read(volume, segments)?;
     if entries.is_empty() {
-        return Ok(false);
+        return Ok((Left::Nothing, None));
     }
     let mut plans = plans(&entries);
     let (records, files) = (entries.len(), plans.values().map(Vec::len).sum::<usize>());
     let (mut recovered, mut emptied, mut stale, mut met) = (0_u64, 0_u64, 0_u64, 0_usize);
-    let mut done = |outcome| {
+    let mut told = HashMap::new();
+    let mut bring = |blob: &DiskBlob, ino, plan: Plan<'_>| -> Result<(), FileError> {
         met += 1;
+        let outcome = apply(volume, blob, ino, &plan)?;
+        let outcome = if plan.told.is_empty() { outcome } else { Outcome::Recovered };
+        if !plan.told.is_empty() {
+            told.insert(ino, plan.told);
+        }
         match outcome {
             Outcome::Recovered => recovered += 1,
             Outcome::Emptied => emptied += 1,
             Outcome::Stale => stale += 1,
             Outcome::Kept => {}
         }
+        Ok(())
     };
     walk(volume.tree().clone(), &mut |dir, name, ino| {
         let Some(of_number) = plans.get_mut(&ino) else { return Ok(()) };
         let blob = open(dir, name)?;
         let Some(at) = which(&blob, of_number)? else { return Ok(()) };
-        done(apply(volume, &blob, ino, &of_number.remove(at))?);
-        Ok(())
+        bring(&blob, ino, of_number.remove(at))
     })?;
     if plans.values().map(Vec::len).sum::<usize>() == files {
         // Not one: the store is a copy, whose files have other numbers, but the same ids.
@@ -204,8 +228,7 @@ pub(in crate::file) fn run(
             let blob = open(dir, name)?;
             let Claim::Id(id) = claim(&blob)? else { return Ok(()) };
             let Some(plan) = by_id.remove(&id) else { return Ok(()) };
-            done(apply(volume, &blob, ino, &plan)?);
-            Ok(())
+            bring(&blob, ino, plan)
         })?;
     }
     volume.sync_disk()?;
@@ -220,7 +243,46 @@ pub(in crate::file) fn run(
         gone,
         "recovered from the journal what the last mount had not brought to its place"
     );
-    Ok(true)
+    drop(plans);
+    let left =
+        if told.is_empty() { Left::InPlace } else { Left::Told(Told { entries, files: told }) };
+    Ok((left, end))
+}
+
+/// Writes once more what was written and not committed. The volume has the journal that tells it.
+///
+/// # Errors
+/// The store's.
+pub(in crate::file) fn write_again(volume: &Arc<Volume>, told: Told) -> Result<(), FileError> {
+    let Told { entries, mut files } = told;
+    walk(volume.tree().clone(), &mut |dir, name, ino| {
+        let Some(records) = files.remove(&ino) else { return Ok(()) };
+        let file = match volume.open_blob(open(dir, name)?, true) {
+            // It was longer than its header says, and is not any more.
+            Err(FileError::Stale) => volume.open_blob(open(dir, name)?, true),
+            opened => opened,
+        };
+        let mut told = Vec::new();
+        for record in records {
+            let body = entries[record].body();
+            if let Some(Record::Written { subject, extents }) =
+                journal::decode_body(RecordKind::Written, body)
+            {
+                let bytes = |(extent, at): (journal::Extent, usize)| {
+                    (extent.offset, &body[at..at + extent.len as usize])
+                };
+                told.push((subject.generation, extents.into_iter().map(bytes).collect()));
+            }
+        }
+        match file.and_then(|file| file.write_told(&told)) {
+            Err(error @ FileError::Damaged(_)) => {
+                let what = "what was written last can't be written again to a damaged file";
+                tracing::error!(ino, %error, what);
+                Ok(())
+            }
+            done => done,
+        }
+    })
 }
 
 fn walk(
@@ -287,137 +349,4 @@ fn which(blob: &DiskBlob, plans: &[Plan<'_>]) -> Result<Option<usize>, FileError
         Claim::Blank => plans.iter().rposition(|plan| plan.birth.is_some()),
         Claim::Other => None,
     })
-}
-
-/// What a stored file's header tells, if it is authentic.
-struct Found {
-    generation: u64,
-    stored_len: u64,
-}
-
-fn found(volume: &Volume, blob: &DiskBlob) -> Result<Option<Found>, FileError> {
-    let mut page = [0; PAGE_BYTES];
-    let len = blob.read_at(0, &mut page)?;
-    let Ok((prefix, entry)) = header::decode(&page[..len]) else { return Ok(None) };
-    let payload = header::PREFIX_BYTES..header::PREFIX_BYTES + usize::from(prefix.payload_len);
-    let fixed = page[..len].get(payload).and_then(|payload| {
-        let keys = &volume.keys;
-        let cipher = keys.open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)?;
-        let opened = keys.open_header(&cipher, &prefix, &entry, payload).ok()?;
-        opened.first_chunk().map(header::decode_payload)
-    });
-    let geometry = Geometry::new(prefix.block_size);
-    let fixed = fixed.filter(|(_, length)| *length <= geometry.length_max());
-    Ok(fixed.map(|(generation, length)| {
-        let stored_len = geometry.stored_len(length);
-        Found { generation, stored_len }
-    }))
-}
-
-fn apply(
-    volume: &Arc<Volume>,
-    blob: &DiskBlob,
-    ino: u64,
-    plan: &Plan<'_>,
-) -> Result<Outcome, FileError> {
-    let found = found(volume, blob)?;
-    match &plan.birth {
-        Some(birth) => begin(volume, blob, ino, found.as_ref(), birth),
-        None => replay(volume, blob, ino, found.as_ref(), &plan.changes),
-    }
-}
-
-/// A file of which nothing is promised is left as it is, or made empty.
-fn begin(
-    volume: &Arc<Volume>,
-    blob: &DiskBlob,
-    ino: u64,
-    found: Option<&Found>,
-    birth: &Birth<'_>,
-) -> Result<Outcome, FileError> {
-    // It may have begun again since, and been synced: the journal need not have heard of it. What
-    // is older than its beginning may be older than what was synced.
-    let since = found.is_some_and(|found| found.generation >= birth.generation);
-    if since && opens(volume, blob)? {
-        return Ok(Outcome::Kept);
-    }
-    let part = birth.opened.as_bytes().len() - birth.header.len()..birth.opened.as_bytes().len();
-    tracing::warn!(ino, "written and never synced: what is left does not open, so it is empty");
-    blob.set_len(0)?;
-    blob.write_at(0, birth.opened, part)?;
-    Ok(Outcome::Emptied)
-}
-
-fn replay(
-    volume: &Volume,
-    blob: &DiskBlob,
-    ino: u64,
-    before: Option<&Found>,
-    changes: &[Step<'_>],
-) -> Result<Outcome, FileError> {
-    let (Some(first), Some(last)) = (changes.first(), changes.last()) else {
-        return Ok(Outcome::Kept);
-    };
-    let generation = before.map(|found| found.generation);
-    if generation.is_some_and(|generation| generation > last.generation) {
-        // It was brought to its place, and went on from there.
-        return Ok(Outcome::Stale);
-    }
-    let leads_on = first.anew || generation.is_none_or(|generation| first.base <= generation);
-    if !leads_on {
-        let (base, last) = (first.base, last.generation);
-        tracing::error!(
-            ino,
-            ?generation,
-            base,
-            last,
-            "the journal does not lead on from what is stored; its changes are left out"
-        );
-        return Ok(Outcome::Stale);
-    }
-    let mut last_of: BTreeMap<u64, (&Sealed, Range<usize>)> = BTreeMap::new();
-    for Step { opened, extents, placed, .. } in changes {
-        for range in placed {
-            let end = range.offset + u64::from(range.len);
-            let void: Vec<u64> = last_of.range(range.offset..end).map(|(at, _)| *at).collect();
-            for at in void {
-                last_of.remove(&at);
-            }
-        }
-        for (extent, at) in extents {
-            let start = OPENED_BODY_AT + at;
-            last_of.insert(extent.offset, (opened, start..start + extent.len as usize));
-        }
-    }
-    for (offset, (opened, part)) in last_of {
-        blob.write_at(offset, opened, part)?;
-    }
-    if let Some(after) = found(volume, blob)? {
-        blob.set_len(after.stored_len)?;
-    }
-    Ok(Outcome::Recovered)
-}
-
-/// Whether everything of a stored file opens.
-fn opens(volume: &Arc<Volume>, blob: &DiskBlob) -> Result<bool, FileError> {
-    let file = match volume.open_blob(blob.again()?, false) {
-        Ok(file) => file,
-        Err(FileError::Damaged(_) | FileError::Stale) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let mut at = 0;
-    while at < file.len() {
-        match file.seek(at, Seek::Data) {
-            Ok(data) => at = data,
-            Err(FileError::Sys(rustix::io::Errno::NXIO)) => break,
-            Err(FileError::Damaged(_)) => return Ok(false),
-            Err(error) => return Err(error),
-        }
-        match file.read(at, READ_LEN) {
-            Ok(bytes) => at += bytes.len() as u64,
-            Err(FileError::Damaged(_)) => return Ok(false),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
 }

@@ -22,8 +22,7 @@ use rustix::io::Errno;
 
 use crate::cipher::Sealed;
 use crate::file::journal::Journal;
-use crate::file::left::without;
-use crate::format::bytes::to_usize;
+use crate::file::left::{overlay, without};
 use crate::format::geometry::BlockSize;
 use crate::format::header::PREFIX_BYTES;
 use crate::format::journal::{self, Extent, RecordKind, Subject};
@@ -175,6 +174,19 @@ impl Stage {
     /// Bytes that wait for a commit.
     fn staged_len(&self) -> usize {
         if self.calm.load(Ordering::Acquire) { 0 } else { self.held().staged_len }
+    }
+
+    /// Whether the journal can tell bytes that are written next without a commit: what it tells now
+    /// leads from what is durable to all that a commit has brought.
+    pub(in crate::file) fn is_even(&self) -> bool {
+        self.journaled().is_some_and(|(_, held)| {
+            held.staged.is_empty() && held.direct.is_empty() && held.void.is_none()
+        })
+    }
+
+    /// A record of this file was appended that is no change of what is stored.
+    pub(in crate::file) fn told(&self, number: u64) {
+        self.held().number = number;
     }
 
     /// Number of the last record of this file; 0 if there is none.
@@ -346,24 +358,6 @@ impl Stage {
         self.calm.store(held.staged.is_empty(), Ordering::Release);
         Ok(())
     }
-
-    /// Puts a piece of `buf`, which is of the file from `offset` on, where it belongs.
-    fn overlay(
-        buf: &mut [u8],
-        offset: u64,
-        start: u64,
-        len: usize,
-        put: impl FnOnce(usize, &mut [u8]) -> Result<(), Errno>,
-    ) -> Result<usize, Errno> {
-        let end = (start + len as u64).min(offset + buf.len() as u64);
-        let from = start.max(offset);
-        if from >= end {
-            return Ok(0);
-        }
-        let range = to_usize(from - offset)..to_usize(end - offset);
-        put(to_usize(from - start), &mut buf[range.clone()])?;
-        Ok(range.end)
-    }
 }
 
 impl Stage {
@@ -412,7 +406,7 @@ impl Blob for Stage {
         let near = offset.saturating_sub(EXTENT_LEN_MAX)..offset.saturating_add(buf.len() as u64);
         if let Some(journal) = &self.journal {
             for (start, place) in held.pending.range(near.clone()) {
-                let end = Self::overlay(buf, offset, *start, place.len, |skip, part| {
+                let end = overlay(buf, offset, *start, place.len, |skip, part| {
                     journal.read(place.segment, place.at + skip as u64, part)
                 })?;
                 len = len.max(end);
@@ -420,7 +414,7 @@ impl Blob for Stage {
         }
         for (start, sealed) in held.staged.range(near) {
             let bytes = sealed.as_bytes();
-            let end = Self::overlay(buf, offset, *start, bytes.len(), |skip, part| {
+            let end = overlay(buf, offset, *start, bytes.len(), |skip, part| {
                 part.copy_from_slice(&bytes[skip..skip + part.len()]);
                 Ok(())
             })?;

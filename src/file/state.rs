@@ -8,6 +8,7 @@ use crate::cipher::{FileCipher, Plain};
 use crate::file::stage::Stage;
 use crate::file::stat::Time;
 use crate::file::tree::{Ground, Tree};
+use crate::file::written::Written;
 use crate::format::geometry::Geometry;
 use crate::format::header::Prefix;
 use crate::format::journal::Subject;
@@ -48,6 +49,8 @@ pub(in crate::file) struct State {
     pub(in crate::file) body: Body,
     pub(in crate::file) blocks: BTreeMap<u64, Plain>,
     pub(in crate::file) dirty: bool,
+    /// How it differs, if that is only by what was written.
+    pub(in crate::file) written: Written,
     /// Nothing was written, as far as is known, that is not on the disk.
     pub(in crate::file) settled: AtomicBool,
     /// When the file was last written to, if the store does not say so yet.
@@ -102,6 +105,12 @@ impl State {
 
     /// Notes that content was changed now.
     pub(in crate::file) fn changed(&mut self) {
+        self.written.blur();
+        self.touched();
+    }
+
+    /// The same for a write, whose range is noted elsewhere.
+    pub(in crate::file) fn touched(&mut self) {
         self.dirty = true;
         *self.settled.get_mut() = false;
         self.mtime = Some(Time::now());

@@ -18,7 +18,7 @@ use crate::file::dir::Dir;
 use crate::file::error::FileError;
 use crate::file::figures::{Counters, Figures};
 use crate::file::journal::{self, Journal};
-use crate::file::recover;
+use crate::file::recover::{self, Left};
 use crate::file::settled::Settled;
 use crate::file::state::State;
 use crate::format::descriptor::Descriptor;
@@ -137,7 +137,7 @@ impl Drop for Volume {
         if let Some(journaled) = &self.journaled
             && self.check_lease().is_ok()
         {
-            journaled.end();
+            let _ = journaled.end();
         }
     }
 }
@@ -214,17 +214,37 @@ impl Volume {
                 Durability::Relaxed => store.journal(true),
             };
             if let Some(segments) = made.map_err(sys)? {
-                volume.check_lease()?;
-                if recover::run(&volume, &segments)? {
-                    // It may have taken long, and what is in the journal be another's by now.
-                    volume.check_lease()?;
-                    journal::clear(&segments)?;
-                }
-                let inner = Arc::get_mut(&mut volume).expect("recovery has closed what it opened");
-                inner.begin_journal(segments)?;
+                Self::recover(&mut volume, segments)?;
             }
         }
         Ok(volume)
+    }
+
+    /// Brings to its place what a crash has left, and begins a journal, if there is to be one.
+    fn recover(volume: &mut Arc<Self>, segments: [DiskBlob; 2]) -> Result<(), FileError> {
+        fn inner(volume: &mut Arc<Volume>) -> &mut Volume {
+            Arc::get_mut(volume).expect("recovery has closed what it opened")
+        }
+        volume.check_lease()?;
+        match recover::run(volume, &segments)? {
+            (Left::Told(told), Some(end)) => {
+                let journal = Journal::resume(segments, end)?;
+                inner(volume).journaled = Some(Journaled::new(journal));
+                recover::write_again(volume, told)?;
+                volume.checkpoint()?;
+                if volume.durability() == Durability::Relaxed {
+                    let ended = volume.journaled.as_ref().is_some_and(Journaled::end);
+                    if !ended {
+                        return Err(FileError::Sys(Errno::NOSPC));
+                    }
+                    inner(volume).journaled = None;
+                }
+                return Ok(());
+            }
+            (Left::Nothing, _) => {}
+            _ => journal::clear(&segments)?,
+        }
+        inner(volume).begin_journal(segments)
     }
 
     /// A new journal, if there is to be one.

@@ -11,6 +11,8 @@ use crate::format::node::{ENTRIES, Entry};
 
 /// Bytes of dirty blocks of one file before they are stored ahead of the commit.
 const DIRTY_LEN_MAX: usize = 1 << 20;
+/// The same if the journal can be told what was written: each has its bytes there, or few have not.
+const TOLD_DIRTY_LEN_MAX: usize = 8 << 20;
 
 impl File {
     /// Writes all of `data` at `offset`.
@@ -34,7 +36,12 @@ impl File {
         Ok(offset)
     }
 
-    fn write_state(&self, state: &mut State, offset: u64, data: &[u8]) -> Result<(), FileError> {
+    pub(in crate::file) fn write_state(
+        &self,
+        state: &mut State,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), FileError> {
         let counters = &self.volume().counters;
         counters.writes.add(1);
         if data.is_empty() {
@@ -45,17 +52,19 @@ impl File {
             return Err(FileError::TooLarge);
         }
         self.leave_void(state)?;
-        state.changed();
+        state.touched();
         let before = state.length;
         if end > before {
-            self.grow(state, end)?;
+            self.grow(state, end).inspect_err(|_| state.written.blur())?;
         }
         if let Body::Inline(content) = &mut state.body {
             content[to_usize(offset)..to_usize(end)].copy_from_slice(data);
+            state.written.note(offset..end);
         } else {
             let written = self.write_blocks(state, offset, data);
             self.count_dirty(state);
             if let Err(error) = written {
+                state.written.blur();
                 // What was not written must not show as zeros at the end.
                 if state.length > before {
                     self.cut(state, before)?;
@@ -78,6 +87,7 @@ impl File {
             let block = geometry.block_of(offset);
             let within = to_usize(offset - geometry.block_start(block));
             let done = if within == 0 && data.len() >= size {
+                state.written.blur();
                 let run_left = to_usize(FANOUT - block % FANOUT);
                 let count = (data.len() / size).min(run_left);
                 self.write_whole(state, block, &data[..count * size])?;
@@ -91,6 +101,7 @@ impl File {
                 }
                 let plain = self.dirty_block(state, block)?;
                 plain[within..within + part].copy_from_slice(&data[..part]);
+                state.written.note(offset..offset + part as u64);
                 part
             };
             offset += done as u64;
@@ -98,7 +109,12 @@ impl File {
         }
         self.count_dirty(state);
         let own = state.blocks.len() * size;
-        if own > DIRTY_LEN_MAX || (own > 0 && self.volume().is_pressed()) {
+        let own_max = match state.written.is_exact() && state.blob.is_protected() {
+            true => TOLD_DIRTY_LEN_MAX,
+            false => DIRTY_LEN_MAX,
+        };
+        if own > own_max || (own > 0 && self.volume().is_pressed()) {
+            state.written.blur();
             self.seal_blocks(state)?;
         }
         Ok(())

@@ -30,14 +30,16 @@
 //! |    16 | `file_id`         | all      | the file's id                                        |
 //! |     8 | `generation`      | all      | that the file has with this record                   |
 //! |     8 | `base`            | changes  | generation that the change starts from               |
-//! |     4 | `count`           | changes  | of extents                                           |
+//! |     4 | `count`           | changes, `Written` | of extents                                 |
 //! |     4 | `placed`          | changes  | of ranges                                            |
 //! | 12 each | offset 8, length 4 | changes | where in the stored file an extent goes            |
+//! | 12 each | offset 8, length 4 | `Written` | where in the plaintext an extent goes            |
 //! | 12 each | offset 8, length 4 | changes | a range that has its bytes already                 |
-//! |       | bytes             | changes  | of the extents, in their order                       |
+//! |       | bytes             | changes, `Written` | of the extents, in their order             |
 //! |       | bytes             | `Fresh`  | the header of the file when it was empty             |
 //!
-//! Changes are the kinds `Change` and `Anew`.
+//! Changes are the kinds `Change` and `Anew`. The body of a `Written` is stored enciphered, its tag
+//! authenticates it so; what is in the other bodies is ciphertext already.
 
 use crate::format::bytes::take;
 use crate::format::geometry::PAGE_BYTES;
@@ -89,6 +91,8 @@ pub enum RecordKind {
     Change,
     /// The same for a file that was cut to nothing: what is stored of it counts no more.
     Anew,
+    /// Bytes of the plaintext that were written since the last change, and where.
+    Written,
 }
 
 /// Which file a record is about, and the generation that the file has with it.
@@ -150,6 +154,13 @@ pub enum Record<'a> {
         /// What was written to its place before: what earlier changes have for it is void.
         placed: Vec<Extent>,
     },
+    /// See [`RecordKind::Written`].
+    Written {
+        /// The file; its generation is that of the change before.
+        subject: Subject,
+        /// Each extent of the plaintext, and where in the body its bytes begin.
+        extents: Vec<(Extent, usize)>,
+    },
 }
 
 impl RecordKind {
@@ -159,11 +170,12 @@ impl RecordKind {
             Self::Settled => 2,
             Self::Change => 3,
             Self::Anew => 4,
+            Self::Written => 5,
         }
     }
 
     fn from_number(number: u32) -> Option<Self> {
-        let all = [Self::Fresh, Self::Settled, Self::Change, Self::Anew];
+        let all = [Self::Fresh, Self::Settled, Self::Change, Self::Anew, Self::Written];
         all.into_iter().find(|kind| kind.number() == number)
     }
 }
@@ -240,11 +252,24 @@ pub fn encode_change(
         let count = u32::try_from(ranges.len()).expect("a body has 16 MiB at most");
         bytes.extend(count.to_le_bytes());
     }
-    for extent in extents.iter().chain(placed) {
+    encode_extents(extents, &mut bytes);
+    encode_extents(placed, &mut bytes);
+    bytes
+}
+
+/// The beginning of the body of a [`Record::Written`]; the bytes of the extents follow.
+pub fn encode_written(subject: &Subject, extents: &[Extent]) -> Vec<u8> {
+    let mut bytes = encode_beginning(subject);
+    bytes.extend(u32::try_from(extents.len()).expect("a body has 16 MiB at most").to_le_bytes());
+    encode_extents(extents, &mut bytes);
+    bytes
+}
+
+fn encode_extents(extents: &[Extent], bytes: &mut Vec<u8>) {
+    for extent in extents {
         bytes.extend(extent.offset.to_le_bytes());
         bytes.extend(extent.len.to_le_bytes());
     }
-    bytes
 }
 
 fn split<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -257,6 +282,21 @@ fn split_extent(rest: &mut &[u8]) -> Option<Extent> {
     let offset = u64::from_le_bytes(split(rest)?);
     let len = u32::from_le_bytes(split(rest)?);
     offset.checked_add(u64::from(len)).map(|_| Extent { offset, len })
+}
+
+/// So many extents, and where the bytes of each begin, those of the first at `at`; where they end.
+fn split_extents(
+    rest: &mut &[u8],
+    count: usize,
+    mut at: usize,
+) -> Option<(Vec<(Extent, usize)>, usize)> {
+    let mut extents = Vec::with_capacity(count);
+    for _ in 0..count {
+        let extent = split_extent(rest)?;
+        extents.push((extent, at));
+        at = at.checked_add(usize::try_from(extent.len).ok()?)?;
+    }
+    Some((extents, at))
 }
 
 /// What an authenticated body says; `None` if it says nothing. Never panics.
@@ -279,15 +319,17 @@ pub fn decode_body(kind: RecordKind, body: &[u8]) -> Option<Record<'_>> {
             if ranges_len > rest.len() {
                 return None;
             }
-            let mut at = body.len() - rest.len() + ranges_len;
-            let mut extents = Vec::with_capacity(count);
-            for _ in 0..count {
-                let extent = split_extent(rest)?;
-                extents.push((extent, at));
-                at = at.checked_add(usize::try_from(extent.len).ok()?)?;
-            }
+            let at = body.len() - rest.len() + ranges_len;
+            let (extents, end) = split_extents(rest, count, at)?;
             let placed = (0..placed_count).map(|_| split_extent(rest)).collect::<Option<_>>()?;
-            (at == body.len()).then_some(Record::Change { subject, anew, base, extents, placed })
+            (end == body.len()).then_some(Record::Change { subject, anew, base, extents, placed })
+        }
+        RecordKind::Written => {
+            let count = usize::try_from(u32::from_le_bytes(split(rest)?)).ok()?;
+            let extents_len = count.checked_mul(EXTENT_LEN).filter(|len| *len <= rest.len())?;
+            let at = body.len() - rest.len() + extents_len;
+            let (extents, end) = split_extents(rest, count, at)?;
+            (end == body.len()).then_some(Record::Written { subject, extents })
         }
     }
 }
@@ -332,6 +374,15 @@ mod tests {
         }
         for len in 0..body.len() {
             assert_eq!(decode_body(RecordKind::Change, &body[..len]), None, "{len}");
+        }
+        let mut body = encode_written(&SUBJECT, &extents);
+        let first = body.len();
+        body.extend(*b"abcde");
+        let wanted = vec![(extents[0], first), (extents[1], first + 3)];
+        let wanted = Record::Written { subject: SUBJECT, extents: wanted };
+        assert_eq!(decode_body(RecordKind::Written, &body), Some(wanted));
+        for len in 0..body.len() {
+            assert_eq!(decode_body(RecordKind::Written, &body[..len]), None, "{len}");
         }
         let mut body = encode_beginning(&SUBJECT);
         assert_eq!(

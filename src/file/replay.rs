@@ -1,0 +1,193 @@
+//! One file's part of what a crash has left in the journal.
+//!
+//! Changes are copied to their places if they lead on from what is stored (all of them again,
+//! whatever was copied before: the last one has the header). A file that began and never became
+//! durable stays if all of it opens, and is empty otherwise.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::cipher::{OPENED_BODY_AT, Sealed};
+use crate::file::error::FileError;
+use crate::file::ranges::Seek;
+use crate::file::volume::Volume;
+use crate::format::geometry::{Geometry, PAGE_BYTES};
+use crate::format::header;
+use crate::format::ids::FileId;
+use crate::format::journal::Extent;
+use crate::store::{Blob, DiskBlob};
+
+/// Bytes that are read at once to see whether they open.
+const READ_LEN: usize = 1 << 20;
+
+/// What is to be done for a file.
+pub(in crate::file) struct Plan<'a> {
+    pub(in crate::file) file_id: FileId,
+    /// How the file began, if nothing later says that it is durable.
+    pub(in crate::file) birth: Option<Birth<'a>>,
+    pub(in crate::file) changes: Vec<Step<'a>>,
+    /// Records of what was written after the last change, by their place among all.
+    pub(in crate::file) told: Vec<usize>,
+}
+
+pub(in crate::file) struct Birth<'a> {
+    pub(in crate::file) generation: u64,
+    pub(in crate::file) opened: &'a Sealed,
+    pub(in crate::file) header: &'a [u8],
+}
+
+pub(in crate::file) struct Step<'a> {
+    pub(in crate::file) anew: bool,
+    pub(in crate::file) base: u64,
+    pub(in crate::file) generation: u64,
+    pub(in crate::file) opened: &'a Sealed,
+    pub(in crate::file) extents: Vec<(Extent, usize)>,
+    pub(in crate::file) placed: Vec<Extent>,
+}
+
+/// What became of a file.
+#[derive(PartialEq, Eq)]
+pub(in crate::file) enum Outcome {
+    Recovered,
+    Emptied,
+    Kept,
+    Stale,
+}
+
+/// What a stored file's header tells, if it is authentic.
+struct Found {
+    generation: u64,
+    stored_len: u64,
+}
+
+fn found(volume: &Volume, blob: &DiskBlob) -> Result<Option<Found>, FileError> {
+    let mut page = [0; PAGE_BYTES];
+    let len = blob.read_at(0, &mut page)?;
+    let Ok((prefix, entry)) = header::decode(&page[..len]) else { return Ok(None) };
+    let payload = header::PREFIX_BYTES..header::PREFIX_BYTES + usize::from(prefix.payload_len);
+    let fixed = page[..len].get(payload).and_then(|payload| {
+        let keys = &volume.keys;
+        let cipher = keys.open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)?;
+        let opened = keys.open_header(&cipher, &prefix, &entry, payload).ok()?;
+        opened.first_chunk().map(header::decode_payload)
+    });
+    let geometry = Geometry::new(prefix.block_size);
+    let fixed = fixed.filter(|(_, length)| *length <= geometry.length_max());
+    Ok(fixed.map(|(generation, length)| {
+        let stored_len = geometry.stored_len(length);
+        Found { generation, stored_len }
+    }))
+}
+
+/// Brings one file's changes to their places.
+///
+/// # Errors
+/// The store's.
+pub(in crate::file) fn apply(
+    volume: &Arc<Volume>,
+    blob: &DiskBlob,
+    ino: u64,
+    plan: &Plan<'_>,
+) -> Result<Outcome, FileError> {
+    let found = found(volume, blob)?;
+    match &plan.birth {
+        Some(birth) => begin(volume, blob, ino, found.as_ref(), birth),
+        None => replay(volume, blob, ino, found.as_ref(), &plan.changes),
+    }
+}
+
+/// A file of which nothing is promised is left as it is, or made empty.
+fn begin(
+    volume: &Arc<Volume>,
+    blob: &DiskBlob,
+    ino: u64,
+    found: Option<&Found>,
+    birth: &Birth<'_>,
+) -> Result<Outcome, FileError> {
+    // It may have begun again since, and been synced: the journal need not have heard of it. What
+    // is older than its beginning may be older than what was synced.
+    let since = found.is_some_and(|found| found.generation >= birth.generation);
+    if since && opens(volume, blob)? {
+        return Ok(Outcome::Kept);
+    }
+    let part = birth.opened.as_bytes().len() - birth.header.len()..birth.opened.as_bytes().len();
+    tracing::warn!(ino, "written and never synced: what is left does not open, so it is empty");
+    blob.set_len(0)?;
+    blob.write_at(0, birth.opened, part)?;
+    Ok(Outcome::Emptied)
+}
+
+fn replay(
+    volume: &Volume,
+    blob: &DiskBlob,
+    ino: u64,
+    before: Option<&Found>,
+    changes: &[Step<'_>],
+) -> Result<Outcome, FileError> {
+    let (Some(first), Some(last)) = (changes.first(), changes.last()) else {
+        return Ok(Outcome::Kept);
+    };
+    let generation = before.map(|found| found.generation);
+    if generation.is_some_and(|generation| generation > last.generation) {
+        // It was brought to its place, and went on from there.
+        return Ok(Outcome::Stale);
+    }
+    let leads_on = first.anew || generation.is_none_or(|generation| first.base <= generation);
+    if !leads_on {
+        let (base, last) = (first.base, last.generation);
+        tracing::error!(
+            ino,
+            ?generation,
+            base,
+            last,
+            "the journal does not lead on from what is stored; its changes are left out"
+        );
+        return Ok(Outcome::Stale);
+    }
+    let mut last_of: BTreeMap<u64, (&Sealed, Range<usize>)> = BTreeMap::new();
+    for Step { opened, extents, placed, .. } in changes {
+        for range in placed {
+            let end = range.offset + u64::from(range.len);
+            let void: Vec<u64> = last_of.range(range.offset..end).map(|(at, _)| *at).collect();
+            for at in void {
+                last_of.remove(&at);
+            }
+        }
+        for (extent, at) in extents {
+            let start = OPENED_BODY_AT + at;
+            last_of.insert(extent.offset, (opened, start..start + extent.len as usize));
+        }
+    }
+    for (offset, (opened, part)) in last_of {
+        blob.write_at(offset, opened, part)?;
+    }
+    if let Some(after) = found(volume, blob)? {
+        blob.set_len(after.stored_len)?;
+    }
+    Ok(Outcome::Recovered)
+}
+
+/// Whether everything of a stored file opens.
+fn opens(volume: &Arc<Volume>, blob: &DiskBlob) -> Result<bool, FileError> {
+    let file = match volume.open_blob(blob.again()?, false) {
+        Ok(file) => file,
+        Err(FileError::Damaged(_) | FileError::Stale) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let mut at = 0;
+    while at < file.len() {
+        match file.seek(at, Seek::Data) {
+            Ok(data) => at = data,
+            Err(FileError::Sys(rustix::io::Errno::NXIO)) => break,
+            Err(FileError::Damaged(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        match file.read(at, READ_LEN) {
+            Ok(bytes) => at += bytes.len() as u64,
+            Err(FileError::Damaged(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
