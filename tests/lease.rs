@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use cmkfs::file::{Access, Creator, Dir, FileError, RenameMode, XattrMode};
 use cmkfs::lifecycle::open::{self, Opened, Tuning};
-use cmkfs::store::{HeldHow, LockError, LockMode, Store};
+use cmkfs::store::{Blob, HeldHow, LeaseError, LockError, LockMode, Store};
 use desk::{Desk, await_that, end, flip, judge, said};
 use rustix::process::Signal;
 
@@ -155,6 +155,83 @@ fn whatever_a_lock_file_says_the_volume_can_be_had() {
 }
 
 #[test]
+fn who_reads_waits_for_no_holder_of_another_machine() {
+    let desk = shared();
+    desk.ok("mount net/store mnt");
+    std::fs::write(desk.at("mnt/file"), "old").unwrap();
+    desk.ok("umount mnt");
+    desk.ok("mount net/store mnt");
+    // Below what is in place, so that it is in the journal.
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(desk.at("mnt/file"))
+        .and_then(|file| file.write_all_at(b"new", 0).and_then(|()| file.sync_all()))
+        .unwrap();
+    let lock_file = desk.at("net/store/lock");
+    end(desk.daemon("net/store"), Signal::KILL);
+    assert!(Command::new("umount").arg("-l").arg(desk.at("mnt")).status().unwrap().success());
+    let own = std::fs::read_to_string(&lock_file).unwrap();
+    let (before, device) = own.split_once("\"device\":").unwrap();
+    let after = device.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    // Of this machine, by another mount of the same files, whose locks are its own.
+    for text in [foreign(20_000), format!("{before}\"device\":1{after}")] {
+        std::fs::write(&lock_file, &text).unwrap();
+        let began = Instant::now();
+        assert_eq!(desk.ok("cat net/store:/file"), "old", "its journal may be in use");
+        let status = desk.status("net/store");
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        assert!(text.contains(&format!("\"pid\":{},", status["holder"]["pid"])), "{status}");
+        assert_eq!(std::fs::read_to_string(&lock_file).unwrap(), text, "left alone");
+        let store = Store::open(&desk.at("net/store")).unwrap();
+        let refused = store.lock_unwatched();
+        assert!(
+            matches!(refused, Err(LockError::Held { how: HeldHow::Elsewhere, .. })),
+            "{refused:?}"
+        );
+    }
+    std::fs::write(&lock_file, own).unwrap();
+    assert_eq!(desk.ok("cat net/store:/file"), "new", "a dead holder of this machine's is none");
+    assert_eq!(std::fs::read(&lock_file).unwrap(), b"", "whoever recovers says so, and leaves");
+    desk.ok("umount net");
+}
+
+#[test]
+fn a_lock_file_that_is_removed_while_its_holder_is_watched_is_locked_anew() {
+    let desk = shared();
+    let lock_file = desk.at("net/store/lock");
+    std::fs::write(&lock_file, foreign(2000)).unwrap();
+    let store = Store::open(&desk.at("net/store")).unwrap();
+    std::thread::scope(|scope| {
+        let taken = scope.spawn(|| store.lock(LockMode::Exclusive, Duration::ZERO));
+        std::thread::sleep(Duration::from_millis(700));
+        std::fs::remove_file(&lock_file).unwrap();
+        let taken = taken.join().unwrap().unwrap();
+        let refused = store.lock(LockMode::Exclusive, Duration::ZERO);
+        assert!(matches!(refused, Err(LockError::Held { .. })), "{refused:?}");
+        drop(taken);
+    });
+    drop(store);
+    desk.ok("umount net");
+}
+
+#[test]
+fn who_copies_learns_of_a_writer_that_came_and_left() {
+    let desk = shared();
+    let lock_file = desk.at("net/store/lock");
+    let store = Store::open(&desk.at("net/store")).unwrap();
+    let still = store.lock(LockMode::Shared, Duration::ZERO).unwrap();
+    store.still_free(&still).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    // On another machine, whose flock(2) is its own.
+    std::fs::write(&lock_file, foreign(1000)).unwrap();
+    assert!(matches!(store.still_free(&still), Err(LockError::Held { .. })));
+    std::fs::write(&lock_file, "").unwrap();
+    assert!(matches!(store.still_free(&still), Err(LockError::Held { .. })));
+    drop((still, store));
+    desk.ok("umount net");
+}
+
+#[test]
 fn who_only_asks_for_writers_is_in_no_writers_way() {
     let desk = Desk::new();
     desk.volume();
@@ -258,7 +335,9 @@ fn filled(opened: &Opened) -> Dir {
 
 #[test]
 fn a_holder_that_lost_its_lease_writes_nothing_any_more() {
-    for taken in [Some(foreign(1000)), None] {
+    // Another has it; another had it and left, so that what is known here is out of date; and the
+    // lock file is gone.
+    for taken in [Some(foreign(1000)), Some(String::new()), None] {
         let desk = desk_with_key();
         let opened = opened(&desk);
         let root = filled(&opened);
@@ -280,6 +359,69 @@ fn a_holder_that_lost_its_lease_writes_nothing_any_more() {
         drop(opened);
         assert_eq!(all_stored(&desk), before, "the new holder's volume is as it was");
     }
+}
+
+#[test]
+fn a_late_renewal_counts_once_nobody_came_meanwhile() {
+    let desk = desk_with_key();
+    desk.ok("init outer");
+    desk.dir("net");
+    desk.ok("mount outer net");
+    desk.ok("init net/store --key file:key");
+    let tuning = Tuning { lease_interval: 20 * SHORT, ..Tuning::default() };
+    let opened = open::open(&desk.at("net/store"), None, open::Access::Write, &tuning).unwrap();
+    let (lock, away) = (desk.at("net/store/lock"), desk.dir("net/store/away"));
+    let swap = || {
+        let (cwd, exchange) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+        rustix::fs::renameat_with(cwd, &lock, cwd, &away, exchange).unwrap();
+    };
+    swap();
+    let late = || matches!(opened.volume.check_writable(), Err(FileError::Sys(_)));
+    await_that("it is stale", late);
+    let before = std::fs::read(&away).unwrap();
+    swap();
+    while std::fs::read(&lock).unwrap() == before {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Another, which saw the renewal before this one, and was about to write.
+    std::fs::write(&lock, foreign(1000)).unwrap();
+    assert_eq!(opened.volume.check_writable(), Err(FileError::Lost));
+    drop(opened);
+    assert_eq!(std::fs::read_to_string(&lock).unwrap(), foreign(1000));
+    desk.ok("umount net");
+}
+
+/// Whatever was begun before, as a checkpoint or a recovery.
+#[test]
+fn no_byte_of_a_store_is_changed_once_its_lease_is_lost() {
+    let desk = Desk::new();
+    desk.volume();
+    let store = Store::open(&desk.at("store")).unwrap();
+    let mut lock = store.lock_renewing(LockMode::Exclusive, Duration::ZERO, SHORT).unwrap();
+    lock.describe(&open::holder(Vec::new(), None)).unwrap();
+    let standing = lock.standing().unwrap();
+    let [blob, other] = store.held_while(Some(standing.clone())).make_journal().unwrap().unwrap();
+    blob.write_zeros(0, 100).unwrap();
+    std::fs::write(desk.at("store/lock"), foreign(1000)).unwrap();
+    await_that("the loss is seen", || standing.check() == Err(LeaseError::Lost));
+    let before = all_stored(&desk);
+    let lost = Err(rustix::io::Errno::IO);
+    assert_eq!(blob.write_zeros(100, 100), lost);
+    assert_eq!(other.copy_from(&blob, 0, 0, 10), lost);
+    for done in [blob.set_len(0), blob.reserve(0, 9), blob.punch(0, 9), blob.sync(true)] {
+        assert_eq!(done, lost);
+    }
+    assert_eq!(blob.read_at(0, &mut [0; 200]), Ok(100), "reading goes on");
+    assert_eq!(all_stored(&desk), before);
+}
+
+#[test]
+fn who_has_given_up_the_lock_writes_nothing_any_more() {
+    let desk = desk_with_key();
+    let Opened { volume, lock, .. } = opened(&desk);
+    assert_eq!(volume.check_writable(), Ok(()));
+    drop(lock);
+    assert_eq!(volume.check_writable(), Err(FileError::Lost), "as what a busy mount still serves");
 }
 
 #[test]

@@ -58,6 +58,7 @@ pub(in crate::cli) fn status(arguments: &StatusArgs) -> Result<(), Fail> {
 fn report_text(report: &Report) -> String {
     let state = match report.state {
         State::Mounted => "mounted",
+        State::Stopped if report.holder.is_some() => "not mounted here",
         State::Stopped => "stopped",
         State::Unreachable => "mounted, but its daemon does not answer",
     };
@@ -74,6 +75,12 @@ fn report_text(report: &Report) -> String {
     row("key epochs", report.epochs.to_string());
     for slot in &report.slots {
         row(&format!("key slot {}", slot.id), format!("{} {}", slot.provider, slot.key));
+    }
+    if let Some(holder) = &report.holder {
+        row("written by", holder.named());
+        for mountpoint in &holder.mountpoints {
+            row("mounted there", show::name(mountpoint));
+        }
     }
     let Some(daemon) = &report.daemon else { return show::table(&rows) };
     let yes = |set| if set { "yes" } else { "no" }.to_owned();

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 
 use rustix::io::Errno;
@@ -110,7 +110,7 @@ pub struct Volume {
     /// The journal has what is not in its place, and this volume does not read it.
     behind: bool,
     /// Whether this process still has the volume, if it is open for writing.
-    standing: OnceLock<Standing>,
+    standing: Option<Standing>,
     /// Tells whether another process changes it.
     pub(in crate::file) writers: Writers,
     pub(in crate::file) hopeless: Hopeless,
@@ -153,6 +153,21 @@ impl Volume {
         descriptor: &Descriptor,
         options: &VolumeOptions,
     ) -> Result<Arc<Self>, FileError> {
+        Self::open_while(store, keys, descriptor, options, None)
+    }
+
+    /// The same; nothing is written any more once `standing` says that somebody else has the
+    /// volume.
+    ///
+    /// # Errors
+    /// The store's; [`FileError::Lost`] if it was lost while the journal was recovered.
+    pub fn open_while(
+        store: &Store,
+        keys: VolumeKeys,
+        descriptor: &Descriptor,
+        options: &VolumeOptions,
+        standing: Option<Standing>,
+    ) -> Result<Arc<Self>, FileError> {
         let sys = |error| {
             tracing::error!(%error, "the store can't be used");
             match error {
@@ -164,6 +179,7 @@ impl Volume {
             Some(threads) => CipherPool::new(threads),
             None => CipherPool::for_this_machine(),
         };
+        let store = &store.held_while(standing.clone());
         let tree = store.tree(options.durability).map_err(sys)?;
         let mut volume = Arc::new(Self {
             keys,
@@ -183,7 +199,7 @@ impl Volume {
             settled: Settled::default(),
             changes: RwLock::new(()),
             behind: false,
-            standing: OnceLock::new(),
+            standing,
             writers: store.writers().map_err(|_| FileError::Sys(Errno::MFILE))?,
             hopeless: Hopeless::default(),
             quiet: Quiet::default(),
@@ -212,6 +228,7 @@ impl Volume {
         fn inner(volume: &mut Arc<Volume>) -> &mut Volume {
             Arc::get_mut(volume).expect("recovery has closed what it opened")
         }
+        volume.check_lease()?;
         match recover::run(volume, &segments)? {
             (Left::Told(told), Some(end)) => {
                 let journal = Journal::resume(segments, end)?;
@@ -338,16 +355,9 @@ impl Volume {
         if self.read_only() { work(lower) } else { lower.lending(work) }
     }
 
-    /// From now on nothing is written once this says that somebody else has the volume.
-    pub fn hold_while(&self, standing: Standing) {
-        if self.standing.set(standing).is_err() {
-            tracing::debug!("the volume is held already");
-        }
-    }
-
     /// Fails if somebody else has the volume, or may have it: to be asked before every write.
     pub(in crate::file) fn check_lease(&self) -> Result<(), FileError> {
-        match self.standing.get().map_or(Ok(()), Standing::check) {
+        match self.standing.as_ref().map_or(Ok(()), Standing::check) {
             Ok(()) => Ok(()),
             Err(LeaseError::Lost) => Err(FileError::Lost),
             Err(LeaseError::Unrenewed(error)) => Err(FileError::Sys(error)),

@@ -153,7 +153,8 @@ impl File {
         Ok(true)
     }
 
-    /// Writes again what the journal tells of a file that was opened after a crash. Until the next checkpoint the journal has it.
+    /// Writes again what the journal tells of a file that was opened after a crash. Until the next
+    /// checkpoint the journal has it.
     ///
     /// # Errors
     /// As [`File::write`].

@@ -124,10 +124,15 @@ pub fn open(
 }
 
 /// Brings to its place what a writer left in the journal that did not come to its end. Returns
-/// whether it did: not beside a writer, whose journal it is, nor where nothing can be written.
+/// whether it did: not beside a writer, whose journal it is, nor where nothing can be written, nor
+/// where a writer of another machine would have to be watched first.
 fn recovered(store: &Store, key: &Secret, tuning: &Tuning) -> bool {
-    let locked = store.lock(LockMode::Exclusive, Duration::ZERO);
-    let done = locked.is_ok() && open_locked(store, key, tuning, locked.ok()).is_ok();
+    let locked = store.lock_unwatched().and_then(|mut lock| {
+        // It writes, so it says so: flock(2) may not keep out another machine.
+        lock.describe(&holder(Vec::new(), None))?;
+        Ok(lock)
+    });
+    let done = locked.is_ok_and(|lock| open_locked(store, key, tuning, Some(lock)).is_ok());
     if !done {
         tracing::debug!("the journal has changes that are not in their place; they are not seen");
     }
@@ -178,11 +183,9 @@ fn finish(
         open_dirs: tuning.open_dirs,
         durability: tuning.durability,
     };
-    let volume =
-        Volume::open(store, keys, &descriptor, &options).map_err(VerbError::file(&path))?;
-    if let Some(standing) = lock.as_ref().and_then(StoreLock::standing) {
-        volume.hold_while(standing);
-    }
+    let standing = lock.as_ref().and_then(StoreLock::standing);
+    let volume = Volume::open_while(store, keys, &descriptor, &options, standing)
+        .map_err(VerbError::file(&path))?;
     Ok(Opened { volume, descriptor, key: info, path, lock })
 }
 

@@ -11,6 +11,8 @@
 //! | `block_size`          | bytes of a block of new files                                   |
 //! | `epochs`              | how many generations of keys there are                          |
 //! | `slots`               | `id`, `provider` and `key` of each way to unwrap the volume key |
+//! | `holder`              | `pid`, `host`, `mountpoints`, `socket` and `started_unix_s` of  |
+//! |                       | who says that it writes the volume, if no daemon answers here   |
 //! | `daemon`              | only of a mounted volume, see [`DaemonReport`]                  |
 
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ use crate::format::VolumeId;
 use crate::format::descriptor::Descriptor;
 use crate::fuse::MountOptions;
 use crate::lifecycle::open::KeyInfo;
+use crate::store::Holder;
 use crate::sys::Protection;
 
 /// One volume.
@@ -45,6 +48,10 @@ pub struct Report {
     pub epochs: usize,
     /// Ways to unwrap the volume key, without what is wrapped.
     pub slots: Vec<SlotReport>,
+    /// Who has it to write, as it says itself, where no daemon answers: on another machine, out of
+    /// reach of this namespace, or a command. On a filesystem that nodes share it may be dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
     /// Of a mounted volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daemon: Option<DaemonReport>,
@@ -211,6 +218,7 @@ pub fn of_store(store: &Path, descriptor: &Descriptor, state: State) -> Report {
         block_size: descriptor.block_size,
         epochs: descriptor.epochs.len(),
         slots: slots(descriptor),
+        holder: None,
         daemon: None,
     }
 }

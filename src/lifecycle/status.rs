@@ -32,7 +32,8 @@ pub fn one(volume: &Path) -> Result<Vec<Report>, VerbError> {
     let located = locate(volume)?;
     if located.mountpoints.is_empty() {
         let (store, descriptor) = describe(&located.store)?;
-        return Ok(vec![of_store(store.path(), &descriptor, State::Stopped)]);
+        let report = of_store(store.path(), &descriptor, State::Stopped);
+        return Ok(vec![Report { holder: store.claimant(), ..report }]);
     }
     let mut reports: Vec<Report> = Vec::new();
     for mountpoint in located.mountpoints {
@@ -50,5 +51,5 @@ fn mounted(store: &Path, mountpoint: PathBuf) -> Option<Report> {
     }
     let (store, descriptor) = describe(store).ok()?;
     let report = of_store(store.path(), &descriptor, State::Unreachable);
-    Some(Report { mountpoints: vec![mountpoint], ..report })
+    Some(Report { mountpoints: vec![mountpoint], holder: store.claimant(), ..report })
 }

@@ -62,6 +62,7 @@ impl DiskBlob {
     ) -> Result<(), Errno> {
         let (mut from, mut to, mut left) = (source_offset, offset, len);
         while left > 0 && !self.hook.is_set() {
+            self.hook.check()?;
             let copy = rustix::fs::copy_file_range;
             match copy(&source.fd, Some(&mut from), &self.fd, Some(&mut to), left) {
                 Ok(0) => return Err(source.is_cut()),
@@ -196,7 +197,8 @@ impl Blob for DiskBlob {
             }
             Ok(done)
         };
-        let done = self.call(|file| Op::Read { file, offset, len }, run);
+        let done =
+            self.hook.look(|| number(&self.fd).map(|file| Op::Read { file, offset, len }), run);
         if done == Err(Errno::IO) {
             self.tell_unread(offset);
         }

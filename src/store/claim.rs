@@ -5,6 +5,7 @@
 //! to fail on: it was torn, or somebody wrote it.
 
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ pub struct Holder {
 impl Holder {
     /// `process 12 on node-a since 2026-11-25 14:00:00 UTC`. What a forger wrote can't move the
     /// cursor of whoever reads it.
-    pub(in crate::store) fn named(&self) -> String {
+    pub fn named(&self) -> String {
         let Utc { year, month, day, second, .. } = Utc::from_unix_s(self.started_unix_s);
         let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
         format!(
@@ -50,6 +51,25 @@ impl Holder {
     }
 }
 
+/// Where flock(2) of one process is seen by another: on one machine since it booted, and through
+/// one mount of a filesystem (bind mounts of it are the same). Two mounts of one NFS export or FUSE
+/// filesystem, as those of two containers, may each have locks of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct Boot {
+    /// Id of the boot.
+    boot: String,
+    /// Device number of the store's filesystem, which no other has while a process is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<u64>,
+}
+
+impl Boot {
+    /// Of a process that has this directory open.
+    pub(in crate::store) fn of(root: impl AsFd) -> std::io::Result<Self> {
+        Ok(Self { boot: boot_id(), device: Some(rustix::fs::fstat(root)?.st_dev) })
+    }
+}
+
 /// A description with what makes it a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::store) struct Claim {
@@ -57,8 +77,9 @@ pub(in crate::store) struct Claim {
     beat: String,
     /// 128 random bits: whose it is.
     pub(in crate::store) token: String,
-    /// Id of the holder's boot.
-    pub(in crate::store) boot: String,
+    /// Where it was running.
+    #[serde(flatten)]
+    boot: Boot,
     /// Between two renewals.
     renews_ms: u64,
     #[serde(flatten)]
@@ -109,12 +130,14 @@ impl Found {
         Some(Duration::from_millis(claim.renews_ms.max(1)).min(LEASE_INTERVAL_MAX))
     }
 
-    /// Whether it was said by a process of this boot of this machine. Then flock(2) tells whether
-    /// that lives.
-    pub(in crate::store) fn is_of_this_boot(&self) -> bool {
-        let boot = boot_id();
+    /// Whether it was said by a process of this boot of this machine, of the filesystem that has
+    /// this directory. Then flock(2) tells whether that lives.
+    pub(in crate::store) fn is_from_here(&self, root: impl AsFd) -> bool {
         match self {
-            Self::Claimed(claim) => !boot.is_empty() && claim.boot == boot,
+            Self::Claimed(claim) => {
+                let here = Boot::of(root);
+                here.is_ok_and(|here| !here.boot.is_empty() && claim.boot == here)
+            }
             Self::Nobody | Self::Other(_) => false,
         }
     }
@@ -128,7 +151,7 @@ pub(in crate::store) fn new_token() -> String {
 }
 
 /// Id of this boot; empty where the system does not tell it, which then is nobody's.
-pub(in crate::store) fn boot_id() -> String {
+fn boot_id() -> String {
     let read = std::fs::File::open("/proc/sys/kernel/random/boot_id").and_then(|file| {
         let mut text = String::new();
         file.take(64).read_to_string(&mut text).map(|_| text)
@@ -145,13 +168,14 @@ pub(in crate::store) fn digits(beat: u64) -> String {
 pub(in crate::store) fn encode(
     beat: u64,
     token: &str,
+    boot: &Boot,
     renews: Duration,
     holder: &Holder,
 ) -> std::io::Result<Vec<u8>> {
     let mut claim = Claim {
         beat: digits(beat),
         token: token.to_owned(),
-        boot: boot_id(),
+        boot: boot.clone(),
         renews_ms: u64::try_from(renews.as_millis()).unwrap_or(u64::MAX),
         holder: holder.clone(),
     };
@@ -168,6 +192,14 @@ mod tests {
     use super::*;
     use crate::limits::LEASE_INTERVAL;
 
+    fn root() -> std::fs::File {
+        std::fs::File::open("/").unwrap()
+    }
+
+    fn here() -> Boot {
+        Boot::of(root()).unwrap()
+    }
+
     fn holder() -> Holder {
         let mountpoints = vec![PathBuf::from("/mnt/a \"b\"")];
         Holder { pid: 7, host: "node-a".into(), mountpoints, started_unix_s: 1, socket: None }
@@ -175,18 +207,31 @@ mod tests {
 
     #[test]
     fn the_counter_is_where_renewing_writes_it() {
-        let mut text = encode(41, "t", LEASE_INTERVAL, &holder()).unwrap();
+        let mut text = encode(41, "t", &here(), LEASE_INTERVAL, &holder()).unwrap();
         let at = usize::try_from(BEAT_AT).unwrap();
         text[at..at + 20].copy_from_slice(digits(u64::MAX).as_bytes());
-        assert_eq!(text, encode(u64::MAX, "t", LEASE_INTERVAL, &holder()).unwrap());
+        assert_eq!(text, encode(u64::MAX, "t", &here(), LEASE_INTERVAL, &holder()).unwrap());
         let Found::Claimed(claim) = Found::decode(&text) else { panic!("it is a claim") };
         assert_eq!((&claim.holder, &claim.token[..]), (&holder(), "t"));
-        assert!(Found::decode(&text).is_of_this_boot());
+    }
+
+    #[test]
+    fn only_a_claim_of_this_boot_and_this_filesystem_is_from_here() {
+        let said = |boot: &Boot| {
+            let text = encode(1, "t", boot, LEASE_INTERVAL, &holder()).unwrap();
+            Found::decode(&text).is_from_here(root())
+        };
+        assert!(said(&here()));
+        let proc = std::fs::File::open("/proc").unwrap();
+        assert!(!said(&Boot::of(proc).unwrap()), "its locks may be others");
+        assert!(!said(&Boot { device: None, ..here() }), "an older release did not tell");
+        assert!(!said(&Boot { boot: "another".into(), ..here() }));
+        assert!(!Found::decode(b"junk").is_from_here(root()));
     }
 
     #[test]
     fn what_was_torn_or_written_by_others_is_no_panic() {
-        let text = encode(1, "t", LEASE_INTERVAL, &holder()).unwrap();
+        let text = encode(1, "t", &here(), LEASE_INTERVAL, &holder()).unwrap();
         for len in 1..text.len() {
             assert_eq!(Found::decode(&text[..len]), Found::Other(None), "{len}");
         }
@@ -205,7 +250,7 @@ mod tests {
 
     #[test]
     fn nobody_is_waited_for_as_long_as_a_forger_likes() {
-        let text = encode(1, "t", Duration::MAX, &holder()).unwrap();
+        let text = encode(1, "t", &here(), Duration::MAX, &holder()).unwrap();
         assert_eq!(Found::decode(&text).renews(), Some(LEASE_INTERVAL_MAX));
         assert_eq!(Found::decode(b"junk").renews(), None);
     }
@@ -214,7 +259,7 @@ mod tests {
     fn a_description_is_short_however_many_mountpoints_there_are() {
         let mountpoints = vec![PathBuf::from("/x".repeat(2000)); 100];
         let long = Holder { mountpoints, ..holder() };
-        let text = encode(1, "t", LEASE_INTERVAL, &long).unwrap();
+        let text = encode(1, "t", &here(), LEASE_INTERVAL, &long).unwrap();
         assert!(text.len() < WRITTEN_LEN_MAX);
         let Found::Claimed(claim) = Found::decode(&text) else { panic!("it is a claim") };
         assert_eq!(claim.holder.pid, 7);

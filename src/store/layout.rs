@@ -12,6 +12,7 @@ use crate::format::descriptor::{self, DESCRIPTOR_LEN_MAX, Descriptor, Descriptor
 use crate::store::blob::{Blob, DiskBlob};
 use crate::store::dir::StoreDir;
 use crate::store::durability::Durability;
+use crate::store::lease::Standing;
 use crate::store::watch::{Hook, There, Watch, Watched};
 
 const DESCRIPTOR_NAME: &str = "volume.json";
@@ -139,6 +140,14 @@ impl Store {
             Err(Errno::NOENT) => Err(StoreError::NotAStore(path.to_owned())),
             Err(error) => Err(Self::sys(path, "can't look into it")(error)),
         }
+    }
+
+    /// The same store, where nothing is changed any more once `standing` says that somebody else
+    /// has it, or may have it.
+    pub fn held_while(&self, standing: Option<Standing>) -> Self {
+        let mut root = self.root.clone();
+        root.hook = root.hook.held_while(standing);
+        Self { path: self.path.clone(), root }
     }
 
     pub(in crate::store) fn root(&self) -> BorrowedFd<'_> {

@@ -14,8 +14,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::limits::LEASE_STALE;
-use crate::store::claim::{BEAT_AT, Found, Holder, digits, encode, new_token};
+use crate::store::claim::{BEAT_AT, Boot, Found, Holder, digits, encode, new_token};
 use crate::store::layout::LOCK_NAME;
+use crate::store::shared::may_be_shared;
 
 /// The first renewal comes after this part of an interval: where two nodes took a lock that was
 /// free in the same moment, one of them learns of it then. Something that is no claim counts as
@@ -37,6 +38,8 @@ const STACK_LEN: usize = 256 << 10;
 struct Told {
     holder: Holder,
     beat: u64,
+    /// Whether the lock file has said so: on a full disk it may never have.
+    written: bool,
     /// Since when no claim at all was found, ms.
     odd_since: Option<u64>,
     ended: bool,
@@ -47,10 +50,14 @@ struct Inner {
     root: OwnedFd,
     store: PathBuf,
     interval: Duration,
+    /// Whether what is written has to get to a server to be seen by others.
+    shared: bool,
     token: String,
     told: Mutex<Told>,
     wake: Condvar,
     lost: OnceLock<()>,
+    /// It is renewed no more, and whoever comes next may have the volume.
+    ended: AtomicBool,
     /// Whether a failure was logged that has not ended.
     failing: AtomicBool,
     /// When it was last renewed, ms on a clock that goes on while the machine sleeps.
@@ -81,12 +88,10 @@ impl Standing {
     /// See [`LeaseError`].
     pub fn check(&self) -> Result<(), LeaseError> {
         let inner = &self.0;
-        if inner.lost.get().is_some() {
+        if inner.lost.get().is_some() || inner.ended.load(Ordering::Acquire) {
             return Err(LeaseError::Lost);
         }
-        let stale = inner.interval.saturating_mul(LEASE_STALE);
-        let since = now_ms().saturating_sub(inner.renewed_ms.load(Ordering::Acquire));
-        if u128::from(since) <= stale.as_millis() {
+        if !inner.is_stale() {
             return Ok(());
         }
         // The thread did not come to it, as when the machine slept: look before anything is done.
@@ -106,10 +111,35 @@ impl Inner {
     }
 
     /// Writes all of the description down.
-    fn write_down(&self, file: &File, told: &Told) -> std::io::Result<()> {
-        let text = encode(told.beat, &self.token, self.interval, &told.holder)?;
+    fn write_down(&self, file: &File, told: &mut Told) -> std::io::Result<()> {
+        let boot = Boot::of(&self.root)?;
+        let text = encode(told.beat, &self.token, &boot, self.interval, &told.holder)?;
         file.write_all_at(&text, 0)?;
-        file.set_len(text.len() as u64)
+        file.set_len(text.len() as u64)?;
+        self.give(file)?;
+        told.written = true;
+        Ok(())
+    }
+
+    /// Where other nodes look, a server that does not take what was written says so only to who
+    /// waits for it: they would see no renewal.
+    fn give(&self, file: &File) -> std::io::Result<()> {
+        if self.shared { file.sync_data() } else { Ok(()) }
+    }
+
+    /// Whether it was renewed so long ago that somebody else may be about to take the volume.
+    fn is_stale(&self) -> bool {
+        let stale = self.interval.saturating_mul(LEASE_STALE);
+        let since = now_ms().saturating_sub(self.renewed_ms.load(Ordering::Acquire));
+        u128::from(since) > stale.as_millis()
+    }
+
+    /// Whether nobody took the volume in the moment of a late renewal: who saw the one before, and
+    /// not this one, writes its own within a moment.
+    fn is_own_a_moment_later(&self) -> std::io::Result<bool> {
+        std::thread::sleep(self.interval / FIRST_PART);
+        let found = Found::read(&self.open()?)?.0;
+        Ok(matches!(found, Found::Claimed(claim) if claim.token == self.token))
     }
 
     /// Looks whether the volume is still this process's, and says so there.
@@ -155,9 +185,13 @@ impl Inner {
         told.beat += 1;
         let renewed = match found {
             Found::Claimed(claim) if claim.token == self.token => {
-                file.write_all_at(digits(told.beat).as_bytes(), BEAT_AT)
+                let beat = digits(told.beat);
+                file.write_all_at(beat.as_bytes(), BEAT_AT).and_then(|()| self.give(&file))
             }
-            // Nobody claims it, so that it was this process's that is gone.
+            // Who took it over and left has cleared it: what this process knows is out of date.
+            Found::Nobody if told.written => {
+                return Err(self.lose("another has had it meanwhile, and left"));
+            }
             Found::Nobody => self.write_down(&file, told),
             Found::Claimed(claim) => {
                 return Err(self.lose(&format!("{} has taken it", claim.holder.named())));
@@ -172,7 +206,14 @@ impl Inner {
         };
         told.odd_since = None;
         match renewed.map_err(failed) {
-            Ok(()) => self.renewed_ms.store(began, Ordering::Release),
+            Ok(()) => {
+                let late = self.shared && self.is_stale();
+                let own = if late { self.is_own_a_moment_later() } else { Ok(true) };
+                if !own.map_err(failed).map_err(LeaseError::Unrenewed)? {
+                    return Err(self.lose("another was taking it when it was renewed, late"));
+                }
+                self.renewed_ms.store(began, Ordering::Release);
+            }
             // Nobody has taken it until this moment, and a full disk must not keep anybody from
             // making room. `check` looks each time, from when it is stale.
             Err(Errno::NOSPC | Errno::DQUOT) => {}
@@ -218,14 +259,17 @@ impl Lease {
         interval: Duration,
         holder: &Holder,
     ) -> std::io::Result<Self> {
+        let shared = may_be_shared(&root);
         let inner = Arc::new(Inner {
             root,
             store,
             interval,
+            shared,
             token: new_token(),
             told: Mutex::new(Told { holder: holder.clone(), ..Told::default() }),
             wake: Condvar::new(),
             lost: OnceLock::new(),
+            ended: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             renewed_ms: AtomicU64::new(now_ms()),
         });
@@ -243,14 +287,16 @@ impl Lease {
         self.inner.told().holder = holder.clone();
         match self.inner.renew() {
             Err(LeaseError::Lost) => Ok(()),
-            Ok(()) | Err(LeaseError::Unrenewed(_)) => self.write_all_down(),
+            // What is there may be another's that is being written.
+            Err(LeaseError::Unrenewed(error)) => Err(error.into()),
+            Ok(()) => self.write_all_down(),
         }
     }
 
     fn write_all_down(&self) -> std::io::Result<()> {
-        let told = self.inner.told();
+        let mut told = self.inner.told();
         let file = self.inner.open()?;
-        match self.inner.write_down(&file, &told) {
+        match self.inner.write_down(&file, &mut told) {
             // The lock holds without its text, and a store on a full disk can still be terminated.
             Err(error) if is_full(&error) => {
                 let path = self.inner.store.join(LOCK_NAME);
@@ -276,8 +322,10 @@ impl Lease {
         Standing(Arc::clone(&self.inner))
     }
 
-    /// Renews it no more, and says that nobody has the volume.
+    /// Renews it no more, and says that nobody has the volume. Whoever still has it open may not
+    /// write from now on.
     pub(in crate::store) fn end(&mut self) {
+        self.inner.ended.store(true, Ordering::Release);
         self.inner.told().ended = true;
         self.inner.wake.notify_all();
         let Some(thread) = self.thread.take() else { return };

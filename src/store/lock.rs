@@ -15,25 +15,12 @@ use crate::limits::{LEASE_INTERVAL, LEASE_RENEWALS};
 use crate::store::claim::{Found, Holder};
 use crate::store::layout::{LOCK_NAME, Store};
 use crate::store::lease::{Lease, Standing};
+use crate::store::shared::may_be_shared;
 
 /// Looks at a lock that is only held for a moment, before it counts as held: whoever asks whether
 /// there is a writer holds it as long as two system calls take.
 const TRIES: u32 = 5;
 const TRY_PAUSE: Duration = Duration::from_millis(4);
-/// Types of filesystems that one machine at a time has (statfs(2)): there flock(2) is all there is
-/// to know. A filesystem that is not named here may be another machine's too.
-const LOCAL: &[u32] = &[
-    0xef53,      // ext2, ext3, ext4
-    0x5846_5342, // XFS
-    0x9123_683e, // Btrfs
-    0xf2f5_2010, // F2FS
-    0x2fc1_2fc1, // ZFS
-    0x3153_464a, // JFS
-    0xca45_1a4e, // bcachefs
-    0x0102_1994, // tmpfs
-    0x8584_58f6, // ramfs
-    0x794c_7630, // overlayfs
-];
 /// Looks during one interval of a lease that is watched.
 const LOOKS: u32 = 4;
 
@@ -86,6 +73,9 @@ fn remedy(error: &std::io::Error) -> &'static str {
             "; wanted a filesystem with locks: NFS mounted with its lock manager or `nolock`, \
              Lustre with `flock` or `localflock`"
         }
+        Some(Errno::LOOP | Errno::ISDIR | Errno::AGAIN | Errno::NXIO) => {
+            "; wanted a plain file: remove what is there in its place"
+        }
         _ => "",
     }
 }
@@ -128,11 +118,20 @@ pub struct StoreLock {
     root: OwnedFd,
     store: PathBuf,
     interval: Duration,
-    /// A holder of another machine had it, and seems dead.
-    taken_over: bool,
+    /// A holder of another machine had it, and seemed dead when it was last looked at.
+    taken_over: Option<Instant>,
     /// What the lock file said when it was taken.
-    seen: Vec<u8>,
+    seen: Stamp,
     _flocked: File,
+}
+
+/// A lock file at some moment.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    found: Found,
+    bytes: Vec<u8>,
+    /// Number of its inode, and when that was written to.
+    written: (u64, i64, u64),
 }
 
 impl Store {
@@ -173,10 +172,47 @@ impl Store {
     ) -> Result<StoreLock, LockError> {
         let flocked = self.flocked(mode, patience)?;
         let taken_over = self.see_it_free(interval)?;
+        if !self.is_in_place(&flocked)? {
+            // Removed while its holder was watched: what was locked is nobody's now.
+            return self.lock_renewing(mode, patience, interval);
+        }
+        self.locked(mode, interval, taken_over, flocked)
+    }
+
+    /// Takes the lock to write if nobody has to be waited for, or watched, for that.
+    ///
+    /// # Errors
+    /// Who has it, or may have it; or the system's.
+    pub fn lock_unwatched(&self) -> Result<StoreLock, LockError> {
+        let flocked = self.flocked(LockMode::Exclusive, Duration::ZERO)?;
+        let found = self.look()?.0;
+        if found != Found::Nobody && !self.is_had_here(&found) {
+            let (store, how) = (self.path().to_owned(), HeldHow::Elsewhere);
+            return Err(LockError::Held { store, holder: found.holder(), how });
+        }
+        self.locked(LockMode::Exclusive, LEASE_INTERVAL, None, flocked)
+    }
+
+    fn locked(
+        &self,
+        mode: LockMode,
+        interval: Duration,
+        taken_over: Option<Instant>,
+        flocked: File,
+    ) -> Result<StoreLock, LockError> {
         let root = self.root().try_clone_to_owned().map_err(self.refused())?;
-        let store = self.path().to_owned();
-        let (lease, seen) = (None, self.look()?.1);
+        let (store, seen) = (self.path().to_owned(), self.stamp()?);
+        let lease = None;
         Ok(StoreLock { lease, mode, root, store, interval, taken_over, seen, _flocked: flocked })
+    }
+
+    /// What the lock file says, and when it was last written: who took the volume and left again
+    /// leaves the same words.
+    fn stamp(&self) -> Result<Stamp, LockError> {
+        let file = self.open_lock().map_err(self.refused())?;
+        let stat = rustix::fs::fstat(&file).map_err(self.refused())?;
+        let (found, bytes) = Found::read(file).map_err(self.refused())?;
+        Ok(Stamp { found, bytes, written: (stat.st_ino, stat.st_mtime, stat.st_mtime_nsec) })
     }
 
     /// Waits at most `patience` until no process has the lock, as seen by flock(2).
@@ -194,12 +230,16 @@ impl Store {
             let left = until.saturating_duration_since(Instant::now());
             let file = self.flock(file, mode, left)?;
             // It may have been removed since, and another be in its place.
-            let own = rustix::fs::fstat(&file).map_err(self.refused())?;
-            let there = self.open_lock().and_then(rustix::fs::fstat).map_err(self.refused())?;
-            if (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino) {
+            if self.is_in_place(&file)? {
                 return Ok(file);
             }
         }
+    }
+
+    fn is_in_place(&self, file: &File) -> Result<bool, LockError> {
+        let own = rustix::fs::fstat(file).map_err(self.refused())?;
+        let there = self.open_lock().and_then(rustix::fs::fstat).map_err(self.refused())?;
+        Ok((own.st_dev, own.st_ino) == (there.st_dev, there.st_ino))
     }
 
     fn flock(&self, file: File, mode: LockMode, patience: Duration) -> Result<File, LockError> {
@@ -234,14 +274,14 @@ impl Store {
         }
     }
 
-    /// Whether a process of another machine may have the store.
-    fn may_be_shared(&self) -> bool {
-        may_be_shared(&self.root())
+    /// Whether flock(2) tells if who said this lives.
+    fn is_had_here(&self, found: &Found) -> bool {
+        found.is_from_here(self.root()) || !may_be_shared(&self.root())
     }
 
     fn held(&self) -> LockError {
         let found = self.look().map_or(Found::Nobody, |(found, _)| found);
-        let here = found.is_of_this_boot() || !self.may_be_shared();
+        let here = self.is_had_here(&found);
         let how = if here { HeldHow::Here } else { HeldHow::Elsewhere };
         LockError::Held { store: self.path().to_owned(), holder: found.holder(), how }
     }
@@ -251,28 +291,30 @@ impl Store {
         found.map_err(self.refused())
     }
 
-    /// With the lock at hand: returns when nobody is known to write to the store, and whether a
-    /// holder that may be another machine's had to be watched for that.
-    fn see_it_free(&self, usual: Duration) -> Result<bool, LockError> {
+    /// With the lock at hand: returns when nobody is known to write to the store, and when a
+    /// holder was looked at for the last time that may be another machine's.
+    fn see_it_free(&self, usual: Duration) -> Result<Option<Instant>, LockError> {
         let (found, bytes) = self.look()?;
         let name = |found: Found| {
             let unknown = || "somebody unknown".to_owned();
             found.holder().map_or_else(unknown, |holder| holder.named())
         };
         if found == Found::Nobody {
-            return Ok(false);
+            return Ok(None);
         }
         let store = self.path().display();
-        if found.is_of_this_boot() || !self.may_be_shared() {
+        if self.is_had_here(&found) {
             tracing::warn!("{store}: taken over from {}, which has ended", name(found));
-            return Ok(false);
+            return Ok(None);
         }
         let (interval, began) = (found.renews().unwrap_or(usual), Instant::now());
+        let mut looked = began;
         while began.elapsed() < interval * LEASE_RENEWALS {
             std::thread::sleep(interval / LOOKS);
+            looked = Instant::now();
             let (now, now_bytes) = self.look()?;
             if now == Found::Nobody {
-                return Ok(false);
+                return Ok(None);
             }
             if now_bytes != bytes {
                 let (store, how) = (self.path().to_owned(), HeldHow::Renewing);
@@ -284,7 +326,7 @@ impl Store {
             "{store}: taken over from {}, which did not renew its lease within {waited:.1?}",
             name(found)
         );
-        Ok(true)
+        Ok(Some(looked))
     }
 
     /// With a shared lock that was had a while ago: whether nobody has begun to write since, whom
@@ -293,21 +335,33 @@ impl Store {
     /// # Errors
     /// Who has; or the system's.
     pub fn still_free(&self, lock: &StoreLock) -> Result<(), LockError> {
-        let (found, bytes) = self.look()?;
-        if found == Found::Nobody || bytes == lock.seen {
+        let now = self.stamp()?;
+        if now == lock.seen {
             return Ok(());
         }
         let (store, how) = (self.path().to_owned(), HeldHow::Renewing);
-        Err(LockError::Held { store, holder: found.holder(), how })
+        Err(LockError::Held { store, holder: now.found.holder(), how })
     }
 
-    /// Who holds the lock now, if somebody does and has written it down.
+    /// Who holds the lock now, if that is seen by flock(2), and written down.
     pub fn holder(&self) -> Option<Holder> {
+        self.held_by(|_| true)
+    }
+
+    /// The same, or who may hold it on another machine, dead or alive.
+    pub fn claimant(&self) -> Option<Holder> {
+        self.held_by(|found| self.is_had_here(found))
+    }
+
+    /// `ended` tells whether a holder without a lock is none.
+    fn held_by(&self, ended: impl Fn(&Found) -> bool) -> Option<Holder> {
         let file = self.open_lock().ok()?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        let is_free = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
+        let found = Found::read(&file).ok()?.0;
+        if is_free && ended(&found) {
             return None;
         }
-        Found::read(&file).ok()?.0.holder().map(|holder| *holder)
+        found.holder().map(|holder| *holder)
     }
 
     /// To ask whether somebody writes to the store.
@@ -317,12 +371,6 @@ impl Store {
     pub fn writers(&self) -> std::io::Result<Writers> {
         Ok(Writers(self.root().try_clone_to_owned()?))
     }
-}
-
-fn may_be_shared(fd: &impl AsFd) -> bool {
-    // The type has 32 bits, whatever the width of its field, and the sign may be extended.
-    let kind = |found: rustix::fs::StatFs| (found.f_type.cast_unsigned() & 0xffff_ffff) as u32;
-    !rustix::fs::fstatfs(fd).is_ok_and(|found| LOCAL.contains(&kind(found)))
 }
 
 /// Tells whether somebody writes to a store.
@@ -364,7 +412,7 @@ impl Writers {
         }
         match Found::read(&file) {
             Ok((Found::Nobody, _)) => Seen::Nobody,
-            Ok((found, _)) if found.is_of_this_boot() || !may_be_shared(&self.0) => Seen::Dead,
+            Ok((found, _)) if found.is_from_here(&self.0) || !may_be_shared(&self.0) => Seen::Dead,
             _ => Seen::Somebody,
         }
     }
@@ -388,9 +436,12 @@ impl StoreLock {
         let root = self.root.as_fd().try_clone_to_owned().map_err(sys)?;
         let lease = Lease::start(root, self.store.clone(), self.interval, holder).map_err(sys)?;
         let lease = self.lease.insert(lease);
-        if self.taken_over {
-            // Another may have watched the same holder: who wrote last has it.
-            std::thread::sleep(self.interval / LOOKS);
+        if let Some(looked) = self.taken_over {
+            let moment = self.interval / LOOKS;
+            // Another may have watched the same holder: who wrote last has it. One that was quicker
+            // by more than a moment has begun to write, until it renews its lease.
+            let is_late = looked.elapsed() > moment;
+            std::thread::sleep(if is_late { self.interval + moment } else { moment });
             if let Err(found) = lease.stands().map_err(sys)? {
                 let (holder, how) = (found.holder(), HeldHow::Renewing);
                 return Err(LockError::Held { store, holder, how });

@@ -24,6 +24,7 @@ mod link;
 mod lock;
 mod marker;
 mod room;
+mod shared;
 mod small;
 mod stream;
 mod told;

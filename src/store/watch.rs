@@ -1,5 +1,6 @@
 //! Where a store's calls to its disk can be watched: recorded, refused, or made to fail. What
-//! serves has no watch, and pays one test a call for that.
+//! serves has no watch, and pays one test a call for that. What is written under a lease is not
+//! written once that is lost.
 //!
 //! Objects are named by their lower inode numbers, which the disk gives to another object only
 //! when nobody has the old one any more. Not watched: `STORE/lock`, which says nothing that a
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 
 use crate::store::change::SetAttr;
 use crate::store::dir::RenameMode;
+use crate::store::lease::{LeaseError, Standing};
 
 /// A call to the disk that changes something, makes it durable, or reads content. `file` and `dir`
 /// are lower inode numbers, `name` is a file name in `dir`; `mode` is what the process asks for,
@@ -86,18 +88,47 @@ pub trait Watch: Debug + Send + Sync {
     ) -> Result<(), Errno>;
 }
 
-/// The watch of a store, if it has one; whatever belongs to the store has a copy.
+/// The watch of a store, if it has one, and the lease under which it is written; whatever belongs
+/// to the store has a copy.
 #[derive(Clone, Debug, Default)]
-pub struct Hook(Option<Arc<dyn Watch>>);
+pub struct Hook {
+    watch: Option<Arc<dyn Watch>>,
+    standing: Option<Standing>,
+}
 
 impl Hook {
     pub(in crate::store) fn new(watch: Arc<dyn Watch>) -> Self {
-        Self(Some(watch))
+        Self { watch: Some(watch), standing: None }
+    }
+
+    /// The same watch, where nothing is changed once the lease is lost.
+    pub(in crate::store) fn held_while(&self, standing: Option<Standing>) -> Self {
+        Self { watch: self.watch.clone(), standing }
     }
 
     /// Whether calls are watched.
     pub(in crate::store) fn is_set(&self) -> bool {
-        self.0.is_some()
+        self.watch.is_some()
+    }
+
+    /// Fails if somebody else has the store, or may have it. Before each call that changes
+    /// something, however long ago it was asked whether the whole may be begun: a process may be
+    /// stopped in the middle of a checkpoint for longer than it takes to be succeeded.
+    pub(in crate::store) fn check(&self) -> Result<(), Errno> {
+        match self.standing.as_ref().map_or(Ok(()), Standing::check) {
+            Ok(()) => Ok(()),
+            Err(LeaseError::Lost) => Err(Errno::IO),
+            Err(LeaseError::Unrenewed(error)) => Err(error),
+        }
+    }
+
+    /// Makes a call that `op` names, and that changes nothing.
+    pub(in crate::store) fn look<'a, T>(
+        &self,
+        op: impl FnOnce() -> Result<Op<'a>, Errno>,
+        run: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        self.around(op, run, |_| Ok(None))
     }
 
     /// Makes a call that `op` names.
@@ -116,7 +147,17 @@ impl Hook {
         run: impl FnOnce() -> Result<T, Errno>,
         made: impl Fn(&T) -> Result<Option<u64>, Errno>,
     ) -> Result<T, Errno> {
-        let Some(watch) = &self.0 else { return run() };
+        self.check()?;
+        self.around(op, run, made)
+    }
+
+    fn around<'a, T>(
+        &self,
+        op: impl FnOnce() -> Result<Op<'a>, Errno>,
+        run: impl FnOnce() -> Result<T, Errno>,
+        made: impl Fn(&T) -> Result<Option<u64>, Errno>,
+    ) -> Result<T, Errno> {
+        let Some(watch) = &self.watch else { return run() };
         let op = op()?;
         let (mut run, mut done) = (Some(run), None);
         watch.around(&op, &mut || {

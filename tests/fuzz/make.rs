@@ -226,18 +226,27 @@ fn manifest(seeds: &Path) {
     put(seeds, "manifest/golden", &fs::read(path).unwrap());
 }
 
-/// The journal after a small file was made, synced, and written over.
+fn keys_again(volume: &Descriptor) -> VolumeKeys {
+    VolumeKeys::open(&golden::volume_key(), volume).unwrap()
+}
+
+/// The journal after a small file was made, synced, written over, cut, cut to nothing and written
+/// again.
 fn segment(seeds: &Path) {
     let unpacked = Unpacked::new("block-16384");
     let store = Store::open(&unpacked.store()).unwrap();
     let volume = descriptor::decode(golden::VOLUME).unwrap();
-    let keys = VolumeKeys::open(&golden::volume_key(), &volume).unwrap();
-    let opened = Volume::open(&store, keys, &volume, &VolumeOptions::default()).unwrap();
+    let opened = Volume::open(&store, keys_again(&volume), &volume, &VolumeOptions::default());
+    let opened = opened.unwrap();
     let root = opened.root().unwrap();
     root.create_file(b"journaled", Creator { uid: 0, gid: 0 }, 0o600).unwrap();
     let file = root.open_file(b"journaled", Access::Write).unwrap();
     for text in [&b"one"[..], b"and two"] {
         file.write(0, text).unwrap();
+        file.sync(false).unwrap();
+    }
+    for len in [3, 0] {
+        file.set_len(len).unwrap();
         file.sync(false).unwrap();
     }
     let segments = fs::read_dir(unpacked.store().join("journal")).unwrap();
@@ -247,6 +256,8 @@ fn segment(seeds: &Path) {
         .expect("a segment with records");
     let (head, mut rest) = bytes.split_at(journal::HEAD_LEN);
     let mut seed = head[..golden::HEAD_LEN].to_vec();
+    let (claim, tag) = journal::decode_head(head).unwrap();
+    let cipher = keys_again(&volume).open_segment(&claim, &tag).unwrap();
     while let Some((frame, _)) = rest.first_chunk().and_then(journal::decode_frame) {
         let (record, after) = rest.split_at(FRAME_LEN + frame.body_len as usize);
         let name = match frame.kind {
@@ -254,8 +265,13 @@ fn segment(seeds: &Path) {
             RecordKind::Settled => "settled",
             RecordKind::Change => "change",
             RecordKind::Anew => "anew",
+            RecordKind::Written => "written",
         };
-        put(seeds, &format!("journal/body-{name}"), &record[FRAME_LEN..]);
+        let body = match frame.kind {
+            RecordKind::Written => cipher.open_written(frame.sequence, record).unwrap().to_vec(),
+            _ => record[FRAME_LEN..].to_vec(),
+        };
+        put(seeds, &format!("journal/body-{name}"), &body);
         put(seeds, "journal/record", record);
         seed.extend(record);
         rest = after;

@@ -1,15 +1,20 @@
 //! Segments of the redo journal and their records. An input stands for a segment without the
 //! padding of its head, or for a record, or for a body.
 
-use cmkfs::cipher::{OPENED_BODY_AT, SegmentCipher};
+use cmkfs::cipher::{OPENED_BODY_AT, Plain, Sealed, SegmentCipher};
 use cmkfs::format::geometry::PAGE_BYTES;
 use cmkfs::format::journal::{self, BODY_LEN_MAX, FRAME_LEN, Record, RecordKind};
 
 use super::edit::Edit;
 use super::golden::{self, HEAD_LEN};
 
-const KINDS: [RecordKind; 4] =
-    [RecordKind::Fresh, RecordKind::Settled, RecordKind::Change, RecordKind::Anew];
+const KINDS: [RecordKind; 5] = [
+    RecordKind::Fresh,
+    RecordKind::Settled,
+    RecordKind::Change,
+    RecordKind::Anew,
+    RecordKind::Written,
+];
 
 /// The bytes as a segment, as a record, as a body, and as an edit and a body to be sealed.
 pub fn journal(bytes: &[u8]) {
@@ -55,6 +60,15 @@ fn body(kind: RecordKind, body: &[u8]) {
             }
             again
         }
+        Record::Written { subject, extents } => {
+            let told: Vec<_> = extents.iter().map(|(extent, _)| *extent).collect();
+            let mut again = journal::encode_written(subject, &told);
+            for (extent, at) in extents {
+                assert_eq!(*at, again.len(), "extents in their order, without a gap");
+                again.extend(&body[*at..*at + extent.len as usize]);
+            }
+            again
+        }
     };
     assert_eq!(again, body);
 }
@@ -69,14 +83,29 @@ fn segment(bytes: &[u8]) {
         let Some(frame) = rest.first_chunk::<FRAME_LEN>() else { break };
         let Some((claim, _)) = journal::decode_frame(frame) else { break };
         let Some(record) = rest.get(..FRAME_LEN + claim.body_len as usize) else { break };
-        let Ok(opened) = cipher.open_record(sequence, record) else { break };
-        let opened = &opened.as_bytes()[OPENED_BODY_AT..];
-        let again = cipher.seal_record(claim.kind, sequence, opened, &[]);
+        let Some(opened) = open(cipher, claim.kind, sequence, record) else { break };
+        let again = seal(cipher, claim.kind, sequence, &opened);
         assert_eq!(again.as_bytes(), record, "all that a record says is bound");
         rest = &rest[record.len()..];
         let whole = &bytes[HEAD_LEN..bytes.len() - rest.len()];
         assert!(golden::SEGMENT[HEAD_LEN..].starts_with(whole), "forged record {sequence}");
-        assert!(journal::decode_body(claim.kind, opened).is_some(), "an authentic body");
+        assert!(journal::decode_body(claim.kind, &opened).is_some(), "an authentic body");
+    }
+}
+
+/// The body of a record, if it is whole.
+fn open(cipher: &SegmentCipher, kind: RecordKind, sequence: u64, record: &[u8]) -> Option<Vec<u8>> {
+    if kind == RecordKind::Written {
+        return cipher.open_written(sequence, record).ok().map(|body| body.to_vec());
+    }
+    let opened = cipher.open_record(sequence, record).ok()?;
+    Some(opened.as_bytes()[OPENED_BODY_AT..].to_vec())
+}
+
+fn seal(cipher: &SegmentCipher, kind: RecordKind, sequence: u64, body: &[u8]) -> Sealed {
+    match kind {
+        RecordKind::Written => cipher.seal_written(sequence, &Plain::copy_of(body)),
+        _ => cipher.seal_record(kind, sequence, body, &[]),
     }
 }
 
@@ -99,14 +128,22 @@ fn sealed(input: &[u8]) {
 
 fn record(cipher: &SegmentCipher, edit: Edit, body: &[u8]) {
     let (sequence, kind) = (edit.distance(), KINDS[body.len() % KINDS.len()]);
-    let sealed = cipher.seal_record(kind, sequence, body, &[]);
+    let sealed = seal(cipher, kind, sequence, body);
     let record = sealed.as_bytes();
-    let opened = cipher.open_record(sequence, record).expect("what was sealed opens");
-    assert_eq!(opened.as_bytes()[OPENED_BODY_AT..], *body);
-    assert!(cipher.open_record(sequence - 1, record).is_err(), "opens in another place");
-    assert!(golden::segment().open_record(sequence, record).is_err(), "opens in another segment");
+    assert_eq!(
+        open(cipher, kind, sequence, record).as_deref(),
+        Some(body),
+        "what was sealed opens"
+    );
+    assert_eq!(open(cipher, kind, sequence - 1, record), None, "opens in another place");
+    assert_eq!(open(golden::segment(), kind, sequence, record), None, "opens in another segment");
+    let other = if kind == RecordKind::Written { RecordKind::Anew } else { RecordKind::Written };
+    // Without a body both are the tag of the frame, which tells the kind.
+    if !body.is_empty() {
+        assert_eq!(open(cipher, other, sequence, record), None, "opens as another kind");
+    }
     let edited = edit.of(record);
     if edited.len() >= FRAME_LEN {
-        assert!(cipher.open_record(sequence, &edited).is_err(), "{edit:?} of record");
+        assert_eq!(open(cipher, kind, sequence, &edited), None, "{edit:?} of record");
     }
 }
