@@ -250,8 +250,13 @@ impl File {
 
     /// Makes durable what was brought to its place.
     fn sync_place(&self) -> Result<(), Errno> {
-        let state = self.state_anyway();
-        state.blob.sync(true).inspect_err(|error| self.latch(&state.blob, error))
+        // Without the lock if there is a descriptor to spare: the disk may take its time.
+        let blob = self.state_anyway().blob.again();
+        let synced = match blob {
+            Ok(blob) => blob.sync(true),
+            Err(_) => self.state_anyway().blob.sync(true),
+        };
+        synced.inspect_err(|error| self.latch(&self.state_anyway().blob, error))
     }
 
     /// From here on what is stored is protected, if it is what was made durable.

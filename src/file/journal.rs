@@ -13,7 +13,7 @@ use crate::store::{Blob, DiskBlob, leave, path_of};
 /// Bytes of records in a segment above which it is time for a checkpoint. A bound on what is
 /// written at a moment is not needed for being right: a segment that is crowded goes on growing
 /// until the checkpoint that everybody who changes something waits for.
-const CROWDED_LEN: u64 = 32 << 20;
+const CROWDED_LEN: u64 = 80 << 20;
 /// Bytes of a segment, at most. It comes to that only where a file can't be brought to its place,
 /// which the log tells; then no space is left for others.
 const SEGMENT_LEN_MAX: u64 = 1 << 30;
@@ -22,6 +22,8 @@ const STAGED_MAX: u64 = 32 << 20;
 /// Bytes by which a segment is lengthened, with zeros: a sync of what is written over is cheaper
 /// than one of a file that grows, as the disk has no new length and place to note.
 const STEP_LEN: u64 = 256 << 10;
+/// Bytes that a segment has at least.
+const FIRST_LEN: u64 = 1 << 20;
 /// Bytes of a segment that are kept when nobody needs its records.
 const KEPT_LEN: u64 = 4 << 20;
 
@@ -108,8 +110,8 @@ impl Journal {
         let mut lens = [HEAD_LEN as u64; 2];
         for (segment, len) in segments.iter().zip(&mut lens) {
             let there = u64::try_from(rustix::fs::fstat(segment)?.st_size).unwrap_or(0);
-            let step = segment.write_zeros(there, STEP_LEN.saturating_sub(there));
-            *len = if step.is_ok() { there.max(STEP_LEN) } else { there.max(*len) };
+            let step = segment.write_zeros(there, FIRST_LEN.saturating_sub(there));
+            *len = if step.is_ok() { there.max(FIRST_LEN) } else { there.max(*len) };
         }
         segments[0].write_at(0, &head, 0..HEAD_LEN)?;
         let writer = Writer {
@@ -318,7 +320,7 @@ impl Journal {
         if self.check().is_ok() {
             let emptied = self.segments.iter().try_for_each(|segment| {
                 segment.write_zeros(0, HEAD_LEN as u64)?;
-                segment.set_len(STEP_LEN)
+                segment.set_len(FIRST_LEN)
             });
             leave(emptied, "the journal's space");
         }

@@ -129,6 +129,11 @@ impl Stage {
         Self { disk, journal, unit: block_size.len(), held, calm: AtomicBool::new(true) }
     }
 
+    /// The stored file by one more descriptor, with what is in its place.
+    pub(in crate::file) fn again(&self) -> Result<DiskBlob, Errno> {
+        self.disk.again()
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

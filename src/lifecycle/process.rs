@@ -60,6 +60,9 @@ impl Process {
     }
 }
 
+/// Descriptors for which there is room from the beginning, 8 bytes each.
+const FILE_TABLE_LEN: u64 = 8192;
+
 /// Raises the number of files that this process may have open to what it may be raised to: a
 /// mount has one for each file that is open in it. Returns what it was; `None`: unlimited.
 pub fn raise_file_limit() -> Option<u64> {
@@ -68,7 +71,21 @@ pub fn raise_file_limit() -> Option<u64> {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
     }
+    widen_file_table();
     limit.current
+}
+
+/// Has the kernel make room for descriptors. Once there are threads, each doubling of their table
+/// waits until every processor has passed a quiet moment (`expand_fdtable`): 10 ms and more, in
+/// the middle of somebody's open.
+fn widen_file_table() {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let last = i32::try_from(limit.min(FILE_TABLE_LEN).saturating_sub(1)).unwrap_or(0);
+    let widened = std::fs::File::open("/")
+        .and_then(|any| Ok(rustix::io::fcntl_dupfd_cloexec(any, last).map(drop)?));
+    if let Err(error) = widened {
+        tracing::debug!(%error, "the table of descriptors stays as it is");
+    }
 }
 
 #[cfg(test)]
