@@ -138,14 +138,15 @@ impl Volume {
             && journaled.is_crowded()
             && let Err(error) = self.checkpoint()
         {
-            tracing::error!(%error, "a checkpoint failed");
+            tracing::error!(%error, "a checkpoint left something in the journal");
         }
     }
 
     /// Brings all changes to their places and makes them durable.
     ///
     /// # Errors
-    /// The store's; what the journal has then stays there.
+    /// The first that a file had, which is told, or the store's; what the journal has then stays
+    /// there.
     pub fn checkpoint(&self) -> Result<(), FileError> {
         let Some(journaled) = &self.journaled else { return Ok(()) };
         self.check_lease()?;
@@ -158,12 +159,15 @@ impl Volume {
         let fresh: Vec<u64> = lock(&journaled.fresh).keys().copied().collect();
         files.extend(fresh.iter().filter_map(|ino| Some((*ino, self.opened(*ino)?))));
         journaled.journal.sync_all()?;
-        let mut generations = HashMap::new();
+        let (mut generations, mut failed) = (HashMap::new(), None);
         for (ino, file) in &files {
             // A file that can't be committed keeps its records, which go on in both segments.
             match file.bring_to_place() {
                 Ok(generation) => drop(generations.insert(*ino, generation)),
-                Err(error) => tracing::error!(ino, %error, "changes stay in the journal"),
+                Err(error) => {
+                    tracing::error!(ino, %error, "changes stay in the journal");
+                    failed.get_or_insert(error);
+                }
             }
         }
         if fresh.is_empty() && files.len() <= SYNCED_ALONE_MAX {
@@ -186,7 +190,7 @@ impl Volume {
             journaled.journal.retire()?;
         }
         self.counters.checkpoints.add(1);
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// A file that was new is durable, unless it was written to while that was seen to.
