@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::io::Errno;
 
 use crate::cipher::{Plain, Sealed, SegmentCipher, VolumeKeys};
-use crate::format::journal::{FRAME_LEN, HEAD_LEN, RecordKind};
+use crate::format::journal::{BODY_LEN_MAX, FRAME_LEN, HEAD_LEN, RecordKind};
 use crate::store::{Blob, DiskBlob, leave, path_of};
 
 /// Bytes of records in a segment above which it is time for a checkpoint. A bound on what is
@@ -190,7 +190,8 @@ impl Journal {
     /// [`Self::sync_to`].
     ///
     /// # Errors
-    /// The store's. No space is an error of this record alone.
+    /// The store's, or `EFBIG` for more than [`BODY_LEN_MAX`]. No space, or too much, is an error of
+    /// this record alone.
     pub(in crate::file) fn append(
         &self,
         kind: RecordKind,
@@ -213,6 +214,10 @@ impl Journal {
 
     fn put(&self, writer: &mut Writer, record: &Sealed) -> Result<Placed, Errno> {
         let (segment, len) = (writer.active, record.as_bytes().len());
+        if len > FRAME_LEN + BODY_LEN_MAX {
+            // Recovery would take it for a torn one, and leave out all that follows.
+            return Err(Errno::FBIG);
+        }
         if writer.tail + len as u64 > SEGMENT_LEN_MAX {
             return Err(Errno::NOSPC);
         }
