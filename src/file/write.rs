@@ -107,8 +107,13 @@ impl File {
             offset += done as u64;
             data = &data[done..];
         }
+        self.store_ahead(state)
+    }
+
+    /// Stores dirty blocks ahead of the commit, if they are many, here or in all files.
+    pub(in crate::file) fn store_ahead(&self, state: &mut State) -> Result<(), FileError> {
         self.count_dirty(state);
-        let own = state.blocks.len() * size;
+        let own = state.blocks.len() * state.prefix.block_size.len();
         let own_max = match state.written.is_exact() && state.blob.is_protected() {
             true => TOLD_DIRTY_LEN_MAX,
             false => DIRTY_LEN_MAX,
