@@ -70,8 +70,10 @@ impl File {
         if grows && end > state.length {
             self.grow(&mut state, end)?;
         }
-        self.count_dirty(&mut state);
-        Ok(())
+        // Whoever makes many holes must not make one record of all of them: recovery reads none
+        // that is longer than what a commit has otherwise.
+        self.store_ahead(&mut state)?;
+        if state.blob.is_pressed() { self.commit_state(&mut state) } else { Ok(()) }
     }
 
     /// Space in the store for all blocks of the range, so that sealing them can't fail for want

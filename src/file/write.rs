@@ -13,6 +13,9 @@ use crate::format::node::{ENTRIES, Entry};
 const DIRTY_LEN_MAX: usize = 1 << 20;
 /// The same if the journal can be told what was written: each has its bytes there, or few have not.
 const TOLD_DIRTY_LEN_MAX: usize = 8 << 20;
+/// Dirty blocks, at most: where each lies far from the others, a commit has three nodes for it, and
+/// its record has to stay within `BODY_LEN_MAX`.
+const TOLD_DIRTY_BLOCKS_MAX: usize = 512;
 
 impl File {
     /// Writes all of `data` at `offset`.
@@ -107,10 +110,16 @@ impl File {
             offset += done as u64;
             data = &data[done..];
         }
+        self.store_ahead(state)
+    }
+
+    /// Stores dirty blocks ahead of the commit, if they are many, here or in all files.
+    pub(in crate::file) fn store_ahead(&self, state: &mut State) -> Result<(), FileError> {
         self.count_dirty(state);
+        let size = state.prefix.block_size.len();
         let own = state.blocks.len() * size;
         let own_max = match state.written.is_exact() && state.blob.is_protected() {
-            true => TOLD_DIRTY_LEN_MAX,
+            true => TOLD_DIRTY_LEN_MAX.min(TOLD_DIRTY_BLOCKS_MAX * size),
             false => DIRTY_LEN_MAX,
         };
         if own > own_max || (own > 0 && self.volume().is_pressed()) {
