@@ -170,11 +170,7 @@ impl Volume {
                 }
             }
         }
-        if fresh.is_empty() && files.len() <= SYNCED_ALONE_MAX {
-            generations.retain(|ino, _| files[ino].sync_place().is_ok());
-        } else {
-            self.sync_disk()?;
-        }
+        self.sync_places(journaled, &files, fresh.is_empty())?;
         let births = fresh.len();
         for ino in fresh {
             self.protect_fresh(journaled, ino, generations.get(&ino).copied())?;
@@ -191,6 +187,26 @@ impl Volume {
         }
         self.counters.checkpoints.add(1);
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Makes durable what was brought to its place. If that fails nobody knows what is there: all
+    /// of it is refused, and the journal keeps what it has for the next mount, which does it again.
+    fn sync_places(
+        &self,
+        journaled: &Journaled,
+        files: &HashMap<u64, Arc<File>>,
+        none_new: bool,
+    ) -> Result<(), FileError> {
+        let synced = match none_new && files.len() <= SYNCED_ALONE_MAX {
+            true => files.values().try_for_each(|file| Ok(file.sync_place()?)),
+            false => self.sync_disk(),
+        };
+        synced.inspect_err(|error| {
+            journaled.journal.give_up(error);
+            for file in files.values() {
+                file.latch(&file.state_anyway().blob, error);
+            }
+        })
     }
 
     /// A file that was new is durable, unless it was written to while that was seen to.
@@ -286,7 +302,7 @@ impl File {
     pub(in crate::file) fn sync_committed(&self, data_only: bool) -> Result<(), FileError> {
         let state = self.state()?;
         let latch = |error: &Errno| self.latch(&state.blob, error);
-        let (number, generation) = (state.blob.number(), state.generation);
+        let number = state.blob.number();
         let Some(journaled) = &self.volume().journaled else {
             return Ok(state.blob.sync(data_only).inspect_err(latch)?);
         };
@@ -298,8 +314,16 @@ impl File {
                 false => Ok(state.blob.sync(false).inspect_err(latch)?),
             };
         }
-        state.blob.sync(data_only).inspect_err(latch)?;
         drop(state);
-        self.protect_if(generation).map(drop)
+        // Alone: what is written to a file of which nothing is durable goes to its place at once,
+        // away from under the header that this is about to acknowledge.
+        let mut state = self.state_mut()?;
+        self.commit_state(&mut state)?;
+        if state.blob.is_protected() {
+            drop(state);
+            return self.sync_committed(data_only);
+        }
+        state.blob.sync(data_only).inspect_err(|error| self.latch(&state.blob, error))?;
+        self.protect(&state)
     }
 }

@@ -175,6 +175,17 @@ impl Journal {
         error
     }
 
+    /// Nothing is appended or forgotten any more: what it has is needed by the next mount.
+    pub(in crate::file) fn give_up(&self, error: &dyn std::fmt::Display) {
+        if self.failed.set(Errno::IO).is_ok() {
+            tracing::error!(
+                %error,
+                "what the journal has can't be made durable in its place; the volume takes no \
+                 changes: see what the disk says (dmesg), unmount and mount again"
+            );
+        }
+    }
+
     /// Notes that as many bytes more wait for a commit, or fewer.
     pub(in crate::file) fn count_staged(&self, before: usize, after: usize) {
         self.staged.fetch_add(after as u64, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use rustix::fs::FileType;
 use crate::cipher::{OPENED_BODY_AT, Plain, Sealed, SegmentCipher};
 use crate::file::error::FileError;
 use crate::file::journal::End;
-use crate::file::replay::{Birth, Outcome, Plan, Step, apply};
+use crate::file::replay::{Birth, LOOKED_AT_MAX, Outcome, Plan, Step, apply};
 use crate::file::volume::Volume;
 use crate::format::header;
 use crate::format::ids::FileId;
@@ -207,10 +207,10 @@ pub(in crate::file) fn run(
     let mut plans = plans(&entries);
     let (records, files) = (entries.len(), plans.values().map(Vec::len).sum::<usize>());
     let (mut recovered, mut emptied, mut stale, mut met) = (0_u64, 0_u64, 0_u64, 0_usize);
-    let mut told = HashMap::new();
+    let (mut told, mut look) = (HashMap::new(), LOOKED_AT_MAX);
     let mut bring = |blob: &DiskBlob, ino, plan: Plan<'_>| -> Result<(), FileError> {
         met += 1;
-        let outcome = apply(volume, blob, ino, &plan)?;
+        let outcome = apply(volume, blob, ino, &plan, &mut look)?;
         let outcome = if plan.told.is_empty() { outcome } else { Outcome::Recovered };
         if !plan.told.is_empty() {
             told.insert(ino, plan.told);
@@ -229,8 +229,8 @@ pub(in crate::file) fn run(
         let Some(at) = which(&blob, of_number)? else { return Ok(()) };
         bring(&blob, ino, of_number.remove(at))
     })?;
-    if plans.values().map(Vec::len).sum::<usize>() == files {
-        // Not one: the store is a copy, whose files have other numbers, but the same ids.
+    if plans.values().any(|of_number| !of_number.is_empty()) {
+        // They are gone; or the store is a copy, whose files have other numbers, but the same ids.
         let left = plans.drain().flat_map(|(_, of_number)| of_number);
         let mut by_id: HashMap<FileId, Plan<'_>> = left.map(|plan| (plan.file_id, plan)).collect();
         walk(volume.tree().clone(), &mut |dir, name, ino| {

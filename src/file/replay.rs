@@ -16,10 +16,14 @@ use crate::format::geometry::{Geometry, PAGE_BYTES};
 use crate::format::header;
 use crate::format::ids::FileId;
 use crate::format::journal::Extent;
-use crate::store::{Blob, DiskBlob};
+use crate::store::{Blob, DiskBlob, SetAttr};
 
 /// Bytes that are read at once to see whether they open.
 const READ_LEN: usize = 1 << 20;
+
+/// Bytes of files that were never synced which are looked at to see whether they open, of all that a
+/// crash has left: the mount waits for it. Larger ones stay as they are.
+pub(in crate::file) const LOOKED_AT_MAX: u64 = 256 << 20;
 
 /// What is to be done for a file.
 pub(in crate::file) struct Plan<'a> {
@@ -80,7 +84,7 @@ fn found(volume: &Volume, blob: &DiskBlob) -> Result<Option<Found>, FileError> {
     }))
 }
 
-/// Brings one file's changes to their places.
+/// Brings one file's changes to their places; `left` is how much may be looked at.
 ///
 /// # Errors
 /// The store's.
@@ -89,10 +93,11 @@ pub(in crate::file) fn apply(
     blob: &DiskBlob,
     ino: u64,
     plan: &Plan<'_>,
+    left: &mut u64,
 ) -> Result<Outcome, FileError> {
     let found = found(volume, blob)?;
     match &plan.birth {
-        Some(birth) => begin(volume, blob, ino, found.as_ref(), birth),
+        Some(birth) => begin(volume, blob, ino, found.as_ref(), birth, left),
         None => replay(volume, blob, ino, found.as_ref(), &plan.changes),
     }
 }
@@ -104,11 +109,12 @@ fn begin(
     ino: u64,
     found: Option<&Found>,
     birth: &Birth<'_>,
+    left: &mut u64,
 ) -> Result<Outcome, FileError> {
     // It may have begun again since, and been synced: the journal need not have heard of it. What
     // is older than its beginning may be older than what was synced.
     let since = found.is_some_and(|found| found.generation >= birth.generation);
-    if since && opens(volume, blob)? {
+    if since && opens(volume, blob, left)? {
         return Ok(Outcome::Kept);
     }
     let part = birth.opened.as_bytes().len() - birth.header.len()..birth.opened.as_bytes().len();
@@ -159,22 +165,31 @@ fn replay(
             last_of.insert(extent.offset, (opened, start..start + extent.len as usize));
         }
     }
+    let before = rustix::fs::fstat(blob)?;
     for (offset, (opened, part)) in last_of {
         blob.write_at(offset, opened, part)?;
     }
     if let Some(after) = found(volume, blob)? {
         blob.set_len(after.stored_len)?;
     }
+    // When it was written was told the stored file then.
+    SetAttr::times_of(&before).apply_to(blob)?;
     Ok(Outcome::Recovered)
 }
 
-/// Whether everything of a stored file opens.
-fn opens(volume: &Arc<Volume>, blob: &DiskBlob) -> Result<bool, FileError> {
+/// Whether everything of a stored file opens, as far as there are bytes left to look at.
+fn opens(volume: &Arc<Volume>, blob: &DiskBlob, left: &mut u64) -> Result<bool, FileError> {
     let file = match volume.open_blob(blob.again()?, false) {
         Ok(file) => file,
         Err(FileError::Damaged(_) | FileError::Stale) => return Ok(false),
         Err(error) => return Err(error),
     };
+    let Some(rest) = left.checked_sub(file.len()) else {
+        let (ino, len) = (file.ino(), file.len());
+        tracing::warn!(ino, len, "written and never synced: it is left as it is, not looked at");
+        return Ok(true);
+    };
+    *left = rest;
     let mut at = 0;
     while at < file.len() {
         match file.seek(at, Seek::Data) {

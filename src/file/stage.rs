@@ -26,7 +26,7 @@ use crate::file::left::{overlay, without};
 use crate::format::geometry::BlockSize;
 use crate::format::header::PREFIX_BYTES;
 use crate::format::journal::{self, Extent, RecordKind, Subject};
-use crate::store::{Blob, DiskBlob, Hook, SetAttr, SetTime, Watched};
+use crate::store::{Blob, DiskBlob, Hook, SetAttr, Watched};
 
 /// Bytes of one write above the floor from which it goes to its place at once.
 const DIRECT_LEN_MIN: usize = 128 << 10;
@@ -351,13 +351,7 @@ impl Stage {
             self.disk.set_len(stored_len)?;
         }
         // When it was written is known already; when it was copied is nobody's business.
-        let time = |s, ns| Some(SetTime::At(s, u32::try_from(ns).unwrap_or(0)));
-        let times = SetAttr {
-            atime: time(before.st_atime, before.st_atime_nsec),
-            mtime: time(before.st_mtime, before.st_mtime_nsec),
-            ..SetAttr::default()
-        };
-        times.apply_to(&self.disk)?;
+        SetAttr::times_of(&before).apply_to(&self.disk)?;
         held.pending.clear();
         (held.void, held.cut, held.floor) = (None, false, stored_len);
         self.calm.store(held.staged.is_empty(), Ordering::Release);

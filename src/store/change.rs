@@ -33,6 +33,16 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
+    /// The times that something has.
+    pub fn times_of(stat: &rustix::fs::Stat) -> Self {
+        let time = |s, ns| Some(SetTime::At(s, u32::try_from(ns).unwrap_or(0)));
+        Self {
+            atime: time(stat.st_atime, stat.st_atime_nsec),
+            mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+            ..Self::default()
+        }
+    }
+
     /// Whether a time is to be set.
     pub fn sets_times(&self) -> bool {
         self.atime.is_some() || self.mtime.is_some()
