@@ -30,11 +30,14 @@ fn find(dir: &Path, ino: u64) -> Option<PathBuf> {
     None
 }
 
+/// A stored file, and bytes that it had.
+type Old = (PathBuf, Vec<u8>);
+
 #[derive(Debug, Default)]
 struct State {
     off: bool,
-    /// Fails the next sync of this file (0: of the disk), and brings these files back to these bytes.
-    fail: Option<(u64, Vec<(PathBuf, Vec<u8>)>)>,
+    /// Fails the next sync of this file (0: of the disk), and brings what follows back.
+    fail: Option<(u64, Vec<Old>)>,
     /// The next sync of this file waits until told.
     pause: Option<u64>,
     paused: bool,
@@ -185,7 +188,8 @@ fn write_during_sync(commit: bool) {
         done
     });
     // It goes in between, or has to wait.
-    let _ = written.recv_timeout(Duration::from_millis(100));
+    let early = written.recv_timeout(Duration::from_millis(100)).is_ok();
+    println!("written in between: {early}");
     disk.0.0.lock().unwrap().go = true;
     disk.0.1.notify_all();
     assert_eq!(syncs.join().unwrap(), Ok(()), "acknowledged");

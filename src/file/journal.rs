@@ -201,8 +201,8 @@ impl Journal {
     /// [`Self::sync_to`].
     ///
     /// # Errors
-    /// The store's, or `EFBIG` for more than [`BODY_LEN_MAX`]. No space, or too much, is an error of
-    /// this record alone.
+    /// The store's, or `EFBIG` for more than [`BODY_LEN_MAX`]. No space, or too much, is an error
+    /// of this record alone.
     pub(in crate::file) fn append(
         &self,
         kind: RecordKind,

@@ -21,8 +21,8 @@ use crate::store::{Blob, DiskBlob, SetAttr};
 /// Bytes that are read at once to see whether they open.
 const READ_LEN: usize = 1 << 20;
 
-/// Bytes of files that were never synced which are looked at to see whether they open, of all that a
-/// crash has left: the mount waits for it. Larger ones stay as they are.
+/// Bytes of files that were never synced which are looked at to see whether they open, of all that
+/// a crash has left: the mount waits for it. Larger ones stay as they are.
 pub(in crate::file) const LOOKED_AT_MAX: u64 = 256 << 20;
 
 /// What is to be done for a file.
