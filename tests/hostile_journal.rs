@@ -15,6 +15,8 @@ mod cases;
 mod disk;
 #[path = "hostile_journal/lab.rs"]
 mod lab;
+#[path = "hostile_journal/oracle.rs"]
+mod oracle;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -25,7 +27,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cases::{Case, Verdict};
 use cmkfs::format::journal::{FRAME_LEN, HEAD_LEN, RecordKind};
 use cmkfs::store::{Op, Watch};
-use lab::{BLOCK, Image, Lab, Rec, Seen, Tree};
+use lab::{BLOCK, Image, Lab, Seen, Served, Tree};
+use oracle::Rec;
 use rustix::io::Errno;
 
 /// Bytes of a head that say something.
@@ -58,6 +61,11 @@ struct Moments {
     copied_content: Vec<u8>,
     /// The same file was changed as often here, and the volume unmounted.
     forked: Image,
+    /// A segment that was told of a write to `late`, which was put back then, and the content.
+    told_copy: Vec<u8>,
+    told_content: Vec<u8>,
+    /// The same file was written to here, which the second segment was told.
+    apart: Image,
     /// One epoch later, with records that its key authenticates.
     epoch: Image,
     /// `volume.json` of before.
@@ -66,7 +74,8 @@ struct Moments {
     strange: [Vec<u8>; 2],
 }
 
-fn play(lab: &mut Lab) -> Moments {
+/// Files that are in place, as they were before some of them changed.
+fn begin(lab: &mut Lab) -> Image {
     let mut served = lab.serve();
     // Two runs of blocks: the first node is in a page of its own.
     lab.make(&mut served, "change", pattern(600_000, 1), true);
@@ -74,31 +83,50 @@ fn play(lab: &mut Lab) -> Moments {
     lab.make(&mut served, "placed", pattern(5 * BLOCK as usize, 3), true);
     lab.make(&mut served, "inline", pattern(900, 4), true);
     lab.make(&mut served, "still", pattern(9000, 5), true);
+    lab.make(&mut served, "told", pattern(30_000, 30), true);
+    lab.make(&mut served, "told, then changed", pattern(20_000, 31), true);
+    lab.make(&mut served, "told, inline", pattern(700, 32), true);
+    lab.make(&mut served, "told, longer", pattern(10_000, 33), true);
+    lab.make(&mut served, "told, outgrown", pattern(600, 34), true);
     lab.checkpoint(&served);
     let early = lab.image();
     for at in [0, 20 * BLOCK, 130 * BLOCK] {
         lab.change(&mut served, "change", usize::MAX, at as usize, &pattern(100, 11));
     }
     lab.unmount(served);
+    early
+}
 
-    let mut served = lab.serve();
-    lab.make(&mut served, "fresh", pattern(20_000, 6), false);
-    lab.make(&mut served, "settled", pattern(20_000, 7), true);
-    lab.make(&mut served, "grown", pattern(5 * BLOCK as usize, 8), true);
-    lab.change(&mut served, "change", usize::MAX, 5000, &pattern(5000, 12));
-    lab.change(&mut served, "grown", usize::MAX, 300, &pattern(300, 13));
-    lab.change(&mut served, "inline", usize::MAX, 10, &pattern(20, 14));
-    lab.change(&mut served, "anew", 0, 0, &pattern(3000, 15));
-    lab.change(&mut served, "grown", usize::MAX, 5 * BLOCK as usize, &pattern(200_000, 9));
+/// Changes of every kind, and what the journal is told.
+fn change(lab: &mut Lab, served: &mut Served) {
+    lab.make(served, "fresh", pattern(20_000, 6), false);
+    lab.make(served, "settled", pattern(20_000, 7), true);
+    lab.make(served, "grown", pattern(5 * BLOCK as usize, 8), true);
+    lab.change(served, "change", usize::MAX, 5000, &pattern(5000, 12));
+    lab.change(served, "grown", usize::MAX, 300, &pattern(300, 13));
+    lab.change(served, "inline", usize::MAX, 10, &pattern(20, 14));
+    lab.change(served, "anew", 0, 0, &pattern(3000, 15));
+    lab.change(served, "grown", usize::MAX, 5 * BLOCK as usize, &pattern(200_000, 9));
     // Extents above the end, which go; after the checkpoint bytes come to their place at once.
-    lab.change(&mut served, "placed", usize::MAX, 5 * BLOCK as usize, &pattern(8192, 16));
-    lab.change(&mut served, "placed", 5 * BLOCK as usize, 9, &pattern(9, 17));
-    lab.change(&mut served, "anew", usize::MAX, 2900, &pattern(5000, 19));
-    lab.change(&mut served, "change", usize::MAX, 7000, &pattern(7000, 20));
+    lab.change(served, "placed", usize::MAX, 5 * BLOCK as usize, &pattern(8192, 16));
+    lab.change(served, "placed", 5 * BLOCK as usize, 9, &pattern(9, 17));
+    lab.change(served, "anew", usize::MAX, 2900, &pattern(5000, 19));
+    lab.change(served, "change", usize::MAX, 7000, &pattern(7000, 20));
+    tell(lab, served);
+}
+
+fn play(lab: &mut Lab) -> Moments {
+    let early = begin(lab);
+    let mut served = lab.serve();
+    change(lab, &mut served);
     let one = lab.image();
     lab.checkpoint(&served);
     lab.change(&mut served, "change", usize::MAX, 9000, &pattern(9000, 21));
     lab.change(&mut served, "inline", usize::MAX, 30, &pattern(50, 22));
+    lab.tell(&mut served, "told", &[(7000, &pattern(60, 50))]);
+    lab.tell(&mut served, "told, inline", &[(650, &pattern(90, 51))]);
+    lab.tell(&mut served, "told, longer", &[(10_100, &pattern(30, 52)), (9, &pattern(8, 53))]);
+    lab.tell(&mut served, "told", &[(7030, &pattern(60, 54))]);
     lab.change(&mut served, "anew", 0, 0, &pattern(7000, 23));
     lab.change(&mut served, "placed", usize::MAX, 5 * BLOCK as usize, &pattern(200_000, 18));
     let both = lab.image();
@@ -111,10 +139,17 @@ fn play(lab: &mut Lab) -> Moments {
 
     let part = pattern(100, 25);
     let (copied, copied_content) = lab.segment_of_a_copy("change", 30 * BLOCK as usize, &part);
+    let (told_copy, told_content) = lab.segment_put_back("told", 12_000, &part);
     let mut served = lab.serve();
     lab.change(&mut served, "change", usize::MAX, 50 * BLOCK as usize, &pattern(100, 26));
     lab.unmount(served);
     let forked = lab.image();
+    let mut served = lab.serve();
+    lab.change(&mut served, "still", usize::MAX, 100, &pattern(100, 28));
+    lab.checkpoint(&served);
+    lab.tell(&mut served, "told", &[(13_000, &pattern(70, 55))]);
+    let apart = lab.image();
+    lab.unmount(served);
     let old_descriptor = fs::read(lab.at("volume.json")).unwrap();
     lab.add_epoch();
     let mut served = lab.serve();
@@ -131,10 +166,29 @@ fn play(lab: &mut Lab) -> Moments {
         copied,
         copied_content,
         forked,
+        told_copy,
+        told_content,
+        apart,
         epoch,
         old_descriptor,
         strange: [vec![], vec![]],
     }
+}
+
+/// What the journal is told of: trees and inline files, made longer and with holes, several times,
+/// before a change and after it.
+fn tell(lab: &mut Lab, served: &mut Served) {
+    lab.tell(served, "told", &[(100, &pattern(50, 40)), (5000, &pattern(3000, 41))]);
+    lab.tell(served, "told", &[(4000, &pattern(300, 42))]);
+    lab.tell(served, "told, then changed", &[(10, &pattern(100, 43))]);
+    lab.change(served, "told, then changed", usize::MAX, 9000, &pattern(100, 44));
+    lab.tell(served, "told, then changed", &[(50, &pattern(100, 45))]);
+    lab.tell(served, "told, inline", &[(0, &pattern(20, 46)), (600, &pattern(5, 47))]);
+    lab.tell(served, "told, longer", &[(10_000, &pattern(500, 48))]);
+    lab.tell(served, "told, longer", &[(20_000, &pattern(100, 49))]);
+    lab.tell(served, "told, outgrown", &[(5000, &pattern(200, 56))]);
+    lab.tell(served, "told, inline", &[(690, &pattern(300, 57))]);
+    lab.tell(served, "told", &[(29_000, &pattern(1500, 58)), (110, &pattern(20, 59))]);
 }
 
 /// A lab and its moments, which are what the tests are about.
@@ -151,11 +205,16 @@ fn moments() -> (Lab, Moments) {
     for kind in [RecordKind::Fresh, RecordKind::Settled, RecordKind::Change, RecordKind::Anew] {
         assert!(kinds(&moments.one, 0).contains(&kind), "{kind:?}");
     }
+    assert_eq!([0, 1].map(|segment| told(&kinds(&moments.both, segment))), [10, 4]);
     let placed = moments.both.records.iter().filter(|record| record.placed > 0);
     assert_eq!(placed.map(|record| record.segment).collect::<Vec<_>>(), [0, 1]);
     assert!(kinds(&moments.one, 1).is_empty() && moments.late.records.is_empty());
     assert!(!kinds(&moments.both, 0).is_empty() && !kinds(&moments.both, 1).is_empty());
     (lab, moments)
+}
+
+fn told(kinds: &[RecordKind]) -> usize {
+    kinds.iter().filter(|kind| **kind == RecordKind::Written).count()
 }
 
 fn flip(path: &Path, at: usize) {
@@ -256,6 +315,12 @@ fn run(lab: &Lab, cases: Vec<Case<'_>>) {
 fn records_count_only_as_they_were_made() {
     let (lab, moments) = moments();
     run(&lab, cases::of_records(&lab, &moments));
+}
+
+#[test]
+fn written_bytes_count_only_as_they_were_told() {
+    let (lab, moments) = moments();
+    run(&lab, cases::of_written(&lab, &moments));
 }
 
 #[test]

@@ -102,6 +102,13 @@ impl Journaled {
         lock(&self.pending).insert(ino, file);
     }
 
+    /// Keeps no file any more: the volume is not served, and they would keep it.
+    pub(in crate::file) fn abandon(&self) {
+        let files = std::mem::take(&mut *lock(&self.pending));
+        // Not under the lock: with the last handle a file is closed.
+        drop(files);
+    }
+
     fn is_crowded(&self) -> bool {
         self.journal.is_crowded()
             || lock(&self.pending).len() > self.pending_max
@@ -109,17 +116,17 @@ impl Journaled {
     }
 
     /// Whether nothing is needed of the journal.
-    fn is_idle(&self) -> bool {
-        lock(&self.pending).is_empty() && lock(&self.fresh).is_empty()
+    pub(in crate::file) fn is_idle(&self) -> bool {
+        let none = lock(&self.pending).is_empty() && lock(&self.fresh).is_empty();
+        // What a crash has left may be about files that are not open yet.
+        none && self.journal.is_retired()
     }
 
-    /// Leaves an empty journal, if nothing in it is needed; returns whether it is so.
-    pub(in crate::file) fn end(&self) -> bool {
-        let idle = self.is_idle();
-        if idle {
+    /// Leaves an empty journal, if nothing in it is needed.
+    pub(in crate::file) fn end(&self) {
+        if self.is_idle() {
             self.journal.end();
         }
-        idle
     }
 
     /// Tells of a file once more, whose first telling is about to go.
@@ -241,7 +248,7 @@ impl File {
     /// there is.
     fn bring_to_place(&self) -> Result<u64, FileError> {
         let mut state = self.state_even_latched();
-        if !self.is_latched() || (state.is_told() && !self.is_in_doubt()) {
+        if !self.is_in_doubt() && (!self.is_latched() || state.is_told()) {
             self.commit_state(&mut state)?;
         }
         let applied = state.blob.apply();
@@ -251,7 +258,8 @@ impl File {
             self.latch(&state.blob, &error);
         }
         applied?;
-        Ok(state.generation)
+        // Of a file in doubt only the journal has that for certain.
+        if state.is_told() { Err(FileError::Latched) } else { Ok(state.generation) }
     }
 
     /// Lets a file that was cut to nothing go on in place, if enough was written to it since. What

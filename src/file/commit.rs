@@ -95,7 +95,14 @@ impl File {
         }
         self.volume().check_lease()?;
         let _appending = self.volume().journaled.as_ref().map(Journaled::appending);
-        let done = self.write_all(state);
+        // What was told has its time already, or one that was set since.
+        let keeps_time = state.is_told() && state.mtime.is_none();
+        let mtime = if keeps_time { Some(mtime_of(&state.blob)?) } else { None };
+        let mut done = self.write_all(state);
+        if let Some(mtime) = mtime {
+            let kept = set_mtime(&state.blob, mtime);
+            done = done.and(kept);
+        }
         if let Err(error) = &done {
             self.latch_for(&state.blob, error);
         }
@@ -166,9 +173,7 @@ impl File {
             true if state.blob.is_protected() => SetTime::Now,
             true => return Ok(()),
         };
-        let set = SetAttr { mtime: Some(mtime), ..SetAttr::default() };
-        set.apply_to(&state.blob)?;
-        Ok(())
+        set_mtime(&state.blob, mtime)
     }
 
     fn write_header(&self, state: &mut State) -> Result<(), FileError> {
@@ -275,6 +280,16 @@ impl File {
     pub(in crate::file) fn key(&self, block: u64) -> Key {
         Key { file: self.number(), block }
     }
+}
+
+fn mtime_of(blob: &Stage) -> Result<SetTime, FileError> {
+    let stat = rustix::fs::fstat(blob)?;
+    Ok(SetTime::At(stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)))
+}
+
+fn set_mtime(blob: &Stage, mtime: SetTime) -> Result<(), FileError> {
+    let set = SetAttr { mtime: Some(mtime), ..SetAttr::default() };
+    Ok(set.apply_to(blob)?)
 }
 
 /// Bytes of a block range, for buffers.

@@ -372,7 +372,7 @@ impl Drop for File {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             let latched = self.latched.load(Ordering::Acquire);
             volume.settled.closed(self.ino, state.is_settled() && !latched);
-            if state.dirty && !self.latched.load(Ordering::Acquire) {
+            if !state.is_stored() && !self.latched.load(Ordering::Acquire) {
                 let salvaged = self.salvage(&mut state);
                 let Spot { ino, path } = Spot::of(self.ino, &state.blob);
                 let stored = path.map(debug);

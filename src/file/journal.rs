@@ -256,6 +256,17 @@ impl Journal {
         }
     }
 
+    /// The segment that records are appended to.
+    pub(in crate::file) fn active(&self) -> usize {
+        lock(&self.writer).active
+    }
+
+    /// Whether nobody needs the records of the segment that is not in use, nor any that a crash
+    /// has left in either.
+    pub(in crate::file) fn is_retired(&self) -> bool {
+        lock(&self.writer).retired
+    }
+
     /// Returns when the first `number` records survive a power cut. One sync serves all who wait.
     ///
     /// # Errors
@@ -340,6 +351,11 @@ impl Journal {
             });
             leave(emptied, "the journal's space");
         }
+    }
+
+    /// The same, durably.
+    pub(in crate::file) fn clear(&self) -> Result<(), Errno> {
+        clear(&self.segments)
     }
 
     /// Whether it is time for a checkpoint.

@@ -5,23 +5,26 @@
 //! more, as programs write, by way of the same journal: a crash meanwhile finds all there still.
 //! Records of a file that is gone, or older than what is stored, mean nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use crate::cipher::{OPENED_BODY_AT, Plain, Sealed, SegmentCipher};
+use crate::file::checkpoint::Journaled;
 use crate::file::error::FileError;
-use crate::file::journal::End;
+use crate::file::journal::{End, Journal, clear};
 use crate::file::replay::{Birth, LOOKED_AT_MAX, Outcome, Plan, Step, apply};
 use crate::file::volume::Volume;
 use crate::format::header;
 use crate::format::ids::FileId;
 use crate::format::journal::{self, FRAME_LEN, HEAD_LEN, Record, RecordKind, Subject};
-use crate::store::{Blob, DiskBlob, StoreDir, is_dot};
+use crate::store::{Blob, DiskBlob, Durability, StoreDir, is_dot};
 
 /// A whole record.
 struct Entry {
+    segment: usize,
     kind: RecordKind,
     opened: Opened,
 }
@@ -42,7 +45,7 @@ impl Entry {
 }
 
 /// What a crash has left to be done.
-pub(in crate::file) enum Left {
+enum Left {
     /// Nothing: the journal was empty.
     Nothing,
     /// All is in its place, and nobody needs the records.
@@ -52,7 +55,7 @@ pub(in crate::file) enum Left {
 }
 
 /// What the journal tells of files that were written to and not committed.
-pub(in crate::file) struct Told {
+struct Told {
     entries: Vec<Entry>,
     /// By lower inode number: records, by their place among all.
     files: HashMap<u64, Vec<usize>>,
@@ -86,7 +89,7 @@ fn read(volume: &Volume, segments: &[DiskBlob; 2]) -> Result<(Vec<Entry>, Option
     }
     let (mut entries, mut end) = (Vec::new(), None);
     for (order, active, cipher) in found {
-        let (sequence, tail) = read_segment(&segments[active], &cipher, &mut entries)?;
+        let (sequence, tail) = read_segment(&segments[active], active, &cipher, &mut entries)?;
         end = Some(End { active, cipher, order, sequence, tail });
     }
     Ok((entries, end))
@@ -124,6 +127,7 @@ pub(in crate::file) fn is_pending(volume: &Volume, segments: &[DiskBlob; 2]) -> 
 /// Returns the number of the record that comes after the last whole one, and where.
 fn read_segment(
     segment: &DiskBlob,
+    number: usize,
     cipher: &SegmentCipher,
     entries: &mut Vec<Entry>,
 ) -> Result<(u64, u64), FileError> {
@@ -139,7 +143,7 @@ fn read_segment(
             break;
         }
         let Some(opened) = unseal(cipher, claim.kind, sequence, &record) else { break };
-        entries.push(Entry { kind: claim.kind, opened });
+        entries.push(Entry { segment: number, kind: claim.kind, opened });
         at += record.len() as u64;
         sequence += 1;
     }
@@ -183,7 +187,11 @@ fn plans(entries: &[Entry]) -> HashMap<u64, Vec<Plan<'_>>> {
                 }
                 plan.changes.push(Step { anew, base, generation, opened, extents, placed });
             }
-            (Record::Written { .. }, _) => plan.told.push(number),
+            (Record::Written { .. }, _) => {
+                // A writer has a change between those of two segments: these are of two times.
+                plan.told.retain(|before| entries[*before].segment == entry.segment);
+                plan.told.push(number);
+            }
             // Of the kinds that are left only this one is stored.
             _ => plan.birth = None,
         }
@@ -191,15 +199,69 @@ fn plans(entries: &[Entry]) -> HashMap<u64, Vec<Plan<'_>>> {
     plans
 }
 
+impl Volume {
+    /// Brings to its place what a crash has left, and begins a journal, if there is to be one.
+    pub(in crate::file) fn recover(
+        volume: &mut Arc<Self>,
+        segments: [DiskBlob; 2],
+    ) -> Result<(), FileError> {
+        fn inner(volume: &mut Arc<Volume>) -> &mut Volume {
+            Arc::get_mut(volume).expect("recovery has closed what it opened")
+        }
+        volume.check_lease()?;
+        match run(volume, &segments)? {
+            (Left::Told(told), Some(end)) => {
+                let journal = Journal::resume(segments, end)?;
+                inner(volume).journaled = Some(Journaled::new(journal));
+                let done = end_with(volume, told);
+                if let Some(journaled) = volume.journaled.as_ref().filter(|_| done.is_err()) {
+                    journaled.abandon();
+                }
+                if !done? {
+                    return Ok(());
+                }
+                if let Some(journaled) = inner(volume).journaled.take() {
+                    journaled.journal.clear()?;
+                }
+                return Ok(());
+            }
+            (Left::Nothing, _) => {}
+            _ => clear(&segments)?,
+        }
+        inner(volume).begin_journal(segments)
+    }
+
+    /// A new journal, if there is to be one.
+    fn begin_journal(&mut self, segments: [DiskBlob; 2]) -> Result<(), FileError> {
+        if self.durability() == Durability::Strict {
+            self.journaled = Some(Journaled::new(Journal::start(segments, &self.keys)?));
+        }
+        Ok(())
+    }
+}
+
+/// Writes what was told once more, and commits it. Returns whether the journal is to go then: a
+/// volume that needs none has to have it all in place.
+fn end_with(volume: &Arc<Volume>, told: Told) -> Result<bool, FileError> {
+    write_again(volume, told)?;
+    match (volume.checkpoint(), volume.durability()) {
+        // The journal has it still, and whoever mounts the volume can make room.
+        (Err(FileError::Sys(Errno::NOSPC | Errno::DQUOT)), Durability::Strict) => Ok(false),
+        (Err(error), _) => Err(error),
+        (Ok(()), Durability::Strict) => Ok(false),
+        (Ok(()), Durability::Relaxed) => match &volume.journaled {
+            Some(journaled) if !journaled.is_idle() => Err(FileError::Sys(Errno::IO)),
+            _ => Ok(true),
+        },
+    }
+}
+
 /// Brings what the journal holds to its places, durably, and says what it did. Returns what is left
 /// to be done.
 ///
 /// # Errors
 /// The store's; the journal is as it was then.
-pub(in crate::file) fn run(
-    volume: &Arc<Volume>,
-    segments: &[DiskBlob; 2],
-) -> Result<(Left, Option<End>), FileError> {
+fn run(volume: &Arc<Volume>, segments: &[DiskBlob; 2]) -> Result<(Left, Option<End>), FileError> {
     let (entries, end) = read(volume, segments)?;
     if entries.is_empty() {
         return Ok((Left::Nothing, None));
@@ -223,15 +285,20 @@ pub(in crate::file) fn run(
         }
         Ok(())
     };
+    let mut found = HashSet::new();
     walk(volume.tree().clone(), &mut |dir, name, ino| {
         let Some(of_number) = plans.get_mut(&ino) else { return Ok(()) };
         let blob = open(dir, name)?;
         let Some(at) = which(&blob, of_number)? else { return Ok(()) };
-        bring(&blob, ino, of_number.remove(at))
+        let plan = of_number.remove(at);
+        found.insert(plan.file_id);
+        bring(&blob, ino, plan)
     })?;
     if plans.values().any(|of_number| !of_number.is_empty()) {
         // They are gone; or the store is a copy, whose files have other numbers, but the same ids.
+        // Its recovery may have come to no end before, so that one file has two numbers.
         let left = plans.drain().flat_map(|(_, of_number)| of_number);
+        let left = left.filter(|plan| !found.contains(&plan.file_id));
         let mut by_id: HashMap<FileId, Plan<'_>> = left.map(|plan| (plan.file_id, plan)).collect();
         walk(volume.tree().clone(), &mut |dir, name, ino| {
             let blob = open(dir, name)?;
@@ -262,7 +329,7 @@ pub(in crate::file) fn run(
 ///
 /// # Errors
 /// The store's.
-pub(in crate::file) fn write_again(volume: &Arc<Volume>, told: Told) -> Result<(), FileError> {
+fn write_again(volume: &Arc<Volume>, told: Told) -> Result<(), FileError> {
     let Told { entries, mut files } = told;
     walk(volume.tree().clone(), &mut |dir, name, ino| {
         let Some(records) = files.remove(&ino) else { return Ok(()) };
@@ -271,9 +338,10 @@ pub(in crate::file) fn write_again(volume: &Arc<Volume>, told: Told) -> Result<(
             Err(FileError::Stale) => volume.open_blob(open(dir, name)?, true),
             opened => opened,
         };
-        let mut told = Vec::new();
+        let (mut told, mut segment) = (Vec::new(), 0);
         for record in records {
             let body = entries[record].body();
+            segment = entries[record].segment;
             if let Some(Record::Written { subject, extents }) =
                 journal::decode_body(RecordKind::Written, body)
             {
@@ -283,9 +351,9 @@ pub(in crate::file) fn write_again(volume: &Arc<Volume>, told: Told) -> Result<(
                 told.push((subject.generation, extents.into_iter().map(bytes).collect()));
             }
         }
-        match file.and_then(|file| file.write_told(&told)) {
+        match file.and_then(|file| file.write_told(segment, &told)) {
             Err(error @ FileError::Damaged(_)) => {
-                let what = "what was written last can't be written again to a damaged file";
+                let what = "not all that was written last can be written again: it is damaged";
                 tracing::error!(ino, %error, what);
                 Ok(())
             }
@@ -329,14 +397,14 @@ fn walk(
 fn open_dir(parent: &StoreDir, name: &[u8]) -> Result<StoreDir, FileError> {
     match parent.open_dir(name) {
         // Without it the records of what is in it would go.
-        Err(rustix::io::Errno::ACCESS) => Ok(parent.open_dir_lending(name)?),
+        Err(Errno::ACCESS) => Ok(parent.open_dir_lending(name)?),
         opened => Ok(opened?),
     }
 }
 
 fn open(dir: &StoreDir, name: &[u8]) -> Result<DiskBlob, FileError> {
     match dir.open_file(name, true) {
-        Err(rustix::io::Errno::ACCESS) => Ok(dir.open_file_lending(name)?),
+        Err(Errno::ACCESS) => Ok(dir.open_file_lending(name)?),
         opened => Ok(opened?),
     }
 }

@@ -17,8 +17,7 @@ use crate::file::content::File;
 use crate::file::dir::Dir;
 use crate::file::error::FileError;
 use crate::file::figures::{Counters, Figures};
-use crate::file::journal::{self, Journal};
-use crate::file::recover::{self, Left};
+use crate::file::recover;
 use crate::file::settled::Settled;
 use crate::file::state::State;
 use crate::format::descriptor::Descriptor;
@@ -26,9 +25,7 @@ use crate::format::geometry::{BlockSize, Geometry};
 use crate::format::ids::DirId;
 use crate::format::name::NAME_MAX;
 use crate::limits::OPEN_DIRS_DEFAULT;
-use crate::store::{
-    DiskBlob, Durability, LeaseError, Standing, Store, StoreDir, StoreError, Writers,
-};
+use crate::store::{Durability, LeaseError, Standing, Store, StoreDir, StoreError, Writers};
 
 /// The table of open files is in this many parts, each with its own lock.
 const OPEN_SHARDS: usize = 64;
@@ -137,7 +134,7 @@ impl Drop for Volume {
         if let Some(journaled) = &self.journaled
             && self.check_lease().is_ok()
         {
-            let _ = journaled.end();
+            journaled.end();
         }
     }
 }
@@ -221,41 +218,6 @@ impl Volume {
             }
         }
         Ok(volume)
-    }
-
-    /// Brings to its place what a crash has left, and begins a journal, if there is to be one.
-    fn recover(volume: &mut Arc<Self>, segments: [DiskBlob; 2]) -> Result<(), FileError> {
-        fn inner(volume: &mut Arc<Volume>) -> &mut Volume {
-            Arc::get_mut(volume).expect("recovery has closed what it opened")
-        }
-        volume.check_lease()?;
-        match recover::run(volume, &segments)? {
-            (Left::Told(told), Some(end)) => {
-                let journal = Journal::resume(segments, end)?;
-                inner(volume).journaled = Some(Journaled::new(journal));
-                recover::write_again(volume, told)?;
-                volume.checkpoint()?;
-                if volume.durability() == Durability::Relaxed {
-                    let ended = volume.journaled.as_ref().is_some_and(Journaled::end);
-                    if !ended {
-                        return Err(FileError::Sys(Errno::NOSPC));
-                    }
-                    inner(volume).journaled = None;
-                }
-                return Ok(());
-            }
-            (Left::Nothing, _) => {}
-            _ => journal::clear(&segments)?,
-        }
-        inner(volume).begin_journal(segments)
-    }
-
-    /// A new journal, if there is to be one.
-    fn begin_journal(&mut self, segments: [DiskBlob; 2]) -> Result<(), FileError> {
-        if self.options.durability == Durability::Strict {
-            self.journaled = Some(Journaled::new(Journal::start(segments, &self.keys)?));
-        }
-        Ok(())
     }
 
     /// Whether the journal has changes that are not in their place, where a volume that is opened

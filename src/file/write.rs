@@ -39,7 +39,13 @@ impl File {
         Ok(offset)
     }
 
-    pub(in crate::file) fn write_state(
+    fn write_state(&self, state: &mut State, offset: u64, data: &[u8]) -> Result<(), FileError> {
+        self.write_uncommitted(state, offset, data)?;
+        if state.blob.is_pressed() { self.commit_state(state) } else { Ok(()) }
+    }
+
+    /// The same, however much waits for a commit.
+    pub(in crate::file) fn write_uncommitted(
         &self,
         state: &mut State,
         offset: u64,
@@ -76,7 +82,7 @@ impl File {
             }
         }
         counters.written_bytes.add(data.len() as u64);
-        if state.blob.is_pressed() { self.commit_state(state) } else { Ok(()) }
+        Ok(())
     }
 
     fn write_blocks(

@@ -27,14 +27,14 @@ pub(in crate::file) struct Written {
     only: bool,
     /// What the journal has not been told.
     ranges: Vec<Range<u64>>,
-    /// The journal was told of some.
-    told: bool,
+    /// The segment of the journal that was told of some.
+    told: Option<usize>,
 }
 
 impl Written {
     /// Right after a commit.
     pub(in crate::file) fn nothing() -> Self {
-        Self { only: true, ranges: Vec::new(), told: false }
+        Self { only: true, ranges: Vec::new(), told: None }
     }
 
     /// Of a file that was never committed.
@@ -76,12 +76,12 @@ impl Written {
 impl State {
     /// Whether the store has everything, in its place or in the journal.
     pub(in crate::file) fn is_stored(&self) -> bool {
-        !self.dirty || (self.written.told && self.written.is_all_told())
+        !self.dirty || (self.written.told.is_some() && self.written.is_all_told())
     }
 
     /// Whether the journal has what a commit has not brought yet.
     pub(in crate::file) fn is_told(&self) -> bool {
-        self.dirty && self.written.told
+        self.dirty && self.written.told.is_some()
     }
 
     /// The body of a record of what was written; `None` if a block is not there any more.
@@ -142,23 +142,32 @@ impl File {
         if !state.written.ranges.is_empty() {
             self.volume().check_lease()?;
             let _appending = journaled.appending();
+            let active = journaled.journal.active();
+            if state.written.told.is_some_and(|segment| segment != active) {
+                // Without that segment this would be told of a file that never was.
+                return Ok(false);
+            }
             let Some(body) = state.told(self.ino()) else { return Ok(false) };
             let placed = journaled.journal.append_written(&body)?;
             state.blob.told(placed.number);
             state.written.ranges.clear();
-            state.written.told = true;
+            state.written.told = Some(placed.segment);
             journaled.keep(self.ino(), file);
             self.store_mtime(state)?;
         }
         Ok(true)
     }
 
-    /// Writes again what the journal tells of a file that was opened after a crash. Until the next
-    /// checkpoint the journal has it.
+    /// Writes again what a segment of the journal tells of a file that was opened after a crash.
+    /// Until the next checkpoint the journal has it.
     ///
     /// # Errors
-    /// As [`File::write`].
-    pub(in crate::file) fn write_told(&self, told: &[Tale<'_>]) -> Result<(), FileError> {
+    /// As [`File::write`]; of a damaged file, what can be written is.
+    pub(in crate::file) fn write_told(
+        &self,
+        segment: usize,
+        told: &[Tale<'_>],
+    ) -> Result<(), FileError> {
         let mut state = self.state_to_write()?;
         let generation = state.generation;
         if let Some((then, _)) = told.last().filter(|(then, _)| *then > generation) {
@@ -166,26 +175,58 @@ impl File {
             let what = "the journal does not lead on from what is stored; its bytes are left out";
             tracing::error!(ino, generation, then, what);
         }
-        let mut any = false;
-        for (_, extents) in told.iter().filter(|(then, _)| *then == generation) {
-            for (offset, bytes) in extents {
-                self.write_state(&mut state, *offset, bytes)?;
-                any = true;
-            }
-        }
-        if !any {
+        let counting = told.iter().filter(|(then, _)| *then == generation);
+        let extents: Vec<(u64, &[u8])> =
+            counting.flat_map(|(_, extents)| extents.iter().copied()).collect();
+        if extents.is_empty() {
             return Ok(());
         }
+        let damage = self.write_pieces(&mut state, &extents)?;
         // The time of the write is with the stored file, as far as it had to be durable.
         state.mtime = None;
         state.written.ranges.clear();
-        state.written.told = true;
+        state.written.told = Some(segment);
         if let Some(journaled) = &self.volume().journaled
             && let Some(file) = self.volume().opened(self.ino())
         {
             journaled.keep(self.ino(), file);
         }
-        Ok(())
+        damage.map_or(Ok(()), Err)
+    }
+
+    /// Writes block by block, and goes on after one that is damaged, which it returns. Commits
+    /// nothing: a change in the journal stands for all that was told before it.
+    fn write_pieces(
+        &self,
+        state: &mut State,
+        extents: &[(u64, &[u8])],
+    ) -> Result<Option<FileError>, FileError> {
+        let mut damage = None;
+        let mut see = |done: Result<(), FileError>| match done {
+            Err(error @ FileError::Damaged(_)) => {
+                damage.get_or_insert(error);
+                Ok(())
+            }
+            done => done,
+        };
+        for &(mut offset, mut bytes) in extents {
+            while !bytes.is_empty() {
+                let size = state.prefix.block_size.bytes();
+                let len = bytes.len().min(to_usize(size - offset % size));
+                let (piece, rest) = bytes.split_at(len);
+                see(self.write_uncommitted(state, offset, piece))?;
+                (offset, bytes) = (offset + len as u64, rest);
+            }
+        }
+        // A block whose node is damaged could not be committed, nor what else is in the journal go.
+        for block in state.blocks.keys().copied().collect::<Vec<_>>() {
+            let reached = self.is_hole(state, block).map(drop);
+            if reached.is_err() {
+                state.blocks.remove(&block);
+            }
+            see(reached)?;
+        }
+        Ok(damage)
     }
 }
 

@@ -5,10 +5,11 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 
 use cmkfs::file::Kind;
-use cmkfs::format::journal::{BODY_LEN_MAX, HEAD_LEN};
+use cmkfs::format::journal::{BODY_LEN_MAX, HEAD_LEN, RecordKind};
 use rustix::fs::{FileType, Mode};
 
-use crate::lab::{BLOCK, BLOCKS_AT, Image, Lab, NODE_AT, Rec, Seen, Tree};
+use crate::lab::{BLOCK, BLOCKS_AT, Image, Lab, NODE_AT, Seen, Tree};
+use crate::oracle::Rec;
 use crate::{Moments, flip, without};
 
 /// What comes of an edit.
@@ -70,7 +71,11 @@ fn change_segment<'a>(segment: usize, change: impl Fn(&mut Vec<u8>) + 'a) -> Edi
 }
 
 /// Puts the records of a segment together again, otherwise.
-fn reorder(image: &Image, segment: usize, change: fn(&mut Vec<Vec<u8>>)) -> Edit<'_> {
+fn reorder<'a>(
+    image: &'a Image,
+    segment: usize,
+    change: impl Fn(&mut Vec<Vec<u8>>) + 'a,
+) -> Edit<'a> {
     change_segment(segment, move |bytes| {
         let records = image.records.iter().filter(|record| record.segment == segment);
         let part = |record: &Rec| bytes[record.at..record.at + record.len].to_vec();
@@ -86,7 +91,7 @@ fn reorder(image: &Image, segment: usize, change: fn(&mut Vec<Vec<u8>>)) -> Edit
 pub(crate) fn of_records<'a>(lab: &Lab, moments: &'a Moments) -> Vec<Case<'a>> {
     let (one, amid) = (&moments.one, &moments.amid);
     let all = one.records.len();
-    let case = |label, verdict, keep: usize, change| Case {
+    let case = |label, verdict, keep: usize, change: fn(&mut Vec<Vec<u8>>)| Case {
         label,
         verdict,
         check: &[],
@@ -96,15 +101,7 @@ pub(crate) fn of_records<'a>(lab: &Lab, moments: &'a Moments) -> Vec<Case<'a>> {
     };
     let newer = amid.records.iter().filter(|record| record.segment == 1).count();
     let (taken, last) = (amid.records[all + 1].clone(), amid.records.last().unwrap().clone());
-    let append = |record: Rec| {
-        let end = one.records.iter().map(|record| record.at + record.len).max().unwrap();
-        move |lab: &Lab| {
-            let moved = fs::read(lab.segment(1)).unwrap()[record.at..][..record.len].to_vec();
-            let file = File::options().write(true).open(lab.segment(0)).unwrap();
-            file.write_all_at(&moved, end as u64).unwrap();
-        }
-    };
-    let (copy, last_copy) = (append(taken), append(last.clone()));
+    let (copy, last_copy) = (append(one, taken), append(one, last.clone()));
     vec![
         case("as it is", Whole, all, |_| {}),
         case("the last cut by a byte", Earlier, all - 1, |parts| {
@@ -141,6 +138,70 @@ pub(crate) fn of_records<'a>(lab: &Lab, moments: &'a Moments) -> Vec<Case<'a>> {
             }),
             wanted: lab.recovered(&amid.place, without(amid, 1, newer - 1).iter()),
         },
+    ]
+}
+
+/// Copies a record from the second segment to the end of the first.
+fn append(one: &Image, record: Rec) -> impl Fn(&Lab) {
+    let end = one.records.iter().map(|record| record.at + record.len).max().unwrap();
+    move |lab: &Lab| {
+        let moved = fs::read(lab.segment(1)).unwrap()[record.at..][..record.len].to_vec();
+        let file = File::options().write(true).open(lab.segment(0)).unwrap();
+        file.write_all_at(&moved, end as u64).unwrap();
+    }
+}
+
+pub(crate) fn of_written<'a>(lab: &Lab, moments: &'a Moments) -> Vec<Case<'a>> {
+    let Moments { one, amid, late, apart, told_copy, .. } = moments;
+    let is_told = |record: &&Rec| record.kind == RecordKind::Written;
+    let at = one.records.iter().position(|record| is_told(&record)).unwrap();
+    assert!(one.records[at].ino == one.records[at + 1].ino && is_told(&&one.records[at + 1]));
+    let case = |label, keep: usize, edit| {
+        let wanted = lab.recovered(&one.place, without(one, 0, keep).iter());
+        Case::new(label, Earlier, one, edit, wanted)
+    };
+    let in_second: Vec<&Rec> = amid.records.iter().filter(|record| record.segment == 1).collect();
+    let moved_at = in_second.iter().rposition(is_told).unwrap();
+    let moved = in_second[moved_at].clone();
+    let (copy, take) = (append(one, moved.clone()), append(one, moved.clone()));
+    let taken: Edit<'a> = Box::new(move |lab| {
+        take(lab);
+        change_segment(1, |bytes| bytes[moved.at..][..moved.len].fill(0))(lab);
+    });
+    let kept = lab.recovered(&amid.place, without(amid, 1, moved_at).iter());
+    let first = segment_of(lab, one, 0);
+    let back = |name: &'static str| -> Edit<'a> {
+        let (old, first) = (put_back(lab, one, name, None), first.clone());
+        Box::new(move |lab| {
+            old(lab);
+            fs::write(lab.segment(0), &first).unwrap();
+        })
+    };
+    let old = |name: &'static str| but(late, [(name, bytes(&one.newest[name]))]);
+    let of_copy = but(late, [("told", bytes(&moments.told_content))]);
+    let copied = || write([Some(told_copy), None]);
+    vec![
+        case("zeroed", at, reorder(one, 0, move |parts| parts[at].fill(0))),
+        case("removed", at, reorder(one, 0, move |parts| drop(parts.remove(at)))),
+        case("two exchanged", at, reorder(one, 0, move |parts| parts.swap(at, at + 1))),
+        case(
+            "there twice",
+            at + 1,
+            reorder(one, 0, move |parts| {
+                parts.insert(at + 1, parts[at].clone());
+            }),
+        ),
+        case("called a change", at, reorder(one, 0, move |parts| parts[at][4] = 3)),
+        case("cut", at, reorder(one, 0, move |parts| parts[at].truncate(40))),
+        Case::new("copied to the other segment", Whole, amid, Box::new(copy), amid.whole()),
+        Case::new("moved to the other segment", Earlier, amid, taken, kept),
+        Case::new("above its file put back", Unnoticed, late, back("told"), old("told")),
+        Case::new("above an inline one put back", Unnoticed, late, back("told, inline"), {
+            old("told, inline")
+        }),
+        Case::new("above files of now", Whole, late, write([Some(&first), None]), late.whole()),
+        Case::new("of another time", Unnoticed, late, copied(), of_copy),
+        Case::new("of another time, and one of now", Whole, apart, copied(), apart.whole()),
     ]
 }
 
@@ -291,6 +352,12 @@ pub(crate) fn of_places<'a>(lab: &Lab, moments: &'a Moments) -> Vec<Case<'a>> {
             bad("damaged"),
         ),
         case("a header's key", Whole, &[], flipped("change", 60), one.whole()),
+        case("a told file's header", Refused, &["header"], flipped("told", 60), {
+            but(one, [("told", refused("damaged"))])
+        }),
+        case("a told file's block", Refused, &["blocks"], flipped("told", block(1)), {
+            but(one, [("told", refused("not authentic"))])
+        }),
         case("a block of a new file", Earlier, &[], flipped("fresh", block(2)), {
             but(one, [("fresh", bytes(b""))])
         }),

@@ -1,5 +1,4 @@
-//! A volume whose store is known as it was at several moments, with records in its journal, and
-//! what recovery has to make of some of these records, by the rules of FORMAT.md, section 14.
+//! A volume whose store is known as it was at several moments, with records in its journal.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cmkfs::cipher::{OPENED_BODY_AT, VolumeKeys};
+use cmkfs::cipher::{OPENED_BODY_AT, SegmentCipher, VolumeKeys};
 use cmkfs::file::{Access, Creator, Dir, File, FileError, Volume, VolumeOptions};
 use cmkfs::format::journal::{self, FRAME_LEN, HEAD_LEN, Record, RecordKind};
 use cmkfs::format::{BlockSize, Epoch};
@@ -18,6 +17,7 @@ use cmkfs::lifecycle::init::{Created, InitOptions, init};
 use cmkfs::store::{Store, Watch};
 
 use crate::disk::Disk;
+use crate::oracle::{Rec, put};
 
 const ME: Creator = Creator { uid: 0, gid: 0 };
 /// Bytes of a block.
@@ -38,20 +38,6 @@ pub(crate) enum Seen {
 
 /// By name; a volume that does not open is `Refused` under the name `volume`.
 pub(crate) type Tree = BTreeMap<String, Seen>;
-
-/// A whole record as it lies in a segment.
-#[derive(Clone, Debug)]
-pub(crate) struct Rec {
-    pub(crate) segment: usize,
-    pub(crate) at: usize,
-    pub(crate) len: usize,
-    pub(crate) kind: RecordKind,
-    pub(crate) ino: u64,
-    pub(crate) generation: u64,
-    pub(crate) base: u64,
-    /// Ranges that had their bytes already.
-    pub(crate) placed: usize,
-}
 
 /// A store at a moment.
 #[derive(Clone)]
@@ -77,6 +63,13 @@ pub(crate) struct Served {
     open: BTreeMap<String, Arc<File>>,
 }
 
+impl Served {
+    fn file(&mut self, name: &str) -> Arc<File> {
+        let open = || self.root.open_file(name.as_bytes(), Access::Write).unwrap();
+        Arc::clone(self.open.entry(name.to_owned()).or_insert_with(open))
+    }
+}
+
 pub(crate) struct Lab {
     made: Created,
     kept: tempfile::TempDir,
@@ -86,7 +79,23 @@ pub(crate) struct Lab {
     place: BTreeMap<String, Vec<u8>>,
     now: BTreeMap<String, Vec<u8>>,
     /// Contents by name and generation, as far as a record tells it.
-    contents: BTreeMap<(String, u64), Vec<u8>>,
+    pub(crate) contents: BTreeMap<(String, u64), Vec<u8>>,
+    /// Contents that no commit has brought yet when they were synced.
+    told: Vec<Vec<u8>>,
+}
+
+/// The body of a record, if it is one.
+fn open_body(
+    cipher: &SegmentCipher,
+    kind: RecordKind,
+    sequence: u64,
+    record: &[u8],
+) -> Option<Vec<u8>> {
+    if kind == RecordKind::Written {
+        return cipher.open_written(sequence, record).ok().map(|body| body.to_vec());
+    }
+    let opened = cipher.open_record(sequence, record).ok()?;
+    Some(opened.as_bytes()[OPENED_BODY_AT..].to_vec())
 }
 
 fn options() -> VolumeOptions {
@@ -109,7 +118,8 @@ impl Lab {
         let made = init(&dir.path().join("store"), &how).unwrap();
         let kept = tempfile::tempdir_in(dir.path()).unwrap();
         let (names, place, now) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { made, kept, _dir: dir, names, place, now, contents: BTreeMap::new() }
+        let (contents, told) = (BTreeMap::new(), Vec::new());
+        Self { made, kept, _dir: dir, names, place, now, contents, told }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -174,19 +184,27 @@ impl Lab {
                 let Some((claim, _)) = journal::decode_frame(frame) else { break };
                 let len = FRAME_LEN + claim.body_len as usize;
                 let Some(record) = bytes.get(at..at + len) else { break };
-                let Ok(opened) = cipher.open_record(sequence, record) else { break };
-                let body = &opened.as_bytes()[OPENED_BODY_AT..];
-                let said = journal::decode_body(claim.kind, body).unwrap();
+                let Some(body) = open_body(&cipher, claim.kind, sequence, record) else { break };
+                let said = journal::decode_body(claim.kind, &body).unwrap();
                 let (base, placed) = match &said {
                     Record::Change { base, placed, .. } => (*base, placed.len()),
                     _ => (0, 0),
+                };
+                let bytes = |(extent, at): &(journal::Extent, usize)| {
+                    (extent.offset as usize, body[*at..*at + extent.len as usize].to_vec())
+                };
+                let written = match &said {
+                    Record::Written { extents, .. } => extents.iter().map(bytes).collect(),
+                    _ => vec![],
                 };
                 let (Record::Fresh { subject, .. }
                 | Record::Settled { subject }
                 | Record::Change { subject, .. }
                 | Record::Written { subject, .. }) = said;
                 let (ino, generation, kind) = (subject.ino, subject.generation, claim.kind);
-                records.push(Rec { segment: number, at, len, kind, ino, generation, base, placed });
+                let segment = number;
+                let record = Rec { segment, at, len, kind, ino, generation, base, placed, written };
+                records.push(record);
                 at += len;
             }
             found.push((head.order, records));
@@ -219,8 +237,7 @@ impl Lab {
         at: usize,
         bytes: &[u8],
     ) {
-        let open = || served.root.open_file(name.as_bytes(), Access::Write).unwrap();
-        let file = Arc::clone(served.open.entry(name.to_owned()).or_insert_with(open));
+        let file = served.file(name);
         let (mut content, known) = (self.now[name].clone(), self.records().len());
         if cut < content.len() {
             file.set_len(cut as u64).unwrap();
@@ -232,10 +249,28 @@ impl Lab {
         // A sync alone may tell the journal no more than what was written.
         file.commit().unwrap();
         file.sync(true).unwrap();
-        content.resize(content.len().max(at + bytes.len()), 0);
-        content[at..at + bytes.len()].copy_from_slice(bytes);
+        put(&mut content, at, bytes);
         self.note(name, self.records().len() - 1, &content);
         assert_eq!(self.now[name], content);
+    }
+
+    /// Writes to a file here and there and syncs, so that the journal is told just that.
+    pub(crate) fn tell(&mut self, served: &mut Served, name: &str, parts: &[(usize, &[u8])]) {
+        let (file, known) = (served.file(name), self.records().len());
+        let mut content = self.now[name].clone();
+        for (at, bytes) in parts {
+            file.write(*at as u64, bytes).unwrap();
+            put(&mut content, *at, bytes);
+        }
+        file.sync(true).unwrap();
+        let records = self.records();
+        let [record] = &records[known..] else { panic!("one record for one sync") };
+        assert_eq!((self.names[&record.ino].as_str(), record.kind), (name, RecordKind::Written));
+        assert_eq!(record.written.len(), parts.len());
+        let before = self.now.insert(name.to_owned(), content.clone()).unwrap();
+        assert_ne!(before, content, "each version is another");
+        self.contents.entry((name.to_owned(), record.generation)).or_insert(before);
+        self.told.push(content);
     }
 
     /// Notes by the one record that came to the `known` ones, if it did, which generations have
@@ -257,6 +292,14 @@ impl Lab {
     pub(crate) fn checkpoint(&mut self, served: &Served) {
         served.volume.checkpoint().unwrap();
         self.place.clone_from(&self.now);
+        // It has committed what the journal was told.
+        for record in self.records() {
+            if record.kind == RecordKind::Change {
+                let name = self.names[&record.ino].clone();
+                let now = &self.now[&name];
+                self.contents.entry((name, record.generation)).or_insert_with(|| now.clone());
+            }
+        }
     }
 
     /// Closes everything; the journal is empty after it.
@@ -289,62 +332,6 @@ impl Lab {
 
     pub(crate) fn put(&self, image: &Image) {
         image.disk.put(self.path(), self.kept.path());
-    }
-
-    /// What is to be read where of an image's records these count. `place` is what is in place.
-    pub(crate) fn recovered<'a>(
-        &self,
-        place: &BTreeMap<String, Vec<u8>>,
-        records: impl Iterator<Item = &'a Rec> + Clone,
-    ) -> Tree {
-        let recover = |(name, content): (&String, &Vec<u8>)| {
-            let (mut born, mut steps) = (false, Vec::<&Rec>::new());
-            for record in records.clone().filter(|record| self.names[&record.ino] == *name) {
-                born = record.kind == RecordKind::Fresh;
-                let leads_on = steps.last().is_none_or(|last| last.generation == record.base);
-                match record.kind {
-                    RecordKind::Fresh => steps.clear(),
-                    RecordKind::Change if leads_on => steps.push(record),
-                    RecordKind::Change | RecordKind::Anew => steps = vec![record],
-                    RecordKind::Settled => {}
-                    RecordKind::Written => panic!("nothing here leaves one"),
-                }
-            }
-            let generation = self.generation(name, content);
-            let read = match (steps.first(), steps.last()) {
-                (Some(first), Some(last)) if !born => {
-                    let anew = first.kind == RecordKind::Anew;
-                    let counts = generation <= last.generation;
-                    match counts && (anew || first.base <= generation) {
-                        true => &self.contents[&(name.clone(), last.generation)],
-                        false => content,
-                    }
-                }
-                _ => content,
-            };
-            (name.clone(), Seen::Bytes(read.clone()))
-        };
-        place.iter().map(recover).collect()
-    }
-
-    /// 0 for a content that no change of the journal leads from or to.
-    fn generation(&self, name: &str, content: &[u8]) -> u64 {
-        let same = |((known, _), version): &(&(String, u64), &Vec<u8>)| {
-            known == name && &version[..] == content
-        };
-        self.contents.iter().filter(same).map(|((_, generation), _)| *generation).max().unwrap_or(0)
-    }
-
-    /// An image with the journal that it has, and the stored files of an older one but for some.
-    pub(crate) fn with_contents_of(&self, image: &Image, older: &Image, but: &[&str]) -> Image {
-        let mut mixed = image.clone();
-        for (ino, name) in &self.names {
-            if let Some(content) = older.place.get(name).filter(|_| !but.contains(&&name[..])) {
-                mixed.disk.objects.insert(*ino, older.disk.objects[ino].clone());
-                mixed.place.insert(name.clone(), content.clone());
-            }
-        }
-        mixed
     }
 
     /// Directories with a new file each, whose stored bytes are gone.
@@ -408,6 +395,7 @@ impl Lab {
                         content.get(at as usize..).is_some_and(|rest| rest.starts_with(&part))
                     };
                     let versions = self.contents.values().chain(self.now.values());
+                    let versions = versions.chain(&self.told);
                     assert!(versions.chain(self.place.values()).any(known), "{name:?} at {at}");
                     bytes.extend_from_slice(&part);
                 }
@@ -435,14 +423,41 @@ impl Lab {
         let copy = scratch();
         let mut cp = std::process::Command::new("cp");
         assert!(cp.arg("-a").arg(self.at(".")).arg(copy.path()).status().unwrap().success());
-        let volume = self.open_at(copy.path()).unwrap();
+        self.segment_at(copy.path(), name, true, (at, bytes))
+    }
+
+    /// The journal that was told of a write to a file, and its content then; the store is put back
+    /// to what it was before.
+    pub(crate) fn segment_put_back(
+        &mut self,
+        name: &str,
+        at: usize,
+        bytes: &[u8],
+    ) -> (Vec<u8>, Vec<u8>) {
+        let before = self.image();
+        let path = self.path().to_owned();
+        let told = self.segment_at(&path, name, false, (at, bytes));
+        self.put(&before);
+        told
+    }
+
+    fn segment_at(
+        &mut self,
+        store: &Path,
+        name: &str,
+        commits: bool,
+        (at, bytes): (usize, &[u8]),
+    ) -> (Vec<u8>, Vec<u8>) {
+        let volume = self.open_at(store).unwrap();
         let file = volume.root().unwrap().open_file(name.as_bytes(), Access::Write).unwrap();
         file.write(at as u64, bytes).unwrap();
-        file.commit().unwrap();
+        if commits {
+            file.commit().unwrap();
+        }
         file.sync(true).unwrap();
         let mut content = self.now[name].clone();
-        content[at..at + bytes.len()].copy_from_slice(bytes);
-        self.contents.insert((format!("{name} of the copy"), 0), content.clone());
-        (fs::read(copy.path().join("journal/0")).unwrap(), content)
+        put(&mut content, at, bytes);
+        self.told.push(content.clone());
+        (fs::read(store.join("journal/0")).unwrap(), content)
     }
 }
