@@ -2,7 +2,7 @@
 //! threads of the pool and the calling one, which takes its own share.
 
 use std::num::NonZero;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::cipher::bytes::{Sealed, Unopened};
 use crate::cipher::content::FileCipher;
@@ -18,6 +18,17 @@ const PARALLEL_LEN_MIN: usize = 128 << 10;
 pub struct CipherPool {
     pool: Option<rayon::ThreadPool>,
     threads: usize,
+    /// Requests that are being sealed or opened.
+    active: AtomicUsize,
+}
+
+/// One of the requests that are counted as active.
+struct Active<'a>(&'a AtomicUsize);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A block that did not open.
@@ -39,7 +50,7 @@ impl CipherPool {
                 .map_err(std::io::Error::other)
         };
         let pool = if threads > 1 { Some(build()?) } else { None };
-        Ok(Self { pool, threads })
+        Ok(Self { pool, threads, active: AtomicUsize::new(0) })
     }
 
     /// One thread a core that this process may use.
@@ -50,10 +61,13 @@ impl CipherPool {
         Self::new(std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN))
     }
 
-    /// Blocks that one thread takes of a request of `count` blocks and `len` bytes.
-    fn share(&self, len: usize, count: usize) -> usize {
-        let parts = if len < PARALLEL_LEN_MIN { 1 } else { self.threads };
-        count.div_ceil(parts).max(1)
+    /// Blocks that one thread takes of a request of `count` blocks and `len` bytes, while it is
+    /// counted. Of several requests each has its part of the threads: where all are busy with one
+    /// of their own, to share one out only adds waiting for the others.
+    fn share(&self, len: usize, count: usize) -> (usize, Active<'_>) {
+        let active = self.active.fetch_add(1, Ordering::Relaxed) + 1;
+        let parts = if len < PARALLEL_LEN_MIN { 1 } else { (self.threads / active).max(1) };
+        (count.div_ceil(parts).max(1), Active(&self.active))
     }
 
     /// Opens consecutive blocks, the first of which is block `first`, in place; each has its
@@ -82,7 +96,7 @@ impl CipherPool {
                 }
             }
         };
-        let share = self.share(bytes.len(), entries.len());
+        let (share, _active) = self.share(bytes.len(), entries.len());
         let parts = (bytes.chunks_mut(share * size.len())).zip(entries.chunks(share));
         self.each_part(parts, |part, (bytes, entries)| {
             open(first + (part * share) as u64, bytes, entries);
@@ -108,7 +122,7 @@ impl CipherPool {
     ) -> Sealed {
         assert_eq!(plain.len().div_ceil(size.len()), entries.len(), "an entry for each block");
         let mut sealed = Sealed::room(plain.len());
-        let share = self.share(plain.len(), entries.len());
+        let (share, _active) = self.share(plain.len(), entries.len());
         let parts = plain
             .chunks(share * size.len())
             .zip(sealed.room_mut().chunks_mut(share * size.len()))

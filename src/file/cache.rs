@@ -5,6 +5,7 @@
 //! Invariants: 1. the bytes of all shards together are at most the budget; 2. a block in here is
 //! what a read of the store would give; whoever changes a block removes it first.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
@@ -14,6 +15,9 @@ use crate::file::figures::Counters;
 
 /// More shards than threads that serve requests, so that they seldom meet.
 const SHARDS: usize = 16;
+/// Blocks that were looked for in vain, of which one is remembered. Of a file that is read here and
+/// there no block is wanted twice, and keeping them all costs more than it ever saves.
+const MISSED: usize = 4096;
 
 /// Which block: of the file with this number, which no other open file ever had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,13 +37,37 @@ struct Shard {
 pub(in crate::file) struct BlockCache {
     shards: Vec<Mutex<Shard>>,
     shard_bytes_max: usize,
+    /// By the lower bits of a key's hash, the upper ones of the block that was missed last.
+    missed: Vec<AtomicU32>,
+}
+
+impl Key {
+    /// Multiplication spreads a key over the upper bits (Knuth, The Art of Computer Programming,
+    /// volume 3, section 6.4).
+    fn spread(self) -> u64 {
+        const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+        (self.file.wrapping_mul(GOLDEN) ^ self.block).wrapping_mul(GOLDEN)
+    }
 }
 
 impl BlockCache {
     /// A cache of at most `bytes_max` bytes of plaintext; 0 keeps nothing.
     pub(in crate::file) fn new(bytes_max: usize) -> Self {
         let shard = || Mutex::new(Shard { blocks: LruCache::unbounded(), bytes: 0 });
-        Self { shards: (0..SHARDS).map(|_| shard()).collect(), shard_bytes_max: bytes_max / SHARDS }
+        let missed = || AtomicU32::new(0);
+        Self {
+            shards: (0..SHARDS).map(|_| shard()).collect(),
+            shard_bytes_max: bytes_max / SHARDS,
+            missed: (0..MISSED).map(|_| missed()).collect(),
+        }
+    }
+
+    /// Whether a block that was not here is worth keeping: it was missed before, not long ago.
+    pub(in crate::file) fn was_missed(&self, key: Key) -> bool {
+        let spread = key.spread();
+        let slot = usize::try_from(spread >> 52).expect("12 bits");
+        let mark = u32::try_from((spread >> 20) & u64::from(u32::MAX)).expect("32 bits") | 1;
+        self.missed[slot % MISSED].swap(mark, Ordering::Relaxed) == mark
     }
 
     fn shard(&self, key: Key) -> std::sync::MutexGuard<'_, Shard> {
@@ -110,6 +138,16 @@ mod tests {
             cache.remove(Key { file: 1, block }, &counters);
         }
         assert_eq!(counters.cache_bytes.get(), 0);
+    }
+
+    #[test]
+    fn a_block_is_worth_keeping_the_second_time() {
+        let cache = BlockCache::new(1 << 20);
+        let fresh = (0..100).filter(|block| cache.was_missed(Key { file: 7, block: *block }));
+        assert_eq!(fresh.count(), 0);
+        let again = (0..100).filter(|block| cache.was_missed(Key { file: 7, block: *block }));
+        assert!(again.count() > 80);
+        assert!(!cache.was_missed(Key { file: 8, block: 1 }));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::{Deref, Range};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustix::io::Errno;
@@ -33,6 +33,8 @@ pub struct File {
     number: u64,
     state: RwLock<State>,
     latched: AtomicBool,
+    /// Where the last read ended.
+    read_end: AtomicU64,
     /// Blocks that may be in the cache, to be forgotten when the file is closed.
     cached: Mutex<Cached>,
 }
@@ -73,7 +75,8 @@ impl File {
         let state = RwLock::new(state);
         let cached = Cached { blocks: BTreeSet::new(), sweep_at: CACHED_SWEEP_MIN };
         let cached = Mutex::new(cached);
-        Self { volume, ino, number, state, latched: AtomicBool::new(false), cached }
+        let (latched, read_end) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { volume, ino, number, state, latched, read_end, cached }
     }
 
     /// Lower inode number.
@@ -205,12 +208,37 @@ impl File {
         let geometry = state.geometry();
         let first = geometry.block_of(offset);
         let last = geometry.block_of(end - 1);
-        let mut plain = Plain::zeros(span_len(first, last + 1, &state));
-        self.fill(&state, tree, first, last + 1, &mut plain)?;
+        let goes_on = self.read_end.swap(end, Ordering::Relaxed) == offset;
+        let mut plain;
+        if first == last {
+            if let Some(slice) = self.read_from_memory(&state, first, offset..end) {
+                return Ok(slice);
+            }
+            plain = Plain::zeros(span_len(first, last + 1, &state));
+            self.fetch(&state, tree, first, first..last + 1, &mut plain)?;
+            self.cover(&state, first, last + 1, &mut plain);
+        } else {
+            plain = Plain::zeros(span_len(first, last + 1, &state));
+            self.fill(&state, tree, first, last + 1, &mut plain)?;
+        }
         let start = geometry.block_start(first);
         let range = to_usize(offset - start)..to_usize(end - start);
-        self.keep_ends(&state, first, &plain, &range);
+        // Who reads on wants the rest of the block next; who reads here and there does not.
+        if goes_on || first != last || self.volume.cache.was_missed(self.key(first)) {
+            self.keep_ends(&state, first, &plain, &range);
+        }
         Ok(Slice { plain, range })
+    }
+
+    /// Bytes of one block that is in memory.
+    fn read_from_memory(&self, state: &State, block: u64, bytes: Range<u64>) -> Option<Slice> {
+        let start = state.geometry().block_start(block);
+        let part = to_usize(bytes.start - start)..to_usize(bytes.end - start);
+        if let Some(dirty) = state.blocks.get(&block) {
+            return dirty.get(part).map(|bytes| Slice::whole(Plain::copy_of(bytes)));
+        }
+        let kept = self.volume.cache.get(self.key(block), &self.volume.counters)?;
+        Some(Slice::whole(Plain::copy_of(&kept[part])))
     }
 
     /// Keeps the blocks at either end of which the request wanted only a part.
@@ -254,16 +282,17 @@ impl File {
                 missing.get_or_insert(block);
             }
         }
-        match missing {
-            Some(from) => self.fetch(state, tree, first, from..end, plain),
-            None => Ok(()),
+        if let Some(from) = missing {
+            self.fetch(state, tree, first, from..end, plain)?;
         }
+        self.cover(state, first, end, plain);
+        Ok(())
     }
 
     fn copy_from_memory(&self, state: &State, block: u64, out: &mut [u8]) -> bool {
         if let Some(dirty) = state.blocks.get(&block) {
-            out.copy_from_slice(&dirty[..out.len()]);
-            return true;
+            let known = dirty.get(0..out.len());
+            return known.map(|bytes| out.copy_from_slice(bytes)).is_some();
         }
         let Some(kept) = self.volume.cache.get(self.key(block), &self.volume.counters) else {
             return false;
@@ -327,20 +356,6 @@ impl File {
         }
         plain.resize(state.prefix.block_size.len());
         Ok(plain)
-    }
-
-    /// A block that is being changed; it is dirty from now on.
-    pub(in crate::file) fn dirty_block<'a>(
-        &self,
-        state: &'a mut State,
-        block: u64,
-    ) -> Result<&'a mut Plain, FileError> {
-        if !state.blocks.contains_key(&block) {
-            let plain = self.load_block(state, block)?;
-            self.forget_block(block);
-            state.blocks.insert(block, plain);
-        }
-        Ok(state.blocks.get_mut(&block).expect("inserted above if it was not there"))
     }
 
     pub(in crate::file) fn forget_block(&self, block: u64) {

@@ -106,7 +106,9 @@ impl File {
         if let Some(mtime) = state.mtime {
             state.mtime_seen.store(true, std::sync::atomic::Ordering::Relaxed);
             stat.mtime = mtime;
-            stat.ctime = stat.ctime.max(mtime);
+            if !state.mtime_given {
+                stat.ctime = stat.ctime.max(mtime);
+            }
         }
     }
 
@@ -127,8 +129,8 @@ impl File {
         Ok(stat)
     }
 
-    /// Changes attributes. What was written before keeps its order: it is committed first if a
-    /// time is to be set.
+    /// Changes attributes. A time of modification stays, though what was written before is
+    /// committed after it.
     ///
     /// # Errors
     /// The store's.
@@ -136,10 +138,13 @@ impl File {
         self.volume().check_writable()?;
         {
             let mut state = self.state_mut()?;
-            if set.sets_times() {
-                self.commit_state(&mut state)?;
-            }
             set.apply_to(&state.blob)?;
+            if set.mtime.is_some() && state.dirty {
+                let lower = rustix::fs::fstat(&state.blob)?;
+                let geometry = self.volume().geometry();
+                state.mtime = Stat::from_lower(&lower, geometry).map(|stat| stat.mtime);
+                (*state.mtime_seen.get_mut(), state.mtime_given) = (true, true);
+            }
         }
         self.stat()
     }

@@ -94,6 +94,7 @@ pub(in crate::file) fn load(
         settled: AtomicBool::new(false),
         mtime: None,
         mtime_seen: AtomicBool::new(false),
+        mtime_given: false,
         unused: Vec::new(),
     })))
 }
@@ -140,6 +141,7 @@ pub(in crate::file) fn fresh(
         settled: AtomicBool::new(false),
         mtime: None,
         mtime_seen: AtomicBool::new(false),
+        mtime_given: false,
         unused: Vec::new(),
     }
 }

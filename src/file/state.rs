@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cipher::{FileCipher, Plain};
+use crate::file::dirty::Dirty;
 use crate::file::stage::Stage;
 use crate::file::stat::Time;
 use crate::file::tree::{Ground, Tree};
@@ -26,7 +27,8 @@ pub(in crate::file) enum Body {
 /// Invariants:
 /// 1. the body is inline exactly if the length is at most `INLINE_MAX`;
 /// 2. a block in `blocks` has the block size in bytes, with zeros past the end of the file; its
-///    entry in the tree, its cached copy and its stored bytes are out of date;
+///    entry in the tree and its stored bytes are out of date, but for what is not known of it, and
+///    it is not cached;
 /// 3. `dirty` if anything differs from what the stored header says.
 #[derive(Debug)]
 pub(in crate::file) struct State {
@@ -47,7 +49,7 @@ pub(in crate::file) struct State {
     /// Bytes of the lower file, as far as this process has written it.
     pub(in crate::file) stored_len: u64,
     pub(in crate::file) body: Body,
-    pub(in crate::file) blocks: BTreeMap<u64, Plain>,
+    pub(in crate::file) blocks: BTreeMap<u64, Dirty>,
     pub(in crate::file) dirty: bool,
     /// How it differs, if that is only by what was written.
     pub(in crate::file) written: Written,
@@ -57,6 +59,8 @@ pub(in crate::file) struct State {
     pub(in crate::file) mtime: Option<Time>,
     /// Somebody has seen `mtime`: the store has to say the same.
     pub(in crate::file) mtime_seen: AtomicBool,
+    /// `mtime` is one that was set since, which a later commit must not undo.
+    pub(in crate::file) mtime_given: bool,
     /// Blocks that were made holes: their space can be given back after the next commit, as far
     /// as they are holes still.
     pub(in crate::file) unused: Vec<Range<u64>>,
@@ -114,6 +118,7 @@ impl State {
         self.dirty = true;
         *self.settled.get_mut() = false;
         self.mtime = Some(Time::now());
+        self.mtime_given = false;
         *self.mtime_seen.get_mut() = false;
     }
 }

@@ -82,7 +82,7 @@ impl Fs {
         }
         let opened = self.with_open(id, |open| {
             let stat = open.file.set_attr(set)?;
-            open.privileges_changed();
+            open.mode_changed();
             Ok(stat)
         });
         if let Some(done) = opened {
@@ -97,6 +97,9 @@ impl Fs {
         if self.inodes.kind(id) != Some(Kind::File) {
             return Ok(());
         }
+        if let Some(open) = self.inodes.open(id) {
+            return open.remove_capabilities();
+        }
         match self.attributes(id, |bearer| bearer.remove(CAPABILITIES)) {
             // Out of a daemon's reach that is not root, so that there is none.
             Err(error) if matches!(error.errno(), libc::ENODATA | libc::EPERM | libc::ENOTSUP) => {
@@ -104,6 +107,11 @@ impl Fs {
             }
             removed => removed,
         }
+    }
+
+    /// Whether an open file is known to have no capabilities.
+    fn is_incapable(&self, id: InodeId) -> bool {
+        self.changes_here_only() && self.inodes.open(id).is_some_and(|open| open.is_incapable())
     }
 
     /// Does something with the extended attributes of an inode.
@@ -126,6 +134,10 @@ impl Fs {
     /// # Errors
     /// `ENODATA`, damage, `EOPNOTSUPP`, and the store's.
     pub fn getxattr(&self, id: InodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        // What the kernel asks before a write to a file that it has not asked it of.
+        if name == CAPABILITIES && self.is_incapable(id) {
+            return Err(FileError::NoAttribute.into());
+        }
         self.attributes(id, |bearer| bearer.get(name)).map_err(|error| match error {
             error if name.starts_with(ACL) && error.errno() == libc::EOPNOTSUPP => {
                 FileError::NoAttribute.into()
@@ -149,7 +161,7 @@ impl Fs {
         self.attributes(id, |bearer| bearer.set(name, value, mode))?;
         // An access control list changes the mode, and there may be capabilities now.
         if let Some(open) = self.inodes.open(id) {
-            open.privileges_changed();
+            open.attributes_changed();
         }
         Ok(())
     }

@@ -58,19 +58,35 @@ impl OpenFile {
         access == Access::Read || self.writable.load(Ordering::Relaxed)
     }
 
-    /// The mode was changed, or an extended attribute.
-    pub(in crate::fs) fn privileges_changed(&self) {
+    /// The mode was changed.
+    pub(in crate::fs) fn mode_changed(&self) {
         self.maybe_set_id.store(true, Ordering::Relaxed);
+    }
+
+    /// An extended attribute was changed, which may be an access control list or capabilities.
+    pub(in crate::fs) fn attributes_changed(&self) {
+        self.mode_changed();
         self.maybe_capable.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has no capabilities, as far as that is known without a look.
+    pub(in crate::fs) fn is_incapable(&self) -> bool {
+        !self.maybe_capable.load(Ordering::Relaxed)
+    }
+
+    /// Takes away what capabilities it has. One that is set meanwhile is noted after this.
+    pub(in crate::fs) fn remove_capabilities(&self) -> Result<(), FsError> {
+        if self.maybe_capable.swap(false, Ordering::Relaxed) {
+            self.file.remove_capabilities().inspect_err(|_| self.attributes_changed())?;
+        }
+        Ok(())
     }
 
     /// Clears what a change of the content takes away, as write(2) and capabilities(7) have it:
     /// capabilities whoever changes it; set-id bits unless the caller may set them, the group's
     /// only where the group executes, as elsewhere it means something else.
     pub(in crate::fs) fn apply(&self, privileges: Privileges) -> Result<(), FsError> {
-        if self.maybe_capable.swap(false, Ordering::Relaxed) {
-            self.file.remove_capabilities().inspect_err(|_| self.privileges_changed())?;
-        }
+        self.remove_capabilities()?;
         if privileges == Privileges::Keep || !self.maybe_set_id.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -298,6 +314,11 @@ impl Fs {
             return Err(FsError::Invalid);
         }
         self.change_file(handle, privileges, |file| Ok(file.file().allocate(mode, offset, len)?))
+    }
+
+    /// Whether a file is open for writing somewhere, by this handle or another.
+    pub fn may_be_written(&self, handle: HandleId) -> bool {
+        self.with_file(handle, |file| Ok(file.open.allows(Access::Write))).unwrap_or(false)
     }
 
     /// Offset of the next data or hole from `offset` on.

@@ -1,11 +1,13 @@
 //! The file system, and how it finds the object behind a number.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 
 use crate::file::{Access, Changing, Dir, File, FileError, Held, Kind, Stat, Volume};
 use crate::format::name::NAME_MAX;
+use crate::fs::content::OpenFile;
 use crate::fs::dirs::OpenDirs;
 use crate::fs::error::FsError;
 use crate::fs::guard::NameGuards;
@@ -36,6 +38,8 @@ pub struct Fs {
     pub(in crate::fs) guards: NameGuards,
     pub(in crate::fs) handles: Handles,
     pub(in crate::fs) seen: Seen,
+    /// Whoever asks keeps size and times of the files that it writes itself.
+    keeps_times: AtomicBool,
 }
 
 impl Fs {
@@ -49,12 +53,25 @@ impl Fs {
             guards: NameGuards::new(),
             handles: Handles::default(),
             seen: Seen::default(),
+            keeps_times: AtomicBool::new(false),
         })
     }
 
     /// The volume behind it.
     pub fn volume(&self) -> &Arc<Volume> {
         &self.volume
+    }
+
+    /// Says whether the kernel gathers writes: then it knows size and times of a file better, and
+    /// attributes may be remembered while the file is being written.
+    pub fn set_keeps_times(&self, keeps: bool) {
+        self.keeps_times.store(keeps, Ordering::Relaxed);
+    }
+
+    /// Whether the attributes of a file may be remembered outside.
+    fn is_settled(&self, open: Option<&OpenFile>) -> bool {
+        let dirty = || open.is_some_and(|open| open.file.is_dirty());
+        self.changes_here_only() && (self.keeps_times.load(Ordering::Relaxed) || !dirty())
     }
 
     /// How many inodes are known outside, and directories above those; the root not counted.
@@ -124,8 +141,7 @@ impl Fs {
     /// The attributes of an inode that is known already.
     pub(in crate::fs) fn attr(&self, stat: Stat) -> Attr {
         let ino = self.id(stat.ino);
-        let dirty = self.inodes.open(ino).is_some_and(|open| open.file.is_dirty());
-        let settled = self.changes_here_only() && !dirty;
+        let settled = self.is_settled(self.inodes.open(ino).as_deref());
         Attr { ino, generation: self.inodes.generation(ino), stat, settled }
     }
 
@@ -141,8 +157,7 @@ impl Fs {
             let count = if stat.kind == Kind::Dir { 1 } else { stat.nlink };
             self.inodes.keep_newest(ino, usize::try_from(count.max(1)).unwrap_or(usize::MAX));
         }
-        let dirty = open.is_some_and(|open| open.file.is_dirty());
-        Attr { ino, generation, stat, settled: self.changes_here_only() && !dirty }
+        Attr { ino, generation, stat, settled: self.is_settled(open.as_deref()) }
     }
 
     /// Whether nobody but who asks this file system changes the volume. Otherwise nothing that is

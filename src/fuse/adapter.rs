@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation,
+    INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::fs::{Change, Fs, FsError, NodeKind, Privileges, SetAttr};
 use crate::fuse::convert::{self, TTL, errno, file_attr, generation, inode, ttl};
 use crate::fuse::request::{
     creator, fopen_flags, give_attr, give_entry, give_nothing, give_opened, give_value, guarded,
-    handle, privileges, settle, sync, visible,
+    handle, listing_flags, privileges, settle, sync, visible,
 };
 use crate::fuse::umask;
 
@@ -40,6 +40,7 @@ pub(in crate::fuse) struct Adapter {
 
 impl Adapter {
     pub(in crate::fuse) fn new(fs: Arc<Fs>, checks: bool, gathers: bool) -> Self {
+        fs.set_keeps_times(gathers);
         Self { fs, checks, gathers }
     }
 
@@ -303,7 +304,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let flags = FopenFlags::empty();
+        let flags = listing_flags(self.fs.changes_here_only());
         guarded("opendir", || give_opened(reply, self.fs.opendir(inode(ino)), flags));
     }
 
@@ -446,9 +447,9 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        if self.gathers {
+        if self.gathers && self.fs.may_be_written(handle(fh)) {
             // What the kernel has gathered and not sent would be told as a hole; programs that
-            // copy would lose it. The kernel then tells all of a file as data.
+            // copy would lose it. From now on the kernel tells all of a file as data.
             return reply.error(Errno::ENOSYS);
         }
         guarded("lseek", || {
