@@ -8,8 +8,10 @@ use crate::cipher::{Plain, VolumeKeys};
 use crate::file::checkpoint::Journaled;
 use crate::file::error::{FileError, Spot, is_hushed};
 use crate::file::stage::Stage;
+use crate::file::stat::Time;
 use crate::file::state::{Body, State};
 use crate::file::tree::Tree;
+use crate::file::volume::Volume;
 use crate::file::written::Written;
 use crate::format::geometry::{BlockSize, Geometry, PAGE_BYTES};
 use crate::format::header::{self, PAYLOAD_FIXED_BYTES, PREFIX_BYTES, Prefix, TREE_PAYLOAD_LEN};
@@ -21,6 +23,9 @@ use crate::store::{Blob, DiskBlob};
 pub(in crate::file) enum Loaded {
     /// A file as its header says.
     Whole(Box<State>),
+    /// A file without a header, which was being made when a session ended: it is empty. Where it
+    /// can be written it is to be committed, so that it has one.
+    Blank(Box<State>),
     /// The lower file was longer than its header says, as a crash leaves it, and has been cut;
     /// whoever knows the old length has to look again.
     Mended,
@@ -28,14 +33,17 @@ pub(in crate::file) enum Loaded {
 
 /// Reads and authenticates the header of a stored file.
 pub(in crate::file) fn load(
-    keys: &VolumeKeys,
-    journaled: Option<&Journaled>,
+    volume: &Volume,
     blob: DiskBlob,
     ino: u64,
     writable: bool,
 ) -> Result<Loaded, FileError> {
+    let (keys, journaled) = (&volume.keys, volume.journaled.as_ref());
     let mut page = [0; PAGE_BYTES];
     let len = blob.read_at(0, &mut page)?;
+    if len == 0 && volume.was_being_made(&blob) {
+        return Ok(Loaded::Blank(Box::new(blank(volume, blob, writable)?)));
+    }
     let (prefix, entry) = header::decode(&page[..len])
         .map_err(|error| FileError::header(Spot::of(ino, &blob), &error))?;
     let damaged = |what: &str| FileError::damaged(Spot::of(ino, &blob), format!("header: {what}"));
@@ -107,6 +115,17 @@ fn decode_body(geometry: Geometry, length: u64, body: &[u8]) -> Option<Body> {
     }
     let entries = node::decode(body.try_into().ok()?);
     Some(Body::Tree(Tree::new(entries, geometry.levels(length))))
+}
+
+/// The state of a file that was made, and did not get a header before a session ended. Its times
+/// are those that it has: the header is written by nobody.
+fn blank(volume: &Volume, blob: DiskBlob, writable: bool) -> Result<State, FileError> {
+    let stat = rustix::fs::fstat(&blob)?;
+    let ns = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let mtime = writable.then_some(Time { s: stat.st_mtime, ns });
+    let written = if writable { Written::all() } else { Written::nothing() };
+    let state = fresh(&volume.keys, volume.journaled.as_ref(), blob, volume.block_size);
+    Ok(State { writable, dirty: writable, written, mtime, ..state })
 }
 
 /// The state of a file that was just made; its header is still to be written.
