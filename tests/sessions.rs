@@ -17,8 +17,10 @@ use cmkfs::file::{
     Access, Dir, Durability, FileError, RenameMode, SetAttr, SetTime, Volume, VolumeOptions,
     XattrMode,
 };
-use cmkfs::format::sessions::{self, SLOT_LEN, SLOT_OFFSETS, Sessions, WINDOWS_MAX, Window};
-use cmkfs::store::Store;
+use cmkfs::format::sessions::{
+    self, SLOT_LEN, SLOT_OFFSETS, Session, Sessions, WINDOWS_MAX, Window,
+};
+use cmkfs::store::{Store, boot_id};
 use volume::{ME, Throwaway};
 
 const BOTH: [Durability; 2] = [Durability::Strict, Durability::Relaxed];
@@ -62,6 +64,8 @@ impl Lab {
         volume.root().unwrap().create_file(name.as_bytes(), ME, 0o644).unwrap();
         let stored = names().find(|path| !before.contains(path)).unwrap();
         volume.root().unwrap().unlink(name.as_bytes()).unwrap();
+        // The journal tells of no file then that had the number of one to come.
+        volume.commit_all().unwrap();
         stored
     }
 
@@ -79,11 +83,17 @@ impl Lab {
 
     /// Replaces what is said by windows of the caller's.
     fn say(&self, windows: &[(u64, u64)]) {
+        self.say_with(windows, None);
+    }
+
+    /// The same, and a session.
+    fn say_with(&self, windows: &[(u64, u64)], session: Option<Session>) {
         use std::os::unix::fs::MetadataExt;
         let descriptor = Store::open(self.throwaway.path()).unwrap().read_descriptor().unwrap();
         let keys = self.throwaway.keys(&descriptor).unwrap();
         let file = fs::File::create(self.sessions()).unwrap();
         let mut said = Sessions::new(keys.current(), file.metadata().unwrap().ino());
+        said.session = session;
         for (since, until) in windows {
             said.add(Window { since: *since, until: *until, in_place: false });
         }
@@ -142,83 +152,70 @@ fn a_file_that_was_being_made_is_empty_after_a_crash_and_an_ordinary_file_from_t
     }
 }
 
+/// What is done to a file, and what it has then; `None` if it is gone.
+type Act = (&'static str, fn(&Dir), Option<&'static [u8]>);
+
+fn write_new(root: &Dir) {
+    let file = root.open_file(b"made", Access::Write).unwrap();
+    file.write(0, b"new").unwrap();
+    file.sync(true).unwrap();
+}
+
+fn cut_and_write_new(root: &Dir) {
+    root.open_file(b"made", Access::Write).unwrap().set_len(0).unwrap();
+    write_new(root);
+}
+
+fn rename_over(root: &Dir) {
+    let (file, _) = root.create_file(b"new", ME, 0o644).unwrap();
+    file.write(0, b"new").unwrap();
+    root.rename(b"new", root, b"made", RenameMode::Replace).unwrap();
+}
+
+fn rename_it(root: &Dir) {
+    root.rename(b"made", root, b"away", RenameMode::Replace).unwrap();
+    root.rename(b"away", root, b"made", RenameMode::Replace).unwrap();
+}
+
+fn chmod(root: &Dir) {
+    let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    root.set_attr(b"made", &set).unwrap();
+}
+
+fn utimes(root: &Dir) {
+    let mtime = Some(SetTime::At(i64::from(u32::MAX), 0));
+    root.set_attr(b"made", &SetAttr { mtime, ..SetAttr::default() }).unwrap();
+}
+
+fn set_attribute(root: &Dir) {
+    root.set_xattr(Some(b"made"), b"user.a", b"b", XattrMode::Create).unwrap();
+    assert_eq!(root.get_xattr(Some(b"made"), b"user.a").unwrap(), b"b");
+}
+
+const ACTS: [Act; 9] = [
+    ("write", write_new, Some(b"new")),
+    ("O_TRUNC", cut_and_write_new, Some(b"new")),
+    ("truncate", |root| root.truncate(b"made", 3).unwrap(), Some(b"\0\0\0")),
+    ("rename over it", rename_over, Some(b"new")),
+    ("rename it", rename_it, Some(b"")),
+    ("unlink", |root| root.unlink(b"made").unwrap(), None),
+    ("chmod", chmod, Some(b"")),
+    ("utimes", utimes, Some(b"")),
+    ("setxattr", set_attribute, Some(b"")),
+];
+
 #[test]
 fn whatever_is_done_first_to_a_file_that_was_being_made_works() {
-    let set = |mtime| SetAttr { mtime: Some(mtime), ..SetAttr::default() };
-    let acts: [(&str, &dyn Fn(&Dir), Option<&[u8]>); 9] = [
-        (
-            "write",
-            &|root| {
-                let file = root.open_file(b"made", Access::Write).unwrap();
-                file.write(0, b"new").unwrap();
-                file.sync(true).unwrap();
-            },
-            Some(b"new"),
-        ),
-        (
-            "O_TRUNC",
-            &|root| {
-                let file = root.open_file(b"made", Access::Write).unwrap();
-                file.set_len(0).unwrap();
-                file.write(0, b"new").unwrap();
-                file.commit().unwrap();
-            },
-            Some(b"new"),
-        ),
-        ("truncate", &|root| root.truncate(b"made", 3).unwrap(), Some(b"\0\0\0")),
-        (
-            "rename over it",
-            &|root| {
-                let (file, _) = root.create_file(b"new", ME, 0o644).unwrap();
-                file.write(0, b"new").unwrap();
-                root.rename(b"new", root, b"made", RenameMode::Replace).unwrap();
-            },
-            Some(b"new"),
-        ),
-        (
-            "rename it",
-            &|root| {
-                root.rename(b"made", root, b"away", RenameMode::Replace).unwrap();
-                root.rename(b"away", root, b"made", RenameMode::Replace).unwrap();
-            },
-            Some(b""),
-        ),
-        ("unlink", &|root| root.unlink(b"made").unwrap(), None),
-        (
-            "chmod",
-            &|root| {
-                let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
-                root.set_attr(b"made", &set).unwrap();
-            },
-            Some(b""),
-        ),
-        (
-            "utimes",
-            &|root| {
-                root.set_attr(b"made", &set(SetTime::At(i64::from(u32::MAX), 0))).unwrap();
-            },
-            Some(b""),
-        ),
-        (
-            "setxattr",
-            &|root| {
-                root.set_xattr(Some(b"made"), b"user.a", b"b", XattrMode::Create).unwrap();
-                assert_eq!(root.get_xattr(Some(b"made"), b"user.a").unwrap(), b"b");
-            },
-            Some(b""),
-        ),
-    ];
     for durability in BOTH {
-        for (act, work, wanted) in &acts {
+        for (act, work, wanted) in ACTS {
             let lab = Lab::new(durability);
             let stored = lab.stored("made");
             lab.crash(|_| blank(&stored));
             let volume = lab.open();
             work(&volume.root().unwrap());
-            let found = read(&volume, "made").ok();
-            assert_eq!(found.as_deref(), *wanted, "{act}, {durability}");
+            assert_eq!(read(&volume, "made").ok().as_deref(), wanted, "{act}, {durability}");
             drop(volume);
-            assert_eq!(read(&lab.open(), "made").ok().as_deref(), *wanted, "{act}, {durability}");
+            assert_eq!(read(&lab.open(), "made").ok().as_deref(), wanted, "{act}, {durability}");
         }
     }
 }
@@ -244,6 +241,7 @@ fn a_stored_file_without_a_byte_that_was_not_being_made_then_is_refused() {
     for durability in BOTH {
         let lab = Lab::new(durability);
         let [never, alive, after] = ["never", "alive", "after"].map(|name| lab.stored(name));
+        drop(lab.open());
         blank(&never);
         assert!(is_refused(&lab.open(), "never"), "no session crashed: {durability}");
         let volume = lab.open();
@@ -294,6 +292,31 @@ fn each_crash_has_its_window_and_a_clean_end_none() {
         drop(lab.open());
         assert_eq!(lab.said().windows().len(), 2, "no more after clean ends");
     }
+}
+
+/// What a checkpoint has synced needs no window, however long ago the session began.
+#[test]
+fn a_checkpoint_moves_the_begin_and_the_clock_set_back_does_so_too() {
+    let begins = |lab: &Lab| lab.said().session.unwrap().since;
+    for long_ago in [1000, now() + 1_000_000] {
+        let lab = Lab::new(Durability::Strict);
+        let ended = Some((now() - 1, boot_id()));
+        lab.say_with(&[], Some(Session { since: long_ago, ended, in_place: false }));
+        let volume = lab.open();
+        assert_eq!(begins(&lab), long_ago, "it goes on from a session that ended unsynced");
+        volume.checkpoint().unwrap();
+        assert_eq!(begins(&lab), long_ago, "nothing was made");
+        let before = now();
+        volume.root().unwrap().create_file(b"made", ME, 0o644).unwrap();
+        volume.checkpoint().unwrap();
+        assert!((before - 11..=before).contains(&begins(&lab)), "{}", begins(&lab));
+    }
+    let lab = Lab::new(Durability::Strict);
+    let volume = lab.open();
+    let began = begins(&lab);
+    volume.root().unwrap().create_file(b"made", ME, 0o644).unwrap();
+    volume.checkpoint().unwrap();
+    assert_eq!(begins(&lab), began, "nothing is older than the session");
 }
 
 #[test]

@@ -38,18 +38,17 @@ pub(in crate::file) fn load(
     ino: u64,
     writable: bool,
 ) -> Result<Loaded, FileError> {
-    let (keys, journaled) = (&volume.keys, volume.journaled.as_ref());
+    let keys = &volume.keys;
     let mut page = [0; PAGE_BYTES];
     let len = blob.read_at(0, &mut page)?;
     if len == 0 && volume.was_being_made(&blob) {
-        return Ok(Loaded::Blank(Box::new(blank(volume, blob, writable)?)));
+        return blank(volume, blob, writable);
     }
     let (prefix, entry) = header::decode(&page[..len])
         .map_err(|error| FileError::header(Spot::of(ino, &blob), &error))?;
     let damaged = |what: &str| FileError::damaged(Spot::of(ino, &blob), format!("header: {what}"));
-    let payload = page[..len]
-        .get(PREFIX_BYTES..PREFIX_BYTES + usize::from(prefix.payload_len))
-        .ok_or_else(|| damaged("cut off"))?;
+    let end = PREFIX_BYTES + usize::from(prefix.payload_len);
+    let payload = page[..len].get(PREFIX_BYTES..end).ok_or_else(|| damaged("cut off"))?;
     let cipher = keys
         .open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)
         .ok_or_else(|| damaged("its file key does not open"))?;
@@ -77,11 +76,10 @@ pub(in crate::file) fn load(
             return Ok(Loaded::Mended);
         }
     }
+    let journaled = volume.journaled.as_ref();
     let journal = journaled.map(|journaled| Arc::clone(&journaled.journal));
-    let floor = match journaled {
-        Some(journaled) if !journaled.is_fresh(ino) => stored_len,
-        _ => 0,
-    };
+    let is_kept = journaled.is_some_and(|journaled| !journaled.is_fresh(ino));
+    let floor = if is_kept { stored_len } else { 0 };
     let blob = Stage::new(blob, journal, prefix.block_size, floor, generation);
     Ok(Loaded::Whole(Box::new(State {
         blob,
@@ -119,13 +117,13 @@ fn decode_body(geometry: Geometry, length: u64, body: &[u8]) -> Option<Body> {
 
 /// The state of a file that was made, and did not get a header before a session ended. Its times
 /// are those that it has: the header is written by nobody.
-fn blank(volume: &Volume, blob: DiskBlob, writable: bool) -> Result<State, FileError> {
+fn blank(volume: &Volume, blob: DiskBlob, writable: bool) -> Result<Loaded, FileError> {
     let stat = rustix::fs::fstat(&blob)?;
     let ns = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
     let mtime = writable.then_some(Time { s: stat.st_mtime, ns });
     let written = if writable { Written::all() } else { Written::nothing() };
     let state = fresh(&volume.keys, volume.journaled.as_ref(), blob, volume.block_size);
-    Ok(State { writable, dirty: writable, written, mtime, ..state })
+    Ok(Loaded::Blank(Box::new(State { writable, dirty: writable, written, mtime, ..state })))
 }
 
 /// The state of a file that was just made; its header is still to be written.

@@ -152,7 +152,9 @@ impl Sessions {
         let mut held = lock(&self.held);
         let (Some(held), Some(then)) = (held.as_mut(), then) else { return };
         let Some(session) = &mut held.said.session else { return };
-        session.since = then.saturating_sub(MAKING_S).max(1);
+        let since = then.saturating_sub(MAKING_S).max(1);
+        // Unless the clock was set back: what is made next is as old as it says.
+        session.since = if then < session.since { since } else { since.max(session.since) };
         if let Err(error) = held.write(keys) {
             tracing::debug!(%error, "can't note in `sessions` what is durable");
         }

@@ -2,8 +2,8 @@
 //! a stored file without a byte can be told from one that was being made then. Integers
 //! little-endian.
 //!
-//! The file has two *slots* of one sector each, at [`SLOT_OFFSETS`]; of those that are authentic the
-//! one with the higher sequence counts. A writer writes the other one.
+//! The file has two *slots* of one sector each, at [`SLOT_OFFSETS`]; of those that are authentic
+//! the one with the higher sequence counts. A writer writes the other one.
 //!
 //! |  at | bytes | field      | holds                                                             |
 //! |----:|------:|------------|-------------------------------------------------------------------|
@@ -16,9 +16,9 @@
 //! |  32 |     8 | `since`    | begin of the session that writes; 0: there is none                |
 //! |  40 |     8 | `ended`    | its end, where nothing was synced then; 0: it has not ended       |
 //! |  48 |    16 | `boot`     | id of the boot in which it ended, else zeros                      |
-//! |  64 |     4 | `in_place` | bit i: window i is of a session that cut files in place; bit 31: the session that writes does so |
+//! |  64 |     4 | `in_place` | bit i: of window i, files were cut in place; bit 31: of `since`   |
 //! |  68 |     4 | `reserved` | zeros                                                             |
-//! |  72 |   416 | `windows`  | `count` times (since u64, until u64), in order, not touching; zeros |
+//! |  72 |   416 | `windows`  | `count` times (since u64, until u64), in order, apart; zeros      |
 //! | 488 |     8 | `reserved` | zeros                                                             |
 //! | 496 |    16 | `tag`      | authenticates bytes 0 to 495 and the volume id                    |
 //!
@@ -47,9 +47,8 @@ const SLACK_S: u64 = 3;
 /// Seconds after which a system has written to its disk whatever was written before, unsynced.
 const WRITTEN_BACK_S: u64 = 300;
 const OWN_BIT: u32 = 1 << 31;
-const RESERVED_LEN: usize = 8;
-const _: () = assert!(8 + 2 + 2 + 4 + 5 * 8 - 8 + 16 + 4 + 4 == 72);
-const _: () = assert!(72 + 16 * WINDOWS_MAX + RESERVED_LEN == BOUND_LEN);
+const FIXED_LEN: usize = MAGIC.len() + 2 + 2 + 4 + 4 * 8 + 16 + 4 + 4;
+const _: () = assert!(FIXED_LEN == 72 && FIXED_LEN + 16 * WINDOWS_MAX + 8 == BOUND_LEN);
 const _: () = assert!(SLOT_LEN == 512 && WINDOWS_MAX < 31);
 
 /// A time in which files were being made that a crash may have left without a byte.
@@ -316,12 +315,15 @@ mod tests {
         }
     }
 
+    /// A session, by which file it is read, when, and the windows that it leaves.
+    type Case = (Option<Session>, u64, u64, &'static [(u64, u64)]);
+
     #[test]
     fn a_session_that_did_not_end_is_a_window_unless_nothing_can_be_missing() {
         let (boot, other) = ([1; 16], [2; 16]);
         let open = Session { since: 100, ended: None, in_place: false };
         let ended = |boot| Some(Session { ended: Some((150, boot)), ..open });
-        let cases: [(Option<Session>, u64, u64, &[(u64, u64)]); 8] = [
+        let cases: [Case; 8] = [
             (None, 7, 200, &[]),
             (Some(open), 7, 200, &[(100, 200)]),
             (Some(open), 7, 50, &[(50, 100)]),

@@ -36,8 +36,8 @@ pub enum FindingKind {
     /// What a crash leaves of a change of `volume.json`, or of a directory while it is made or
     /// removed: it is of no account.
     Leftover,
-    /// A file that was being made when the volume was not left cleanly, and has no byte: it reads as
-    /// empty, and gets its header when it is opened for the first time.
+    /// A file that was being made when the volume was not left cleanly, and has no byte: it reads
+    /// as empty, and gets its header when it is opened for the first time.
     Blank,
     /// The store's disk refused to give it.
     Unread,
