@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use crate::cipher::{Plain, VolumeKeys};
 use crate::file::checkpoint::Journaled;
 use crate::file::error::{FileError, Spot, is_hushed};
+use crate::file::journal::Journal;
 use crate::file::stage::Stage;
 use crate::file::stat::Time;
 use crate::file::state::{Body, State};
@@ -38,7 +39,6 @@ pub(in crate::file) fn load(
     ino: u64,
     writable: bool,
 ) -> Result<Loaded, FileError> {
-    let keys = &volume.keys;
     let mut page = [0; PAGE_BYTES];
     let len = blob.read_at(0, &mut page)?;
     if len == 0 && volume.was_being_made(&blob) {
@@ -49,6 +49,7 @@ pub(in crate::file) fn load(
     let damaged = |what: &str| FileError::damaged(Spot::of(ino, &blob), format!("header: {what}"));
     let end = PREFIX_BYTES + usize::from(prefix.payload_len);
     let payload = page[..len].get(PREFIX_BYTES..end).ok_or_else(|| damaged("cut off"))?;
+    let keys = &volume.keys;
     let cipher = keys
         .open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)
         .ok_or_else(|| damaged("its file key does not open"))?;
@@ -63,8 +64,8 @@ pub(in crate::file) fn load(
     // After the header: beside a writer the file is never shorter than its last header says.
     let lower_len = u64::try_from(rustix::fs::fstat(&blob)?.st_size).unwrap_or(0);
     if lower_len < stored_len {
-        let text = format!("{lower_len} bytes are stored, wanted {stored_len}: cut off");
-        return Err(FileError::damaged(Spot::of(ino, &blob), text));
+        let what = format!("{lower_len} bytes are stored, wanted {stored_len}: cut off");
+        return Err(FileError::damaged(Spot::of(ino, &blob), what));
     }
     if lower_len > stored_len {
         if !is_hushed() {
@@ -76,10 +77,7 @@ pub(in crate::file) fn load(
             return Ok(Loaded::Mended);
         }
     }
-    let journaled = volume.journaled.as_ref();
-    let journal = journaled.map(|journaled| Arc::clone(&journaled.journal));
-    let is_kept = journaled.is_some_and(|journaled| !journaled.is_fresh(ino));
-    let floor = if is_kept { stored_len } else { 0 };
+    let (journal, floor) = protection(volume, ino, stored_len);
     let blob = Stage::new(blob, journal, prefix.block_size, floor, generation);
     Ok(Loaded::Whole(Box::new(State {
         blob,
@@ -102,6 +100,13 @@ pub(in crate::file) fn load(
         mtime_seen: AtomicBool::new(false),
         unused: Vec::new(),
     })))
+}
+
+/// The journal that a stored file of this length is written by way of, and what of it that keeps.
+fn protection(volume: &Volume, ino: u64, stored_len: u64) -> (Option<Arc<Journal>>, u64) {
+    let Some(journaled) = &volume.journaled else { return (None, 0) };
+    let floor = if journaled.is_fresh(ino) { 0 } else { stored_len };
+    (Some(Arc::clone(&journaled.journal)), floor)
 }
 
 fn decode_body(geometry: Geometry, length: u64, body: &[u8]) -> Option<Body> {
