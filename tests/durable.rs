@@ -12,7 +12,7 @@ mod volume;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cmkfs::file::{Access, Dir, NodeKind, RenameMode, Volume, VolumeOptions};
+use cmkfs::file::{Access, Dir, Durability, NodeKind, RenameMode, Volume, VolumeOptions};
 use disk::Disk;
 use volume::{ME, Throwaway};
 
@@ -113,4 +113,29 @@ fn what_replaced_something_without_a_sync_survives_a_power_cut_whole() {
         assert_eq!(get(root, b"exchanged"), content(3));
         assert_eq!(get(root, b"new"), content(1));
     });
+}
+
+/// A disk makes a name durable of itself, and what was written later: a file that nobody synced may
+/// come back without a byte.
+#[test]
+fn files_that_were_never_synced_open_after_a_power_cut() {
+    for durability in [Durability::Strict, Durability::Relaxed] {
+        let on_disk = OnDisk::new();
+        let options = VolumeOptions { durability, ..VolumeOptions::default() };
+        let volume = on_disk.throwaway.open_with(&options);
+        let root = volume.root().unwrap();
+        let made = |n: u8| [b"made".as_slice(), &[b'0' + n]].concat();
+        (0..5).for_each(|n| put(&root, &made(n), &[n; 100]));
+        root.sync().unwrap();
+        let after = on_disk.disk.after_power_cut();
+        let path = after.path().join(on_disk.throwaway.path().file_name().unwrap());
+        let stored = std::fs::read_dir(path.join("tree")).unwrap();
+        let lens = stored.map(|entry| entry.unwrap().metadata().unwrap()).filter(|m| m.is_file());
+        assert_eq!(lens.filter(|meta| meta.len() == 0).count(), 5, "the names alone arrived");
+        let again = on_disk.throwaway.open_at(&path, &options);
+        for n in 0..5 {
+            assert_eq!(get(&again.root().unwrap(), &made(n)), b"", "{durability}");
+        }
+        assert_eq!(again.figures().damages, 0, "{durability}");
+    }
 }

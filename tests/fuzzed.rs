@@ -19,6 +19,7 @@ use cmkfs::format::geometry::NodeAt;
 use cmkfs::format::header::{self, PREFIX_BYTES};
 use cmkfs::format::journal::{self, FRAME_LEN, RecordKind};
 use cmkfs::format::node::Entry;
+use cmkfs::format::sessions;
 use entries::{ENTRIES, Run, golden};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -115,6 +116,10 @@ fn what_the_golden_volume_sealed_opens() {
         RecordKind::Anew,
     ];
     assert_eq!(kinds, wanted);
+    assert!(golden::SLOTS.iter().all(|slot| {
+        let (said, tag) = sessions::decode(slot).unwrap();
+        keys.check_sessions(&said, &tag).is_ok()
+    }));
     assert!(golden::LINKS.iter().all(|sealed| keys.open_link(sealed).is_some()));
     let owner = Owner::Dir(golden::root().id());
     let stored = keys.attribute_name(golden::ATTRIBUTE_NAME);

@@ -175,6 +175,47 @@ fn new_files_are_whole_or_empty_after_a_kill_and_synced_ones_whole() {
     }
 }
 
+/// A kill between the two calls that make a file leaves a name without a byte.
+#[test]
+fn a_file_that_was_being_made_at_a_kill_is_empty_and_no_damage() {
+    for options in [&[][..], &["--durability", "relaxed"]] {
+        let mount = Mount::new(options);
+        let names = || {
+            let tree = std::fs::read_dir(mount.store().join("tree")).unwrap();
+            tree.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+        };
+        let before = names();
+        for name in ["one", "two"] {
+            File::create_new(mount.at(name)).unwrap();
+        }
+        let stored: Vec<_> = names().into_iter().filter(|path| !before.contains(path)).collect();
+        assert_eq!(stored.len(), 2);
+        mount.remount();
+        for path in &stored {
+            std::fs::remove_file(path).unwrap();
+        }
+        mount.remount();
+        kill(&mount);
+        stored.iter().for_each(|path| drop(File::create_new(path).unwrap()));
+        let store = mount.store();
+        let check = |how: &[&str]| {
+            let told = mount.ok(&[&["check", store.to_str().unwrap()], how].concat()).stdout;
+            String::from_utf8(told).unwrap().matches("blank: ").count()
+        };
+        assert_eq!(check(&[]), 2, "{options:?}");
+        assert_eq!(check(&["--no-key"]), 2, "{options:?}");
+        mount.mount();
+        assert_eq!(std::fs::metadata(mount.at("one")).unwrap().len(), 0);
+        assert_eq!(std::fs::read(mount.at("one")).unwrap(), b"", "{options:?}");
+        mount.umount();
+        assert_eq!(check(&[]), 1, "{options:?}");
+        assert_eq!(check(&["--repair"]), 1, "{options:?}");
+        assert_eq!(check(&[]), 0, "{options:?}");
+        mount.mount();
+        assert_eq!(std::fs::read(mount.at("two")).unwrap(), b"", "{options:?}");
+    }
+}
+
 /// Whoever reads a store that no daemon has any more finds what was synced, as a mount would.
 #[test]
 fn what_was_synced_is_read_without_a_mount_after_a_kill() {

@@ -93,7 +93,26 @@ def look_checkpoints():
     assert content == content[:9] * 40000, content[:20]
     return int(content[:9])
 
+def made():
+    number = 0
+    base = database("delete")
+    while True:
+        number += 1
+        for name in ("made-%09d-%d" % (number, n) for n in range(3)):
+            with open(name, "wb") as file:
+                file.write(name.encode())
+        base.execute("insert into t values(?, ?)", (number, b"x" * 700))
+        if number % 5 == 0:
+            os.remove("made-%09d-0" % (number - 2))
+        done(number)
+def look_made():
+    names = [name for name in os.listdir(".") if name.startswith("made-")]
+    for name in names:
+        assert open(name, "rb").read() in (b"", name.encode()), name
+    return look_transactions("delete")
+
 work, look = {
+    "made": (made, look_made),
     "log": (log, look_log),
     "wal": (lambda: transactions("wal"), lambda: look_transactions("wal")),
     "rollback": (lambda: transactions("delete"), lambda: look_transactions("delete")),
@@ -244,6 +263,12 @@ fn a_database_with_a_write_ahead_log_survives_power_cuts() {
 #[test]
 fn a_database_with_a_rollback_journal_survives_power_cuts() {
     cut_below("rollback");
+}
+
+/// Beside a database that syncs: that makes their names durable.
+#[test]
+fn files_that_are_never_synced_open_after_power_cuts() {
+    cut_below("made");
 }
 
 #[test]

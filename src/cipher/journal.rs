@@ -41,14 +41,18 @@ fn nonce(sequence: u64) -> [u8; NONCE_LEN] {
     nonce
 }
 
-fn tag(cipher: &Aes256GcmSiv, nonce: [u8; NONCE_LEN], bound: &[u8]) -> [u8; TAG_LEN] {
+pub(in crate::cipher) fn tag(
+    cipher: &Aes256GcmSiv,
+    nonce: [u8; NONCE_LEN],
+    bound: &[u8],
+) -> [u8; TAG_LEN] {
     cipher
         .encrypt_inout_detached(&nonce.into(), bound, (&mut [][..]).into())
         .expect("a record has 16 MiB, below the cipher's limit of 2^36 bytes")
         .into()
 }
 
-fn check(
+pub(in crate::cipher) fn check(
     cipher: &Aes256GcmSiv,
     nonce: [u8; NONCE_LEN],
     bound: &[u8],

@@ -11,6 +11,7 @@ mod journal;
 mod nonce;
 mod pool;
 mod secret;
+mod sessions;
 mod small;
 mod volume;
 

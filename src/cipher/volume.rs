@@ -10,6 +10,7 @@
 //! | epoch key  | `cmkfs v1 links`             | targets of symbolic links                     |
 //! | epoch key  | `cmkfs v1 attributes`        | values of extended attributes                 |
 //! | epoch key  | `cmkfs v1 journal` + segment | tags of the journal                           |
+//! | epoch key  | `cmkfs v1 sessions`          | tags of the slots of `sessions`               |
 //! | epoch 1    | `cmkfs v1 attribute names`   | names of extended attributes (HMAC-SHA256)    |
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ pub struct EpochKeys {
     pub(in crate::cipher) links: Secret,
     pub(in crate::cipher) attributes: Secret,
     journal: Secret,
+    sessions: Secret,
 }
 
 impl EpochKeys {
@@ -49,12 +51,18 @@ impl EpochKeys {
             links: key.derive("cmkfs v1 links"),
             attributes: key.derive("cmkfs v1 attributes"),
             journal: key.derive("cmkfs v1 journal"),
+            sessions: key.derive("cmkfs v1 sessions"),
         }
     }
 
     /// Authenticates segments of the journal.
     pub(in crate::cipher) fn journal(&self) -> &Secret {
         &self.journal
+    }
+
+    /// Authenticates the slots of `sessions`.
+    pub(in crate::cipher) fn sessions(&self) -> &Secret {
+        &self.sessions
     }
 }
 

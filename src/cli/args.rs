@@ -252,7 +252,7 @@ Exits with 0 if all can be read as it was written, or was repaired, with 42 if n
 one object with store, opened (false with --no-key), counts (directories, files, links, others, \
 bytes), report (of --repair: its path in the volume) and findings, each with kind (attribute, \
 cut, long, blocks, header, link, name, sidecar, orphan-sidecar, marker, foreign, orphan-link, \
-leftover, unread), stored, path, reason, ranges, attribute, harmless, done, left.";
+leftover, blank, unread), stored, path, reason, ranges, attribute, harmless, done, left.";
 
 #[derive(Debug, Args)]
 #[command(after_help = CHECK_FIELDS)]

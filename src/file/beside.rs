@@ -217,8 +217,8 @@ impl File {
         if same {
             return Ok(());
         }
-        match open::load(&volume.keys, None, blob, self.ino(), false)? {
-            Loaded::Whole(found) => {
+        match open::load(volume, blob, self.ino(), false)? {
+            Loaded::Whole(found) | Loaded::Blank(found) => {
                 let known = &mut *state;
                 let same_file = found.prefix.file_id == known.prefix.file_id;
                 if same_file && found.generation < known.generation {
@@ -264,7 +264,7 @@ impl Dir {
         }
         let loaded = hushed(|| {
             let blob = self.lower().open_file(object, false)?;
-            open::load(&volume.keys, None, blob, stat.ino, false)
+            open::load(volume, blob, stat.ino, false)
         });
         // What can't be read is shown as the disk says.
         if let Ok(Loaded::Whole(state)) = loaded {

@@ -15,6 +15,7 @@ use crate::cipher::VolumeKeys;
 use crate::file::content::File;
 use crate::file::error::FileError;
 use crate::file::journal::Journal;
+use crate::file::sessions::Ended;
 use crate::file::stage::Birth;
 use crate::file::state::State;
 use crate::file::volume::{Volume, lock};
@@ -122,10 +123,16 @@ impl Journaled {
         none && self.journal.is_retired()
     }
 
-    /// Leaves an empty journal, if nothing in it is needed.
-    pub(in crate::file) fn end(&self) {
-        if self.is_idle() {
-            self.journal.end();
+    /// Leaves an empty journal, if nothing in it is needed. Returns how safe it is what was made.
+    pub(in crate::file) fn end(&self) -> Ended {
+        let is_idle = self.is_idle();
+        match (self.journal.works(), is_idle) {
+            (false, _) => Ended::InDoubt,
+            (true, false) => Ended::Written,
+            (true, true) => {
+                self.journal.end();
+                Ended::Durable
+            }
         }
     }
 
@@ -161,6 +168,7 @@ impl Volume {
         if journaled.is_idle() {
             return Ok(());
         }
+        let begun = self.sessions.time();
         journaled.turn(&self.keys)?;
         let mut files: HashMap<u64, Arc<File>> = lock(&journaled.pending).clone();
         let fresh: Vec<u64> = lock(&journaled.fresh).keys().copied().collect();
@@ -178,6 +186,10 @@ impl Volume {
             }
         }
         self.sync_places(journaled, &files, fresh.is_empty())?;
+        if !fresh.is_empty() {
+            // All of the disk was synced, and so what was made before.
+            self.sessions.go_on(&self.keys, begun);
+        }
         let births = fresh.len();
         for ino in fresh {
             self.protect_fresh(journaled, ino, generations.get(&ino).copied())?;

@@ -62,11 +62,14 @@ impl Volume {
         }
         let volume = self;
         let ino = lower.st_ino;
-        let mut blob = Some(blob);
+        let (mut blob, mut is_blank) = (Some(blob), false);
         let file = volume.open_with(ino, || {
             let blob = blob.take().expect("called once");
-            let journaled = volume.journaled.as_ref();
-            match open::load(&volume.keys, journaled, blob, ino, writable) {
+            match open::load(volume, blob, ino, writable) {
+                Ok(Loaded::Blank(state)) => {
+                    is_blank = true;
+                    Ok(*state)
+                }
                 Ok(Loaded::Whole(mut state)) => {
                     *state.settled.get_mut() = volume.settled.take(ino);
                     Ok(*state)
@@ -78,6 +81,9 @@ impl Volume {
                 }
             }
         })?;
+        if is_blank {
+            file.give_header(writable);
+        }
         if blob.is_some() && volume.read_only() {
             // Whoever opens a file sees the newest state, also if it is open already.
             file.refresh()?;

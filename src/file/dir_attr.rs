@@ -83,9 +83,12 @@ impl Dir {
         self.volume().check_writable()?;
         let stored = self.stored(name)?;
         if set.sets_times() {
-            let ino = self.lower().stat(stored.object())?.st_ino;
-            if let Some(file) = self.volume().opened(ino) {
+            let lower = self.lower().stat(stored.object())?;
+            if let Some(file) = self.volume().opened(lower.st_ino) {
                 file.commit()?;
+            } else if lower.st_size == 0 {
+                // One that a crash left without a header is known by its times, until it has one.
+                self.volume().give_header_of(self.lower(), stored.object(), &lower);
             }
         }
         self.lower().set_attr(stored.object(), set)?;

@@ -344,13 +344,18 @@ impl Journal {
 
     /// Nobody needs any record: both segments are emptied, and as long as they are at first.
     pub(in crate::file) fn end(&self) {
-        if self.check().is_ok() {
+        if self.works() {
             let emptied = self.segments.iter().try_for_each(|segment| {
                 segment.write_zeros(0, HEAD_LEN as u64)?;
                 segment.set_len(FIRST_LEN)
             });
             leave(emptied, "the journal's space");
         }
+    }
+
+    /// Whether no sync or write of it has failed.
+    pub(in crate::file) fn works(&self) -> bool {
+        self.check().is_ok()
     }
 
     /// The same, durably.

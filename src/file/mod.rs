@@ -18,6 +18,7 @@
 //! | `journal` | the journal; `checkpoint`: bringing its changes to their places;        |
 //! | `recover` | bringing there what a crash has left; `replay`: one file's changes      |
 //! | `written` | making durable what was written before it is committed                  |
+//! | `sessions` | when the volume was written, and files that a crash left without a header |
 //! | `tree`    | the tree of tags                                                        |
 //! | `verify`  | verifying a stored file completely; `inspect`: other stored objects     |
 //! | `cache`   | plaintext blocks that a request needed only a part of                   |
@@ -48,6 +49,7 @@ mod ranges;
 mod recover;
 mod replay;
 mod salvage;
+mod sessions;
 mod settled;
 mod stage;
 mod stat;

@@ -7,9 +7,12 @@ use std::sync::atomic::AtomicBool;
 use crate::cipher::{Plain, VolumeKeys};
 use crate::file::checkpoint::Journaled;
 use crate::file::error::{FileError, Spot, is_hushed};
+use crate::file::journal::Journal;
 use crate::file::stage::Stage;
+use crate::file::stat::Time;
 use crate::file::state::{Body, State};
 use crate::file::tree::Tree;
+use crate::file::volume::Volume;
 use crate::file::written::Written;
 use crate::format::geometry::{BlockSize, Geometry, PAGE_BYTES};
 use crate::format::header::{self, PAYLOAD_FIXED_BYTES, PREFIX_BYTES, Prefix, TREE_PAYLOAD_LEN};
@@ -21,6 +24,9 @@ use crate::store::{Blob, DiskBlob};
 pub(in crate::file) enum Loaded {
     /// A file as its header says.
     Whole(Box<State>),
+    /// A file without a header, which was being made when a session ended: it is empty. Where it
+    /// can be written it is to be committed, so that it has one.
+    Blank(Box<State>),
     /// The lower file was longer than its header says, as a crash leaves it, and has been cut;
     /// whoever knows the old length has to look again.
     Mended,
@@ -28,20 +34,22 @@ pub(in crate::file) enum Loaded {
 
 /// Reads and authenticates the header of a stored file.
 pub(in crate::file) fn load(
-    keys: &VolumeKeys,
-    journaled: Option<&Journaled>,
+    volume: &Volume,
     blob: DiskBlob,
     ino: u64,
     writable: bool,
 ) -> Result<Loaded, FileError> {
     let mut page = [0; PAGE_BYTES];
     let len = blob.read_at(0, &mut page)?;
+    if len == 0 && volume.was_being_made(&blob) {
+        return blank(volume, blob, writable);
+    }
     let (prefix, entry) = header::decode(&page[..len])
         .map_err(|error| FileError::header(Spot::of(ino, &blob), &error))?;
     let damaged = |what: &str| FileError::damaged(Spot::of(ino, &blob), format!("header: {what}"));
-    let payload = page[..len]
-        .get(PREFIX_BYTES..PREFIX_BYTES + usize::from(prefix.payload_len))
-        .ok_or_else(|| damaged("cut off"))?;
+    let end = PREFIX_BYTES + usize::from(prefix.payload_len);
+    let payload = page[..len].get(PREFIX_BYTES..end).ok_or_else(|| damaged("cut off"))?;
+    let keys = &volume.keys;
     let cipher = keys
         .open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)
         .ok_or_else(|| damaged("its file key does not open"))?;
@@ -56,8 +64,8 @@ pub(in crate::file) fn load(
     // After the header: beside a writer the file is never shorter than its last header says.
     let lower_len = u64::try_from(rustix::fs::fstat(&blob)?.st_size).unwrap_or(0);
     if lower_len < stored_len {
-        let text = format!("{lower_len} bytes are stored, wanted {stored_len}: cut off");
-        return Err(FileError::damaged(Spot::of(ino, &blob), text));
+        let what = format!("{lower_len} bytes are stored, wanted {stored_len}: cut off");
+        return Err(FileError::damaged(Spot::of(ino, &blob), what));
     }
     if lower_len > stored_len {
         if !is_hushed() {
@@ -69,11 +77,7 @@ pub(in crate::file) fn load(
             return Ok(Loaded::Mended);
         }
     }
-    let journal = journaled.map(|journaled| Arc::clone(&journaled.journal));
-    let floor = match journaled {
-        Some(journaled) if !journaled.is_fresh(ino) => stored_len,
-        _ => 0,
-    };
+    let (journal, floor) = protection(volume, ino, stored_len);
     let blob = Stage::new(blob, journal, prefix.block_size, floor, generation);
     Ok(Loaded::Whole(Box::new(State {
         blob,
@@ -99,6 +103,13 @@ pub(in crate::file) fn load(
     })))
 }
 
+/// The journal that a stored file of this length is written by way of, and what of it that keeps.
+fn protection(volume: &Volume, ino: u64, stored_len: u64) -> (Option<Arc<Journal>>, u64) {
+    let Some(journaled) = &volume.journaled else { return (None, 0) };
+    let floor = if journaled.is_fresh(ino) { 0 } else { stored_len };
+    (Some(Arc::clone(&journaled.journal)), floor)
+}
+
 fn decode_body(geometry: Geometry, length: u64, body: &[u8]) -> Option<Body> {
     if Geometry::is_inline(length) {
         return (body.len() as u64 == length).then(|| Body::Inline(Plain::copy_of(body)));
@@ -108,6 +119,17 @@ fn decode_body(geometry: Geometry, length: u64, body: &[u8]) -> Option<Body> {
     }
     let entries = node::decode(body.try_into().ok()?);
     Some(Body::Tree(Tree::new(entries, geometry.levels(length))))
+}
+
+/// The state of a file that was made, and did not get a header before a session ended. Its times
+/// are those that it has: the header is written by nobody.
+fn blank(volume: &Volume, blob: DiskBlob, writable: bool) -> Result<Loaded, FileError> {
+    let stat = rustix::fs::fstat(&blob)?;
+    let ns = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let mtime = writable.then_some(Time { s: stat.st_mtime, ns });
+    let written = if writable { Written::all() } else { Written::nothing() };
+    let state = fresh(&volume.keys, volume.journaled.as_ref(), blob, volume.block_size);
+    Ok(Loaded::Blank(Box::new(State { writable, dirty: writable, written, mtime, ..state })))
 }
 
 /// The state of a file that was just made; its header is still to be written.

@@ -18,6 +18,7 @@ use crate::file::dir::Dir;
 use crate::file::error::FileError;
 use crate::file::figures::{Counters, Figures};
 use crate::file::recover;
+use crate::file::sessions::{Ended, Sessions};
 use crate::file::settled::Settled;
 use crate::file::state::State;
 use crate::format::descriptor::Descriptor;
@@ -103,6 +104,7 @@ pub struct Volume {
     /// Files that were closed with something lost: as many as there were errors.
     spoiled: Mutex<HashSet<u64>>,
     pub(in crate::file) settled: Settled,
+    pub(in crate::file) sessions: Sessions,
     changes: RwLock<()>,
     /// The journal has what is not in its place, and this volume does not read it.
     behind: bool,
@@ -131,11 +133,11 @@ pub struct Changing<'a> {
 impl Drop for Volume {
     fn drop(&mut self) {
         // What is another's by now is not touched.
-        if let Some(journaled) = &self.journaled
-            && self.check_lease().is_ok()
-        {
-            journaled.end();
+        if self.read_only() || self.check_lease().is_err() {
+            return;
         }
+        let ended = self.journaled.as_ref().map_or(Ended::Written, Journaled::end);
+        self.sessions.end(&self.keys, ended);
     }
 }
 
@@ -194,6 +196,7 @@ impl Volume {
             next_file: AtomicU64::new(1),
             spoiled: Mutex::default(),
             settled: Settled::default(),
+            sessions: Sessions::new(store.session_file()),
             changes: RwLock::new(()),
             behind: false,
             standing,
@@ -216,6 +219,7 @@ impl Volume {
             if let Some(segments) = made.map_err(sys)? {
                 Self::recover(&mut volume, segments)?;
             }
+            volume.sessions.begin(&volume.keys, options.durability);
         }
         Ok(volume)
     }

@@ -12,6 +12,7 @@
 //! | `envelope`   | epoch, nonce, tag and ciphertext of a small sealed value           |
 //! | `descriptor` | `volume.json`                                                      |
 //! | `journal`    | segments of the redo journal and their records                     |
+//! | `sessions`   | when the volume was written and did not come to a clean end        |
 //! | `utc`        | dates                                                              |
 
 pub mod bytes;
@@ -24,6 +25,7 @@ pub mod ids;
 pub mod journal;
 pub mod name;
 pub mod node;
+pub mod sessions;
 pub mod utc;
 
 pub use descriptor::{Descriptor, DescriptorError, EpochKey, Features, Slot};

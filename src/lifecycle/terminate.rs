@@ -27,8 +27,15 @@ use crate::store::{Store, StoreLock};
 pub const MARKER_NAME: &str = "terminating.cmkfs";
 const DESCRIPTOR_NAME: &str = "volume.json";
 /// Everything that a store consists of, in the order of removal.
-const PARTS: &[&str] =
-    &["volume.json.new", "journal", "links", "tree", "restoring.cmkfs", "restoring.cmkfs.parts"];
+const PARTS: &[&str] = &[
+    "volume.json.new",
+    "sessions",
+    "journal",
+    "links",
+    "tree",
+    "restoring.cmkfs",
+    "restoring.cmkfs.parts",
+];
 
 /// Whether the user means it.
 #[derive(Clone, Debug, PartialEq, Eq)]

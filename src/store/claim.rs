@@ -66,7 +66,7 @@ pub(in crate::store) struct Boot {
 impl Boot {
     /// Of a process that has this directory open.
     pub(in crate::store) fn of(root: impl AsFd) -> std::io::Result<Self> {
-        Ok(Self { boot: boot_id(), device: Some(rustix::fs::fstat(root)?.st_dev) })
+        Ok(Self { boot: boot_text(), device: Some(rustix::fs::fstat(root)?.st_dev) })
     }
 }
 
@@ -151,12 +151,19 @@ pub(in crate::store) fn new_token() -> String {
 }
 
 /// Id of this boot; empty where the system does not tell it, which then is nobody's.
-fn boot_id() -> String {
+fn boot_text() -> String {
     let read = std::fs::File::open("/proc/sys/kernel/random/boot_id").and_then(|file| {
         let mut text = String::new();
         file.take(64).read_to_string(&mut text).map(|_| text)
     });
     read.map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// Id of this boot; zeros where the system does not tell it.
+pub fn boot_id() -> [u8; 16] {
+    let digits = boot_text().replace('-', "");
+    let id = data_encoding::HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).unwrap_or_default();
+    id.try_into().unwrap_or_default()
 }
 
 /// The digits of the counter.

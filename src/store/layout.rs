@@ -13,6 +13,7 @@ use crate::store::blob::{Blob, DiskBlob};
 use crate::store::dir::StoreDir;
 use crate::store::durability::Durability;
 use crate::store::lease::Standing;
+use crate::store::sessions::SessionFile;
 use crate::store::watch::{Hook, There, Watch, Watched};
 
 const DESCRIPTOR_NAME: &str = "volume.json";
@@ -65,8 +66,8 @@ pub struct Store {
 
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// A segment of the journal, which is written over: in its place a forger may have put a device.
-fn regular(file: DiskBlob) -> Result<DiskBlob, Errno> {
+/// A file of ours that is written over: in its place a forger may have put a device.
+pub(in crate::store) fn regular(file: DiskBlob) -> Result<DiskBlob, Errno> {
     match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
         FileType::RegularFile => Ok(file),
         _ => Err(Errno::INVAL),
@@ -271,6 +272,11 @@ impl Store {
             self.root.sync()?;
         }
         Ok(segments)
+    }
+
+    /// Where it is told when the volume was written.
+    pub fn session_file(&self) -> SessionFile {
+        SessionFile::new(self.root.clone())
     }
 
     /// Makes the store's directories durable, for the end of `init`.

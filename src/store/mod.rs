@@ -6,6 +6,8 @@
 //! STORE/lock          held by the process that has the volume open for writing; tells who it is
 //! STORE/tree/         the mirrored tree
 //! STORE/links/        targets of symbolic links too long for a lower link
+//! STORE/journal/      the redo journal
+//! STORE/sessions      when the volume was written and did not come to a clean end
 //! ```
 //!
 //! [`Sealed`]: crate::cipher::Sealed
@@ -24,6 +26,7 @@ mod link;
 mod lock;
 mod marker;
 mod room;
+mod sessions;
 mod shared;
 mod small;
 mod stream;
@@ -34,7 +37,7 @@ mod whole;
 pub use attribute::Attributed;
 pub use blob::{Blob, DiskBlob};
 pub use change::{SetAttr, SetTime};
-pub use claim::Holder;
+pub use claim::{Holder, boot_id};
 pub use dir::{Creator, LowerStat, NodeKind, RenameMode, StoreDir};
 pub use durability::Durability;
 pub use layout::{Store, StoreError};
@@ -42,6 +45,7 @@ pub use lease::{LeaseError, Standing};
 pub use link::{LinkContent, LinkText, parse_link};
 pub use lock::{HeldHow, LockError, LockMode, StoreLock, Writers};
 pub use marker::StoredMarker;
+pub use sessions::{SessionFile, Slots, disk_time, made, read_slots};
 pub use stream::{DirStream, LowerEntry, is_dot};
 pub use told::{is_news, path_of};
 pub use watch::{Hook, Op, Place, There, Watch, Watched};

@@ -13,7 +13,8 @@ use cmkfs::format::header::{PAYLOAD_FIXED_BYTES, PREFIX_BYTES};
 use cmkfs::format::journal::{FRAME_LEN, RecordKind};
 use cmkfs::format::name::{Stored, decode};
 use cmkfs::format::node::{self, ENTRY_LEN, Entries, NODE_LEN};
-use cmkfs::format::{Descriptor, Geometry, descriptor, envelope, header, journal};
+use cmkfs::format::sessions::{Session, Sessions, WINDOWS_MAX, Window};
+use cmkfs::format::{Descriptor, Epoch, Geometry, descriptor, envelope, header, journal};
 use cmkfs::object::Manifest;
 use cmkfs::store::{LinkContent, Store, parse_link};
 
@@ -97,6 +98,7 @@ pub(crate) fn make(seeds: &Path) {
     names(seeds);
     manifest(seeds);
     segment(seeds);
+    slots(seeds);
 }
 
 fn put(seeds: &Path, name: &str, bytes: &[u8]) {
@@ -277,4 +279,22 @@ fn segment(seeds: &Path) {
         rest = after;
     }
     put(seeds, "journal/segment", &seed);
+}
+
+/// Slots of `sessions`: of a volume that is written, of one that was, and with all the windows that
+/// there is room for.
+fn slots(seeds: &Path) {
+    let session = |ended| Some(Session { since: 1_700_000_000, ended, in_place: ended.is_some() });
+    let mut said = Sessions::new(Epoch(2), 12);
+    said.session = session(None);
+    put(seeds, "sessions/open", golden::keys().seal_sessions(&said).as_bytes());
+    said.session = session(Some((1_700_000_009, [3; 16])));
+    said.sequence = 1;
+    put(seeds, "sessions/ended", golden::keys().seal_sessions(&said).as_bytes());
+    said.session = None;
+    said.sequence = 2;
+    for n in 0..WINDOWS_MAX as u64 {
+        said.add(Window { since: 1000 * n, until: 1000 * n + n, in_place: n % 2 == 0 });
+    }
+    put(seeds, "sessions/full", golden::keys().seal_sessions(&said).as_bytes());
 }

@@ -96,11 +96,19 @@ fn check_node(
         open().or_else(|error| if error == FileError::Stale { open() } else { Err(error) });
     let file = match opened {
         Ok(file) => file,
-        Err(error) if promised => return Err(told(error)),
+        Err(error) if promised || is_blank(&error) => return Err(told(error)),
         Err(_) => return Ok(()),
     };
     check_xattr(dir, name, id, model, promised).map_err(|say| format!("/{path:.40}: {say}"))?;
     check_content(&file, versions, promised).map_err(|say| format!("/{path:.40}: {say}"))
+}
+
+/// Whether nothing at all is stored of what is refused: then it was made and never synced, which
+/// takes no repair.
+fn is_blank(error: &FileError) -> bool {
+    let FileError::Damaged(damage) = error else { return false };
+    let lower = damage.spot.path.as_ref().map(|path| path.symlink_metadata());
+    lower.is_some_and(|lower| lower.is_ok_and(|lower| lower.len() == 0))
 }
 
 /// Compares in parts, so that one that can't be read says nothing of the others.

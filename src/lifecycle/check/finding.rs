@@ -36,6 +36,9 @@ pub enum FindingKind {
     /// What a crash leaves of a change of `volume.json`, or of a directory while it is made or
     /// removed: it is of no account.
     Leftover,
+    /// A file that was being made when the volume was not left cleanly, and has no byte: it reads
+    /// as empty, and gets its header when it is opened for the first time.
+    Blank,
     /// The store's disk refused to give it.
     Unread,
 }
@@ -44,7 +47,9 @@ impl FindingKind {
     /// Whether all that was written can still be read.
     pub fn is_harmless(self) -> bool {
         match self {
-            Self::Long | Self::OrphanSidecar | Self::OrphanLink | Self::Leftover => true,
+            Self::Long | Self::OrphanSidecar | Self::OrphanLink | Self::Leftover | Self::Blank => {
+                true
+            }
             Self::Attribute
             | Self::Cut
             | Self::Blocks
@@ -74,6 +79,7 @@ impl FindingKind {
             Self::Foreign => "foreign",
             Self::OrphanLink => "orphan-link",
             Self::Leftover => "leftover",
+            Self::Blank => "blank",
             Self::Unread => "unread",
         }
     }

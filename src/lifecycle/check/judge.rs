@@ -11,7 +11,7 @@ use crate::file::{LINK_FILE_LEN_MAX, Verdict};
 use crate::lifecycle::check::finding::{Finding, FindingKind, add};
 use crate::lifecycle::check::shape;
 use crate::lifecycle::check::walk::{Object, Place, Walk, list, lock};
-use crate::store::{Attributed, DiskBlob, LinkContent, StoreDir, parse_link};
+use crate::store::{Attributed, DiskBlob, LinkContent, StoreDir, made, parse_link};
 
 impl Walk<'_> {
     pub(in crate::lifecycle::check) fn file(&self, place: &Place, object: &Object) {
@@ -58,6 +58,11 @@ impl Walk<'_> {
     ) -> Result<Vec<Finding>, Errno> {
         let at =
             |kind, reason| Finding::new(kind, place.at(&object.name), object.path.clone(), reason);
+        if lower_len == 0 && self.was_being_made(blob)? {
+            let reason = "it was being made when the volume was not left cleanly, and nothing of \
+                          it was ever synced: it reads as empty";
+            return Ok(vec![at(FindingKind::Blank, reason.to_owned())]);
+        }
         let of = Attributed::Open(blob);
         let Some(volume) = self.volume else {
             add(&self.counting.bytes, lower_len);
@@ -93,6 +98,15 @@ impl Walk<'_> {
         }
         found.extend(self.bad_attributes(&of, Some(verified.owner), &at)?);
         Ok(found)
+    }
+
+    /// Whether a file without a byte reads as empty; without the key by what `sessions` claims.
+    fn was_being_made(&self, blob: &DiskBlob) -> Result<bool, Errno> {
+        Ok(match (self.volume, &self.sessions) {
+            (Some(volume), _) => volume.was_being_made(blob),
+            (None, Some(said)) => said.cover(made(blob)?),
+            (None, None) => false,
+        })
     }
 
     /// Findings for the attributes of an object; those of an owner that is not known are judged

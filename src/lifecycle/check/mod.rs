@@ -175,7 +175,14 @@ fn walk(
     threads: NonZero<usize>,
     progress: &mut dyn FnMut(Counts),
 ) -> Result<Checked, VerbError> {
-    let walk = Walk::new(volume, store.links(Durability::Strict)?);
+    let local = |action| VerbError::local(store.path(), action);
+    let is_left = !store.writers().map_err(local("can't look for writers"))?.may_be_there();
+    // With the key the volume looks, and says what is wrong with it.
+    let sessions = match volume {
+        Some(_) => None,
+        None => shape::sessions(&store.session_file(), is_left).unwrap_or_default(),
+    };
+    let walk = Walk::new(volume, store.links(Durability::Strict)?, sessions);
     let mut findings =
         walk.all(store.tree(Durability::Strict)?, threads, progress).map_err(|error| {
             let path = store.path().join("links");

@@ -3,6 +3,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -17,7 +18,7 @@ use crate::lifecycle::check::walk::list;
 use crate::store::{Attributed, Blob, LinkContent, StoreDir, parse_link};
 
 pub(in crate::lifecycle::check) struct Repair<'a> {
-    pub(in crate::lifecycle::check) volume: &'a Volume,
+    pub(in crate::lifecycle::check) volume: &'a Arc<Volume>,
     pub(in crate::lifecycle::check) store: &'a Path,
     pub(in crate::lifecycle::check) tree: StoreDir,
     pub(in crate::lifecycle::check) links: StoreDir,
@@ -122,6 +123,10 @@ impl Repair<'_> {
             FindingKind::Name | FindingKind::Sidecar => self.nameless(&dir, object, &stem),
             FindingKind::OrphanSidecar => self.sidecar(&dir, object, &stem, false),
             FindingKind::Marker => self.marker(&dir.open_dir(object)?, &stem, object == b"."),
+            FindingKind::Blank => {
+                self.volume.give_header(dir.open_file(object, true)?)?;
+                Ok(done("has a header, of an empty file"))
+            }
             FindingKind::OrphanLink => self.orphan_link(&dir, object, &stem),
             FindingKind::Leftover if finding.stored.starts_with("tree") => {
                 dir.remove_temporary(object)?;

@@ -10,9 +10,13 @@ use crate::format::geometry::{Geometry, PAGE_BYTES};
 use crate::format::header::{self, PREFIX_LEN, TREE_PAYLOAD_LEN};
 use crate::format::name::{self, PAD_LEN, SIDECAR_LEN_MAX, Stored};
 use crate::format::node;
+use crate::format::sessions::{self, Sessions};
 use crate::lifecycle::check::finding::FindingKind;
 use crate::lifecycle::check::walk::list;
-use crate::store::{Attributed, Blob, LowerEntry, StoreDir, StoredMarker};
+use crate::lifecycle::init::unix_s;
+use crate::store::{
+    Attributed, Blob, LowerEntry, SessionFile, StoreDir, StoredMarker, boot_id, read_slots,
+};
 
 /// Temporary names within each other: each takes one more crash, and [`StoreDir::remove_temporary`]
 /// goes no deeper.
@@ -63,6 +67,22 @@ pub(in crate::lifecycle::check) fn file(
         return Ok(Some((FindingKind::Cut, reason)));
     }
     Ok(None)
+}
+
+/// What `sessions` claims, of a volume that nobody writes if `is_left`; whether that is authentic
+/// takes the key.
+pub(in crate::lifecycle::check) fn sessions(
+    file: &SessionFile,
+    is_left: bool,
+) -> Result<Option<Sessions>, Errno> {
+    let Some(blob) = file.open(false)? else { return Ok(None) };
+    let slots = read_slots(&blob)?;
+    let said = slots.iter().filter_map(|slot| sessions::decode(slot));
+    let Some((mut said, _)) = said.max_by_key(|(said, _)| said.sequence) else { return Ok(None) };
+    if is_left {
+        said.close(unix_s(), boot_id(), rustix::fs::fstat(&blob)?.st_ino);
+    }
+    Ok(Some(said))
 }
 
 /// What is wrong with the form of an envelope.

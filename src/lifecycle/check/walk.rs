@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use crate::file::{DirNames, Volume};
 use crate::format::directory::MARKER_NAME;
 use crate::format::name::{self, Stored};
+use crate::format::sessions::Sessions;
 use crate::lifecycle::check::finding::{Counting, Counts, Finding, FindingKind, add};
 use crate::lifecycle::check::queue::Queue;
 use crate::lifecycle::check::shape;
@@ -29,6 +30,8 @@ pub(in crate::lifecycle::check) struct Walk<'a> {
     /// The open volume, if there is a key.
     pub(in crate::lifecycle::check) volume: Option<&'a Volume>,
     pub(in crate::lifecycle::check) links: StoreDir,
+    /// What `sessions` claims, for want of the key.
+    pub(in crate::lifecycle::check) sessions: Option<Sessions>,
     pub(in crate::lifecycle::check) counting: Counting,
     /// Files under `links/` that a link refers to.
     pub(in crate::lifecycle::check) referred: Mutex<BTreeSet<String>>,
@@ -86,10 +89,15 @@ impl Place {
 }
 
 impl<'a> Walk<'a> {
-    pub(in crate::lifecycle::check) fn new(volume: Option<&'a Volume>, links: StoreDir) -> Self {
+    pub(in crate::lifecycle::check) fn new(
+        volume: Option<&'a Volume>,
+        links: StoreDir,
+        sessions: Option<Sessions>,
+    ) -> Self {
         Self {
             volume,
             links,
+            sessions,
             counting: Counting::default(),
             referred: Mutex::default(),
             linked: Mutex::default(),

@@ -34,6 +34,12 @@ pub const NODES: [&[u8]; 3] = [
 ];
 /// A segment of the journal: its head up to the end of its tag, then its records.
 pub const SEGMENT: &[u8] = include_bytes!("../seeds/journal/segment");
+/// Slots of `sessions`.
+pub const SLOTS: [&[u8]; 3] = [
+    include_bytes!("../seeds/sessions/open"),
+    include_bytes!("../seeds/sessions/ended"),
+    include_bytes!("../seeds/sessions/full"),
+];
 /// The marker of the root.
 pub const ROOT_MARKER: &[u8] = include_bytes!("../seeds/name/marker");
 /// Envelopes of targets of symbolic links.

@@ -16,6 +16,7 @@ mod journal;
 mod manifest;
 mod name;
 mod node;
+mod sessions;
 
 pub use descriptor::descriptor;
 pub use header::header;
@@ -23,6 +24,7 @@ pub use journal::journal;
 pub use manifest::manifest;
 pub use name::name;
 pub use node::node;
+pub use sessions::sessions;
 
 /// A function that takes any bytes.
 pub type Run = fn(&[u8]);
@@ -35,4 +37,5 @@ pub const ENTRIES: &[(&str, Run)] = &[
     ("manifest", manifest),
     ("name", name),
     ("node", node),
+    ("sessions", sessions),
 ];
