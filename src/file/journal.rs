@@ -215,12 +215,20 @@ impl Journal {
         self.put(&mut writer, &record)
     }
 
-    /// The same for a record of [`RecordKind::Written`].
-    pub(in crate::file) fn append_written(&self, body: &Plain) -> Result<Placed, Errno> {
+    /// The same for a record of [`RecordKind::Written`]; `None` if it would not come to the
+    /// segment that the earlier ones of its file are in.
+    pub(in crate::file) fn append_written(
+        &self,
+        body: &Plain,
+        earlier: Option<usize>,
+    ) -> Result<Option<Placed>, Errno> {
         let mut writer = lock(&self.writer);
         self.check()?;
+        if earlier.is_some_and(|segment| segment != writer.active) {
+            return Ok(None);
+        }
         let record = writer.cipher.seal_written(writer.sequence, body);
-        self.put(&mut writer, &record)
+        self.put(&mut writer, &record).map(Some)
     }
 
     fn put(&self, writer: &mut Writer, record: &Sealed) -> Result<Placed, Errno> {
@@ -254,11 +262,6 @@ impl Journal {
             let step = self.segments[segment].write_zeros(tail, STEP_LEN);
             writer.lens[segment] = if step.is_ok() { tail + STEP_LEN } else { tail };
         }
-    }
-
-    /// The segment that records are appended to.
-    pub(in crate::file) fn active(&self) -> usize {
-        lock(&self.writer).active
     }
 
     /// Whether nobody needs the records of the segment that is not in use, nor any that a crash
