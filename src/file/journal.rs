@@ -69,6 +69,14 @@ struct Writer {
     retired: bool,
 }
 
+/// Who makes it durable.
+#[derive(Debug, Default)]
+struct Syncing {
+    busy: bool,
+    /// Threads that wait until nobody is busy.
+    waiting: usize,
+}
+
 /// Invariants:
 /// 1. a record is durable if its number is at most `synced`;
 /// 2. after a failed write or sync nothing is appended and nothing counts as durable any more.
@@ -76,7 +84,7 @@ struct Writer {
 pub(in crate::file) struct Journal {
     segments: [DiskBlob; 2],
     writer: Mutex<Writer>,
-    syncing: Mutex<bool>,
+    syncing: Mutex<Syncing>,
     synced: AtomicU64,
     /// Bytes that wait for a commit, of all files.
     staged: AtomicU64,
@@ -149,7 +157,7 @@ impl Journal {
         Self {
             segments,
             writer: Mutex::new(writer),
-            syncing: Mutex::new(false),
+            syncing: Mutex::default(),
             synced: AtomicU64::new(0),
             staged: AtomicU64::new(0),
             ended: Condvar::new(),
@@ -275,26 +283,31 @@ impl Journal {
     /// # Errors
     /// The store's, also those of an earlier sync.
     pub(in crate::file) fn sync_to(&self, number: u64) -> Result<(), Errno> {
-        let mut busy = lock(&self.syncing);
+        let mut syncing = lock(&self.syncing);
         loop {
             self.check()?;
             if self.synced.load(Ordering::Acquire) >= number {
                 return Ok(());
             }
-            if *busy {
-                busy = self.ended.wait(busy).unwrap_or_else(PoisonError::into_inner);
+            if syncing.busy {
+                syncing.waiting += 1;
+                syncing = self.ended.wait(syncing).unwrap_or_else(PoisonError::into_inner);
+                syncing.waiting -= 1;
                 continue;
             }
-            *busy = true;
-            drop(busy);
+            syncing.busy = true;
+            drop(syncing);
             let synced = self.sync_now();
-            busy = lock(&self.syncing);
-            *busy = false;
+            syncing = lock(&self.syncing);
+            syncing.busy = false;
             match synced {
                 Ok(appended) => self.synced.store(appended, Ordering::Release),
                 Err(error) => drop(self.fail(error)),
             }
-            self.ended.notify_all();
+            // It costs a system call, also where nobody waits.
+            if syncing.waiting > 0 {
+                self.ended.notify_all();
+            }
         }
     }
 
