@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::cipher::{Plain, Sealed, SegmentCipher, VolumeKeys};
 use crate::format::journal::{BODY_LEN_MAX, FRAME_LEN, HEAD_LEN, RecordKind};
-use crate::store::{Blob, DiskBlob, leave, path_of};
+use crate::store::{Blob, DiskBlob, UNRENEWED, leave, path_of};
 
 /// Bytes of records in a segment above which it is time for a checkpoint. A bound on what is
 /// written at a moment is not needed for being right: a segment that is crowded goes on growing
@@ -79,7 +79,8 @@ struct Syncing {
 
 /// Invariants:
 /// 1. a record is durable if its number is at most `synced`;
-/// 2. after a failed write or sync nothing is appended and nothing counts as durable any more.
+/// 2. after a failed write or sync nothing is appended and nothing counts as durable any more; one
+///    that was not made, as the lease could not be renewed, changes nothing.
 #[derive(Debug)]
 pub(in crate::file) struct Journal {
     segments: [DiskBlob; 2],
@@ -172,7 +173,7 @@ impl Journal {
     }
 
     fn fail(&self, error: Errno) -> Errno {
-        if self.failed.set(error).is_ok() {
+        if error != UNRENEWED && self.failed.set(error).is_ok() {
             tracing::error!(
                 stored = path_of(&self.segments[0]).map(debug),
                 %error,
@@ -308,6 +309,9 @@ impl Journal {
             if syncing.waiting > 0 {
                 self.ended.notify_all();
             }
+            if synced == Err(UNRENEWED) {
+                return Err(UNRENEWED);
+            }
         }
     }
 
@@ -316,10 +320,13 @@ impl Journal {
             let mut writer = lock(&self.writer);
             (std::mem::take(&mut writer.unsynced), writer.appended)
         };
-        for (segment, _) in self.segments.iter().zip(unsynced).filter(|(_, unsynced)| *unsynced) {
-            segment.sync(true)?;
+        let mut segments = self.segments.iter().zip(unsynced).filter(|(_, unsynced)| *unsynced);
+        let synced = segments.try_for_each(|(segment, _)| segment.sync(true));
+        if synced.is_err() {
+            let mut writer = lock(&self.writer);
+            (0..2).for_each(|at| writer.unsynced[at] |= unsynced[at]);
         }
-        Ok(appended)
+        synced.map(|()| appended)
     }
 
     /// Returns when all that was appended so far survives a power cut.

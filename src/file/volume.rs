@@ -25,7 +25,9 @@ use crate::format::geometry::{BlockSize, Geometry};
 use crate::format::ids::DirId;
 use crate::format::name::NAME_MAX;
 use crate::limits::OPEN_DIRS_DEFAULT;
-use crate::store::{Durability, LeaseError, Standing, Store, StoreDir, StoreError, Writers};
+use crate::store::{
+    Durability, LeaseError, Standing, Store, StoreDir, StoreError, UNRENEWED, Writers,
+};
 
 /// The table of open files is in this many parts, each with its own lock.
 const OPEN_SHARDS: usize = 64;
@@ -322,7 +324,7 @@ impl Volume {
         match self.standing.as_ref().map_or(Ok(()), Standing::check) {
             Ok(()) => Ok(()),
             Err(LeaseError::Lost) => Err(FileError::Lost),
-            Err(LeaseError::Unrenewed(error)) => Err(FileError::Sys(error)),
+            Err(LeaseError::Unrenewed(_)) => Err(FileError::Sys(UNRENEWED)),
         }
     }
 
