@@ -5,7 +5,8 @@
 //! the last one are durable as a whole then; those that are being written meanwhile begin anew in
 //! the other segment.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::io::Errno;
@@ -42,6 +43,10 @@ pub(in crate::file) struct Journaled {
     /// Files of which nothing is durable.
     fresh: Mutex<HashMap<u64, Birth>>,
     running: Mutex<()>,
+    /// Files that the last checkpoint left in the journal, which the log tells once.
+    left: Mutex<HashSet<u64>>,
+    /// The log tells that the journal is crowded, and no checkpoint has gone well since.
+    is_stuck: AtomicBool,
     pending_max: usize,
     /// Held while a record is appended and its file told to the two above.
     appending: RwLock<()>,
@@ -56,6 +61,8 @@ impl Journaled {
             pending: Mutex::default(),
             fresh: Mutex::default(),
             running: Mutex::default(),
+            left: Mutex::default(),
+            is_stuck: AtomicBool::new(false),
             pending_max: to_usize(pending_max),
             appending: RwLock::default(),
         }
@@ -144,8 +151,13 @@ impl Volume {
         if let Some(journaled) = &self.journaled
             && journaled.is_crowded()
             && let Err(error) = self.checkpoint()
+            && !journaled.is_stuck.swap(true, Ordering::Relaxed)
         {
-            tracing::error!(%error, "a checkpoint left something in the journal");
+            tracing::error!(
+                %error,
+                "the journal is crowded, and a checkpoint leaves something in it: whoever changes \
+                 a file waits for one more try, until there is room"
+            );
         }
     }
 
@@ -172,11 +184,14 @@ impl Volume {
             match file.bring_to_place() {
                 Ok(generation) => drop(generations.insert(*ino, generation)),
                 Err(error) => {
-                    tracing::error!(ino, %error, "changes stay in the journal");
+                    if lock(&journaled.left).insert(*ino) {
+                        tracing::error!(ino, %error, "changes stay in the journal");
+                    }
                     failed.get_or_insert(error);
                 }
             }
         }
+        lock(&journaled.left).retain(|ino| !generations.contains_key(ino));
         self.sync_places(journaled, &files, fresh.is_empty())?;
         let births = fresh.len();
         for ino in fresh {
@@ -193,6 +208,7 @@ impl Volume {
             journaled.journal.retire()?;
         }
         self.counters.checkpoints.add(1);
+        journaled.is_stuck.fetch_and(failed.is_some(), Ordering::Relaxed);
         failed.map_or(Ok(()), Err)
     }
 

@@ -12,7 +12,7 @@ use crate::store::{Blob, DiskBlob, UNRENEWED, leave, path_of};
 
 /// Bytes of records in a segment above which it is time for a checkpoint. A bound on what is
 /// written at a moment is not needed for being right: a segment that is crowded goes on growing
-/// until the checkpoint that everybody who changes something waits for.
+/// until the checkpoint that everybody waits for who adds to it.
 const CROWDED_LEN: u64 = 80 << 20;
 /// Bytes of a segment, at most. It comes to that only where a file can't be brought to its place,
 /// which the log tells; then no space is left for others.

@@ -235,10 +235,15 @@ impl Volume {
     /// To be taken by every operation that changes something, before any other lock and not
     /// twice: waits while the volume is frozen.
     pub fn change(&self) -> Changing<'_> {
+        Changing { _guard: self.changes.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// The same for what adds to the journal: waits for a checkpoint too while that is crowded.
+    pub fn change_content(&self) -> Changing<'_> {
         if self.check_lease().is_ok() {
             self.make_room();
         }
-        Changing { _guard: self.changes.read().unwrap_or_else(PoisonError::into_inner) }
+        self.change()
     }
 
     /// Waits for the changes that are going on, and holds up those that come. With a

@@ -100,10 +100,26 @@ impl Fs {
     /// # Errors
     /// `ReadOnly`, or what a lease that is lost gives.
     pub(in crate::fs) fn must_be_writable(&self) -> Result<Changing<'_>, FsError> {
+        self.begin(Volume::change)
+    }
+
+    /// The same for what makes files or changes what they hold: it waits while the journal has to
+    /// be emptied first.
+    ///
+    /// # Errors
+    /// As [`Self::must_be_writable`].
+    pub(in crate::fs) fn must_take_content(&self) -> Result<Changing<'_>, FsError> {
+        self.begin(Volume::change_content)
+    }
+
+    fn begin<'a>(
+        &'a self,
+        change: impl FnOnce(&'a Volume) -> Changing<'a>,
+    ) -> Result<Changing<'a>, FsError> {
         if self.volume.read_only() {
             return Err(FsError::ReadOnly);
         }
-        let changing = self.volume.change();
+        let changing = change(&self.volume);
         self.volume.check_writable()?;
         Ok(changing)
     }
