@@ -253,6 +253,13 @@ impl Volume {
 }
 
 impl File {
+    /// Whether it stays open and is committed by a later checkpoint, though nobody has it open.
+    pub fn is_kept(&self) -> bool {
+        let is_kept = |journaled: &Journaled| lock(&journaled.pending).contains_key(&self.ino());
+        let is_lost = self.is_latched() || self.volume().check_lease() == Err(FileError::Lost);
+        !is_lost && self.volume().journaled.as_ref().is_some_and(is_kept)
+    }
+
     /// Forgets that it has pending changes, unless it has some again.
     fn let_go(&self, forget: impl FnOnce() -> Option<Arc<Self>>) {
         let state = self.state_anyway();

@@ -291,6 +291,15 @@ impl Volume {
         result.and(checkpoint)
     }
 
+    /// Whether the store has all that was written, be it in the journal alone.
+    pub fn has_stored_all(&self) -> bool {
+        let is_stored = |shard: &Mutex<HashMap<u64, Weak<File>>>| {
+            let files: Vec<_> = lock(shard).values().filter_map(Weak::upgrade).collect();
+            files.iter().all(|file| !file.is_dirty())
+        };
+        self.open.iter().all(is_stored)
+    }
+
     /// Makes all of the store's disk durable.
     pub(in crate::file) fn sync_disk(&self) -> Result<(), FileError> {
         Ok(self.tree.sync_disk()?)

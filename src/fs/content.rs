@@ -364,7 +364,17 @@ impl Fs {
                 Ok(()) | Err(FsError::File(FileError::Latched)) => {}
                 Err(error) => {
                     let inode = self.lower(file.inode);
-                    tracing::error!(inode, %error, "changes were lost on close: write them again");
+                    if file.file().is_kept() {
+                        tracing::error!(
+                            inode,
+                            %error,
+                            "closed and not committed: what was synced is in the journal, what was \
+                             written since in memory; both are tried again until they are in place"
+                        );
+                    } else {
+                        let what = "changes were lost on close: write them again";
+                        tracing::error!(inode, %error, what);
+                    }
                 }
             }
         }

@@ -72,10 +72,30 @@ impl Fs {
     /// # Errors
     /// The first that a commit gave; all were tried.
     pub fn finish(&self) -> Result<(), FsError> {
-        let committed = self.volume.commit_all();
+        let committed = self.commit("the volume was unmounted");
         self.handles.drain();
         self.inodes.clear();
         self.dirs.clear();
+        committed
+    }
+
+    /// Commits every file. The log says what becomes of what could not be: nobody tries again after
+    /// what `happened`.
+    ///
+    /// # Errors
+    /// The first that a commit gave; all were tried.
+    pub fn commit(&self, happened: &str) -> Result<(), FsError> {
+        let committed = self.volume.commit_all();
+        if let Err(error) = &committed {
+            match self.volume.has_stored_all() {
+                true => tracing::error!(
+                    %error,
+                    "when {happened}, not all was brought to its place: the journal has it, for \
+                     the next mount to bring there"
+                ),
+                false => tracing::error!(%error, "changes were lost when {happened}"),
+            }
+        }
         Ok(committed?)
     }
 

@@ -13,7 +13,7 @@ use cmkfs::store::{Op, Watch};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::lab::{BLOCK, options, pattern};
+use crate::lab::{BLOCK, Crashed, assert_read, copy, options, pattern};
 use crate::log::logged;
 use crate::volume::{ME, Throwaway};
 
@@ -115,6 +115,52 @@ impl Served {
         self.fs.fsync(handle, Sync::Data).unwrap();
         told
     }
+}
+
+#[test]
+fn a_file_that_is_closed_on_a_full_disk_is_kept_until_there_is_room() {
+    let served = Served::new();
+    let (ino, handle) = served.make("file");
+    let told = [pattern(LEN, 1), served.tell(handle, LEN)].concat();
+    let more = pattern(60_000, 3);
+    served.write(handle, told.len(), &more);
+    served.full.set(true);
+    served.fs.setattr(ino, &Change::size(1_000_000)).unwrap_err();
+    let (closed, log) = logged(|| served.fs.release(handle));
+    closed.unwrap();
+    assert!(log.contains("what was synced is in the journal"), "{log}");
+    assert!(!log.contains("lost"), "{log}");
+    let crashed = Crashed { disk: &served.disk, dir: copy(served.disk.path()) };
+    assert_read(&crashed.open(), "file", &told);
+    let mut all = [told, more].concat();
+    all.resize(1_000_000, 0);
+    assert_read(&served.volume, "file", &all);
+    served.full.set(false);
+    served.volume.checkpoint().unwrap();
+    assert_read(&served.disk.open(), "file", &all);
+}
+
+#[test]
+fn what_the_journal_has_is_not_called_lost_when_the_volume_is_unmounted() {
+    let served = Served::new();
+    let (_, handle) = served.make("file");
+    let told = [pattern(LEN, 1), served.tell(handle, LEN)].concat();
+    served.full.set(true);
+    let (finished, log) = logged(|| served.fs.finish());
+    finished.unwrap_err();
+    assert!(log.contains("the journal has it"), "{log}");
+    assert!(!log.contains("lost"), "{log}");
+    let Served { disk, fs, volume, .. } = served;
+    drop((fs, volume));
+    assert_read(&disk.open(), "file", &told);
+    // What nobody synced is.
+    let served = Served::new();
+    let (ino, _) = served.make("file");
+    served.full.set(true);
+    served.fs.setattr(ino, &Change::size(1_000_000)).unwrap_err();
+    let (finished, log) = logged(|| served.fs.finish());
+    finished.unwrap_err();
+    assert!(log.contains("changes were lost"), "{log}");
 }
 
 #[test]

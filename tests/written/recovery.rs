@@ -137,7 +137,8 @@ fn a_full_disk_keeps_what_was_told_until_there_is_room() {
 #[test]
 fn a_full_disk_that_has_no_room_for_a_change_is_refused_and_keeps_all() {
     let lab = Lab::new();
-    let told = fill(&lab);
+    let mut told = fill(&lab);
+    told.insert("much".into(), tell_much(&lab, "much", 20));
     let without_change = lab.crash();
     let all = change(&lab, told.clone());
     for (crashed, durability, contents) in [
@@ -145,8 +146,12 @@ fn a_full_disk_that_has_no_room_for_a_change_is_refused_and_keeps_all() {
         (lab.crash(), Durability::Strict, &all),
         (lab.crash(), Durability::Relaxed, &all),
     ] {
-        let opened = crashed.open_watched(Full::below(crashed.path()), durability);
-        assert_eq!(opened.err(), Some(FileError::Sys(Errno::NOSPC)));
+        let open = || crashed.open_watched(Full::below(crashed.path()), durability).err();
+        let (refused, log) = logged(open);
+        assert_eq!(refused, Some(FileError::Sys(Errno::NOSPC)));
+        let was_closed = log.contains("the journal has what was synced");
+        assert!(was_closed != contents.contains_key("changed"), "{log}");
+        assert!(!log.contains("lost") && !log.contains("write it again"), "{log}");
         assert_reads(&crashed.open(), contents);
     }
 }
