@@ -165,7 +165,8 @@ fn a_disk_that_fails_while_it_is_recovered_loses_nothing() {
     for durability in [Durability::Strict, Durability::Relaxed] {
         let (mut failed, mut at) = (0, 0);
         loop {
-            let (crashed, faulty) = (crashed.again(), Faulty::default());
+            let crashed = crashed.again();
+            let faulty = Faulty::losing(crashed.path());
             faulty.arm(at, Errno::IO, Extent::Once);
             let opened = crashed.open_watched(Arc::new(faulty.clone()), durability);
             if faulty.refused().is_empty() {
@@ -173,6 +174,7 @@ fn a_disk_that_fails_while_it_is_recovered_loses_nothing() {
             }
             failed += usize::from(opened.is_err());
             drop(opened);
+            faulty.lose();
             let (volume, log) = logged(|| crashed.open());
             for (name, content) in &contents {
                 let found = read(&volume, name);
