@@ -8,6 +8,8 @@
 mod desk;
 #[path = "support/faulty.rs"]
 mod faulty;
+#[path = "support/log.rs"]
+mod log;
 #[path = "check/stage.rs"]
 mod stage;
 #[path = "support/volume.rs"]
@@ -17,7 +19,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use cmkfs::file::VolumeOptions;
 use cmkfs::fs::Fs;
@@ -25,6 +27,7 @@ use cmkfs::fuse::{MountOptions, Mounted, mount};
 use cmkfs::store::Durability;
 use desk::flip;
 use faulty::{Extent, Faulty};
+use log::Log;
 use rustix::io::Errno;
 use stage::Stage;
 use volume::Throwaway;
@@ -266,29 +269,11 @@ fn a_name_that_is_left_out_of_a_listing_has_one_line() {
     }
 }
 
-/// The log of this process.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// The errors since this was last asked that name something below `dir`.
-    fn take(&self, dir: &Path) -> String {
-        let text = String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap();
-        let dir = dir.to_str().unwrap();
-        let lines = text.lines().filter(|line| line.contains("ERROR") && line.contains(dir));
-        lines.map(|line| format!("{line}\n")).collect()
-    }
+/// The errors that were logged since this was last asked and that name something below `dir`.
+fn errors(log: &Log, dir: &Path) -> String {
+    let (text, dir) = (log.take(), dir.to_str().unwrap());
+    let lines = text.lines().filter(|line| line.contains("ERROR") && line.contains(dir));
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 /// A volume that was filled on a sound disk, mounted on one that may fail.
@@ -311,16 +296,14 @@ fn on_a_faulty_disk(durability: Durability) -> (Throwaway, Faulty, tempfile::Tem
 #[test]
 fn a_disk_that_fails_has_one_line_for_each_file() {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
-    tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
+    tracing::dispatcher::set_global_default(log.dispatch()).unwrap();
     for durability in [Durability::Relaxed, Durability::Strict] {
         let (disk, faulty, point, mounted) = on_a_faulty_disk(durability);
         let path = point.path().join("file");
         let tree = disk.path().join("tree").canonicalize().unwrap();
         let ino = fs::symlink_metadata(&path).unwrap().ino();
         let take = |label: &str, advice: &str| {
-            let said = log.take(&tree);
+            let said = errors(&log, &tree);
             let line = only_error(&said, label);
             for part in [&format!("ino={ino} "), tree.to_str().unwrap(), "dmesg", advice] {
                 assert!(line.contains(part), "{label}, {durability:?}: no {part:?} in {line}");

@@ -101,6 +101,9 @@ struct Run {
     player: Player,
     /// Files of which a call failed.
     hit: BTreeSet<usize>,
+    /// Files of which a sync was refused before one went well. Whoever goes on with one without
+    /// writing all of it again has from a later sync what came since.
+    doubtful: BTreeSet<usize>,
     heard: bool,
 }
 
@@ -127,6 +130,9 @@ impl Run {
         if let Some(file) = self.player.open.remove(&id) {
             let synced =
                 matches!(act, Act::Fsync(_) | Act::Fdatasync(_)) && self.faulty.refused_a_sync();
+            if synced && !self.player.model.synced.contains(&id) {
+                self.doubtful.insert(id);
+            }
             if synced && *error != FileError::Latched {
                 let again = self.faulty.aside(|| file.sync(true));
                 assert_eq!(again, Err(FileError::Latched), "a failed sync is not forgotten");
@@ -194,11 +200,12 @@ fn play(at: usize, errno: Errno, extent: Extent) -> Result<usize, String> {
     let shm = std::path::Path::new("/dev/shm");
     let parent = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
     let throwaway = Throwaway::in_dir(tempfile::tempdir_in(parent).unwrap(), 4096);
-    let faulty = Faulty::default();
+    let faulty = Faulty::losing(throwaway.path());
     let volume = throwaway.open_watched(Arc::new(faulty.clone()), &options()).unwrap();
     let player = faulty.aside(|| Player::new(&volume).unwrap());
     faulty.arm(at, errno, extent);
-    let mut run = Run { faulty: faulty.clone(), player, hit: BTreeSet::new(), heard: false };
+    let (hit, doubtful) = (BTreeSet::new(), BTreeSet::new());
+    let mut run = Run { faulty: faulty.clone(), player, hit, doubtful, heard: false };
     for act in script() {
         let before = run.player.model.clone();
         if file_of(&act, &before).is_some_and(|(id, _)| before.lost.contains(&id)) {
@@ -224,10 +231,14 @@ fn play(at: usize, errno: Errno, extent: Extent) -> Result<usize, String> {
     let calls = faulty.calls();
     faulty.disarm();
     let refused = faulty.refused();
-    let (hit, heard, model) = (run.hit.clone(), run.heard, run.player.model.clone());
+    let (hit, heard, mut model) = (run.hit.clone(), run.heard, run.player.model.clone());
+    model.lost.extend(&run.doubtful);
     drop(run);
     drop(volume);
-    after(&throwaway, model, &hit, heard).map_err(|say| format!("{say}; refused: {refused:#?}"))?;
+    faulty.lose();
+    let exact = !faulty.lost();
+    after(&throwaway, model, &hit, heard, exact)
+        .map_err(|say| format!("{say}; refused: {refused:#?}"))?;
     Ok(calls)
 }
 
@@ -237,9 +248,10 @@ fn after(
     mut model: Model,
     hit: &BTreeSet<usize>,
     heard: bool,
+    exact: bool,
 ) -> Result<(), String> {
     for (id, versions) in &mut model.files {
-        if !hit.contains(id) {
+        if exact && !hit.contains(id) {
             // No error was told of it: it is all there.
             versions.drain(..versions.len() - 1);
             model.synced.insert(*id);

@@ -3,16 +3,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/faulty.rs"]
+mod faulty;
 #[path = "support/volume.rs"]
 mod volume;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cmkfs::file::{
     Access, Dir, Durability, FileError, Kind, NodeKind, RenameMode, VolumeOptions, XattrMode,
 };
+use faulty::{Extent, Faulty};
 use rustix::io::Errno;
 use volume::{ME, Throwaway, age_marker};
 
@@ -424,4 +428,43 @@ fn a_call_that_fails_leaves_the_times_of_the_directory() {
     assert_eq!(root.make_dir(b"dir", ME, 0o755), Err(FileError::Sys(Errno::EXIST)));
     assert_eq!(root.remove_dir(b"dir"), Err(FileError::Sys(Errno::NOTEMPTY)));
     assert_eq!(root.stat().unwrap(), before);
+}
+
+/// At each moment the name leads to a whole directory. The empty one may be left under the name
+/// that was to go.
+#[test]
+fn a_crash_while_an_empty_directory_is_replaced_leaves_both_whole() {
+    let (mut before, mut between) = (0, 0);
+    for calls in 0.. {
+        let throwaway = Throwaway::new(4096);
+        let faulty = Faulty::default();
+        let options = VolumeOptions::default();
+        let root = throwaway.open_watched(Arc::new(faulty.clone()), &options).unwrap();
+        let root = root.root().unwrap();
+        root.make_dir(b"from", ME, 0o755).unwrap();
+        put(&root.open_dir(b"from").unwrap(), b"file", b"content");
+        root.make_dir(b"to", ME, 0o755).unwrap();
+        faulty.arm(faulty.calls() + calls, Errno::IO, Extent::All);
+        let renamed = root.rename(b"from", &root, b"to", RenameMode::Replace);
+        drop(root);
+        let root = throwaway.open().root().unwrap();
+        let to = root.open_dir(b"to").unwrap();
+        let from = root.open_dir(b"from");
+        if names(&to).is_empty() {
+            assert_eq!(get(&from.unwrap(), b"file"), b"content");
+            before += 1;
+            continue;
+        }
+        assert_eq!(get(&to, b"file"), b"content");
+        if let Ok(from) = from {
+            assert!(names(&from).is_empty());
+            root.remove_dir(b"from").unwrap();
+            between += 1;
+        }
+        assert_eq!(names(&root), [b"to".to_vec()].into());
+        if renamed.is_ok() {
+            assert!(before > 0 && between > 0, "{before} before, {between} between");
+            return;
+        }
+    }
 }

@@ -2,53 +2,43 @@
 //! writes that come while a new file is synced.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/faulty.rs"]
+mod faulty;
 #[path = "support/volume.rs"]
 mod volume;
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cmkfs::file::{Access, VolumeOptions};
 use cmkfs::store::{Op, Watch};
+use faulty::{Extent, Faulty};
 use rustix::io::Errno;
 use volume::{ME, Throwaway};
 
-fn find(dir: &Path, ino: u64) -> Option<PathBuf> {
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let meta = std::fs::symlink_metadata(&path).unwrap();
-        if meta.is_dir() {
-            if let Some(found) = find(&path, ino) {
-                return Some(found);
-            }
-        } else if meta.ino() == ino {
-            return Some(path);
-        }
-    }
-    None
-}
-
-/// A stored file, and bytes that it had.
-type Old = (PathBuf, Vec<u8>);
-
 #[derive(Debug, Default)]
 struct State {
-    off: bool,
-    /// Fails the next sync of this file (0: of the disk), and brings what follows back.
-    fail: Option<(u64, Vec<Old>)>,
     /// The next sync of this file waits until told.
     pause: Option<u64>,
     paused: bool,
     /// The same of a write of its header.
     pause_write: Option<u64>,
     go: bool,
-    failed: u32,
 }
 
+/// A disk that waits.
 #[derive(Clone, Debug, Default)]
-struct Disk(Arc<(Mutex<State>, Condvar)>);
+struct Disk(Arc<(Mutex<State>, Condvar)>, Faulty);
+
+impl Disk {
+    fn pause(&self, mut state: MutexGuard<'_, State>) {
+        state.paused = true;
+        self.0.1.notify_all();
+        while !state.go {
+            state = self.0.1.wait(state).unwrap();
+        }
+    }
+}
 
 impl Watch for Disk {
     fn around(
@@ -57,53 +47,26 @@ impl Watch for Disk {
         run: &mut dyn FnMut() -> Result<Option<u64>, Errno>,
     ) -> Result<(), Errno> {
         let mut state = self.0.0.lock().unwrap();
-        if state.off {
-            return Err(Errno::IO);
-        }
-        let synced = match op {
-            Op::SyncFile { file, .. } => Some(*file),
-            Op::SyncDisk => Some(0),
-            _ => None,
-        };
-        if let Op::Write { file, offset: 0, .. } = op
-            && state.pause_write == Some(*file)
-        {
-            state.pause_write = None;
-            state.paused = true;
-            self.0.1.notify_all();
-            while !state.go {
-                state = self.0.1.wait(state).unwrap();
+        match *op {
+            Op::Write { file, offset: 0, .. } if state.pause_write == Some(file) => {
+                state.pause_write = None;
+                self.pause(state);
             }
-        }
-        if let Some(at) = synced {
-            if state.fail.as_ref().is_some_and(|(file, _)| *file == at) {
-                let (_, old) = state.fail.take().unwrap();
-                for (path, bytes) in old {
-                    std::fs::write(path, bytes).unwrap();
-                }
-                state.failed += 1;
-                return Err(Errno::IO);
-            }
-            if state.pause == Some(at) {
+            Op::SyncFile { file, .. } if state.pause == Some(file) => {
                 state.pause = None;
-                state.paused = true;
-                self.0.1.notify_all();
-                while !state.go {
-                    state = self.0.1.wait(state).unwrap();
-                }
+                self.pause(state);
             }
+            _ => drop(state),
         }
-        drop(state);
-        run().map(drop)
+        self.1.around(op, run)
     }
 }
 
 fn lost_after_failed_sync(files: u64) {
     let throwaway = Throwaway::new(4096);
-    let disk = Disk::default();
+    let disk = Faulty::losing(throwaway.path());
     let volume = throwaway.open_watched(Arc::new(disk.clone()), &VolumeOptions::default()).unwrap();
     let root = volume.root().unwrap();
-    let mut old = Vec::new();
     for n in 0..files {
         let (file, _) = root.create_file(format!("{n}").as_bytes(), ME, 0o644).unwrap();
         file.write(0, &vec![1; 64 << 10]).unwrap();
@@ -116,14 +79,11 @@ fn lost_after_failed_sync(files: u64) {
         let file = root.open_file(format!("{n}").as_bytes(), Access::Write).unwrap();
         file.write(0, &[2; 100]).unwrap();
         file.sync(false).unwrap();
-        let path = find(throwaway.path(), file.ino()).unwrap();
-        old.push((path.clone(), std::fs::read(path).unwrap()));
         first = if n == 0 { file.ino() } else { first };
     }
-    let which = if files > 16 { 0 } else { first };
-    disk.0.0.lock().unwrap().fail = Some((which, old));
+    disk.refuse_sync(if files > 16 { None } else { Some(first) });
     volume.checkpoint().unwrap_err();
-    assert_eq!(disk.0.0.lock().unwrap().failed, 1, "the sync failed");
+    assert_eq!(disk.refused().len(), 1, "the sync failed");
     volume.checkpoint().unwrap_err();
     let opened = root.open_file(b"0", Access::Read);
     opened.and_then(|file| file.read(0, 100).map(drop)).unwrap_err();
@@ -131,8 +91,9 @@ fn lost_after_failed_sync(files: u64) {
     if let Ok((file, _)) = root.create_file(b"other", ME, 0o644) {
         file.write(0, &[3; 100]).and_then(|()| file.sync(false)).unwrap_err();
     }
-    disk.0.0.lock().unwrap().off = true;
+    disk.arm(disk.calls(), Errno::IO, Extent::All);
     drop((root, volume));
+    disk.lose();
     let volume = throwaway.open();
     let root = volume.root().unwrap();
     for n in 0..files {
@@ -193,7 +154,7 @@ fn write_during_sync(commit: bool) {
     disk.0.1.notify_all();
     assert_eq!(syncs.join().unwrap(), Ok(()), "acknowledged");
     writes.join().unwrap().unwrap();
-    disk.0.0.lock().unwrap().off = true;
+    disk.1.arm(disk.1.calls(), Errno::IO, Extent::All);
     drop((root, file, volume));
     let volume = throwaway.open();
     let root = volume.root().unwrap();

@@ -9,8 +9,12 @@
 
 #[path = "support/faulty.rs"]
 mod faulty;
+#[path = "written/full.rs"]
+mod full;
 #[path = "written/lab.rs"]
 mod lab;
+#[path = "support/log.rs"]
+mod log;
 #[path = "written/recovery.rs"]
 mod recovery;
 #[path = "support/volume.rs"]

@@ -5,7 +5,8 @@
 //! the last one are durable as a whole then; those that are being written meanwhile begin anew in
 //! the other segment.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::io::Errno;
@@ -21,7 +22,7 @@ use crate::file::state::State;
 use crate::file::volume::{Volume, lock};
 use crate::format::bytes::to_usize;
 use crate::format::journal::{self, RecordKind, Subject};
-use crate::store::Blob;
+use crate::store::{Blob, UNRENEWED};
 
 /// Files with pending changes, each of which keeps a descriptor, above which it is time for a
 /// checkpoint: of the descriptors that this process may have, one in so many.
@@ -43,6 +44,10 @@ pub(in crate::file) struct Journaled {
     /// Files of which nothing is durable.
     fresh: Mutex<HashMap<u64, Birth>>,
     running: Mutex<()>,
+    /// Files that the last checkpoint left in the journal, which the log tells once.
+    left: Mutex<HashSet<u64>>,
+    /// The log tells that the journal is crowded, and no checkpoint has gone well since.
+    is_stuck: AtomicBool,
     pending_max: usize,
     /// Held while a record is appended and its file told to the two above.
     appending: RwLock<()>,
@@ -57,6 +62,8 @@ impl Journaled {
             pending: Mutex::default(),
             fresh: Mutex::default(),
             running: Mutex::default(),
+            left: Mutex::default(),
+            is_stuck: AtomicBool::new(false),
             pending_max: to_usize(pending_max),
             appending: RwLock::default(),
         }
@@ -151,8 +158,13 @@ impl Volume {
         if let Some(journaled) = &self.journaled
             && journaled.is_crowded()
             && let Err(error) = self.checkpoint()
+            && !journaled.is_stuck.swap(true, Ordering::Relaxed)
         {
-            tracing::error!(%error, "a checkpoint left something in the journal");
+            tracing::error!(
+                %error,
+                "the journal is crowded, and a checkpoint leaves something in it: whoever changes \
+                 a file waits for one more try, until there is room"
+            );
         }
     }
 
@@ -180,11 +192,14 @@ impl Volume {
             match file.bring_to_place() {
                 Ok(generation) => drop(generations.insert(*ino, generation)),
                 Err(error) => {
-                    tracing::error!(ino, %error, "changes stay in the journal");
+                    if lock(&journaled.left).insert(*ino) {
+                        tracing::error!(ino, %error, "changes stay in the journal");
+                    }
                     failed.get_or_insert(error);
                 }
             }
         }
+        lock(&journaled.left).retain(|ino| !generations.contains_key(ino));
         self.sync_places(journaled, &files, fresh.is_empty())?;
         if !fresh.is_empty() {
             // All of the disk was synced, and so what was made before.
@@ -205,6 +220,7 @@ impl Volume {
             journaled.journal.retire()?;
         }
         self.counters.checkpoints.add(1);
+        journaled.is_stuck.fetch_and(failed.is_some(), Ordering::Relaxed);
         failed.map_or(Ok(()), Err)
     }
 
@@ -220,6 +236,10 @@ impl Volume {
             true => files.values().try_for_each(|file| Ok(file.sync_place()?)),
             false => self.sync_disk(),
         };
+        if synced == Err(FileError::Sys(UNRENEWED)) {
+            // Not tried: the next checkpoint syncs them, as all are among its files still.
+            return synced;
+        }
         synced.inspect_err(|error| {
             journaled.journal.give_up(error);
             for file in files.values() {
@@ -245,6 +265,13 @@ impl Volume {
 }
 
 impl File {
+    /// Whether it stays open and is committed by a later checkpoint, though nobody has it open.
+    pub fn is_kept(&self) -> bool {
+        let is_kept = |journaled: &Journaled| lock(&journaled.pending).contains_key(&self.ino());
+        let is_lost = self.is_latched() || self.volume().check_lease() == Err(FileError::Lost);
+        !is_lost && self.volume().journaled.as_ref().is_some_and(is_kept)
+    }
+
     /// Forgets that it has pending changes, unless it has some again.
     fn let_go(&self, forget: impl FnOnce() -> Option<Arc<Self>>) {
         let state = self.state_anyway();
@@ -267,7 +294,7 @@ impl File {
         if let Err(error) = applied
             && !matches!(error, Errno::NOSPC | Errno::DQUOT)
         {
-            self.latch(&state.blob, &error);
+            self.latch_after(&state.blob, &error);
         }
         applied?;
         // Of a file in doubt only the journal has that for certain.
@@ -296,7 +323,7 @@ impl File {
             Ok(blob) => blob.sync(true),
             Err(_) => self.state_anyway().blob.sync(true),
         };
-        synced.inspect_err(|error| self.latch(&self.state_anyway().blob, error))
+        synced.inspect_err(|error| self.latch_after(&self.state_anyway().blob, error))
     }
 
     /// From here on what is stored is protected, if it is what was made durable.
@@ -321,7 +348,7 @@ impl File {
     /// Makes durable what was committed.
     pub(in crate::file) fn sync_committed(&self, data_only: bool) -> Result<(), FileError> {
         let state = self.state()?;
-        let latch = |error: &Errno| self.latch(&state.blob, error);
+        let latch = |error: &Errno| self.latch_after(&state.blob, error);
         let number = state.blob.number();
         let Some(journaled) = &self.volume().journaled else {
             return Ok(state.blob.sync(data_only).inspect_err(latch)?);
@@ -343,7 +370,7 @@ impl File {
             drop(state);
             return self.sync_committed(data_only);
         }
-        state.blob.sync(data_only).inspect_err(|error| self.latch(&state.blob, error))?;
+        state.blob.sync(data_only).inspect_err(|error| self.latch_after(&state.blob, error))?;
         self.protect(&state)
     }
 }

@@ -20,7 +20,7 @@ use crate::format::bytes::to_usize;
 use crate::format::geometry::{FANOUT, Geometry};
 use crate::format::header::{self, PAYLOAD_FIXED_BYTES, TREE_PAYLOAD_LEN};
 use crate::format::node::{self, ENTRIES, Entry, NODE_LEN};
-use crate::store::{Blob, SetAttr, SetTime, leave};
+use crate::store::{Blob, SetAttr, SetTime, UNRENEWED, leave};
 
 /// A commit this soon after the write, in nanoseconds, needs not set the time of the write: a
 /// disk's own times come from a clock that ticks as slowly (4 ms at 250 Hz).
@@ -55,11 +55,19 @@ impl File {
         Ok((state.generation, state.blob.number()))
     }
 
-    /// Refuses the file after any error of the store but for want of space.
+    /// Refuses the file after any error of the store but for want of space, or of a lease.
     fn latch_for(&self, blob: &Stage, error: &FileError) {
         if let FileError::Sys(error) = error
             && !matches!(*error, Errno::NOSPC | Errno::DQUOT)
         {
+            self.latch_after(blob, error);
+        }
+    }
+
+    /// Refuses the file after a call that failed. One that was not made, as the lease could not be
+    /// renewed, leaves all as it was.
+    pub(in crate::file) fn latch_after(&self, blob: &Stage, error: &Errno) {
+        if *error != UNRENEWED {
             self.latch(blob, error);
         }
     }
@@ -205,7 +213,7 @@ impl File {
         state.blob.write_at(0, &sealed, 0..len)?;
         state.stored_len = state.stored_len.max(len as u64);
         state.generation += 1;
-        if std::mem::take(&mut state.begins)
+        if state.begins
             && let Some(journaled) = &self.volume().journaled
         {
             let birth = Birth { subject: state.subject(self.ino()), header: sealed };
@@ -213,6 +221,7 @@ impl File {
                 journaled.born(birth)?;
             }
         }
+        state.begins = false;
         Ok(())
     }
 

@@ -392,6 +392,12 @@ impl Drop for File {
                 let Spot { ino, path } = Spot::of(self.ino, &state.blob);
                 let stored = path.map(debug);
                 match salvaged {
+                    _ if state.is_told() => tracing::error!(
+                        ino,
+                        stored,
+                        "closed before all came to its place: the journal has what was synced, for \
+                         the next mount to bring there"
+                    ),
                     Ok(()) => tracing::error!(
                         ino,
                         stored,

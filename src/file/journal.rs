@@ -8,11 +8,11 @@ use rustix::io::Errno;
 
 use crate::cipher::{Plain, Sealed, SegmentCipher, VolumeKeys};
 use crate::format::journal::{BODY_LEN_MAX, FRAME_LEN, HEAD_LEN, RecordKind};
-use crate::store::{Blob, DiskBlob, leave, path_of};
+use crate::store::{Blob, DiskBlob, UNRENEWED, leave, path_of};
 
 /// Bytes of records in a segment above which it is time for a checkpoint. A bound on what is
 /// written at a moment is not needed for being right: a segment that is crowded goes on growing
-/// until the checkpoint that everybody who changes something waits for.
+/// until the checkpoint that everybody waits for who adds to it.
 const CROWDED_LEN: u64 = 80 << 20;
 /// Bytes of a segment, at most. It comes to that only where a file can't be brought to its place,
 /// which the log tells; then no space is left for others.
@@ -69,14 +69,23 @@ struct Writer {
     retired: bool,
 }
 
+/// Who makes it durable.
+#[derive(Debug, Default)]
+struct Syncing {
+    busy: bool,
+    /// Threads that wait until nobody is busy.
+    waiting: usize,
+}
+
 /// Invariants:
 /// 1. a record is durable if its number is at most `synced`;
-/// 2. after a failed write or sync nothing is appended and nothing counts as durable any more.
+/// 2. after a failed write or sync nothing is appended and nothing counts as durable any more; one
+///    that was not made, as the lease could not be renewed, changes nothing.
 #[derive(Debug)]
 pub(in crate::file) struct Journal {
     segments: [DiskBlob; 2],
     writer: Mutex<Writer>,
-    syncing: Mutex<bool>,
+    syncing: Mutex<Syncing>,
     synced: AtomicU64,
     /// Bytes that wait for a commit, of all files.
     staged: AtomicU64,
@@ -149,7 +158,7 @@ impl Journal {
         Self {
             segments,
             writer: Mutex::new(writer),
-            syncing: Mutex::new(false),
+            syncing: Mutex::default(),
             synced: AtomicU64::new(0),
             staged: AtomicU64::new(0),
             ended: Condvar::new(),
@@ -164,7 +173,7 @@ impl Journal {
     }
 
     fn fail(&self, error: Errno) -> Errno {
-        if self.failed.set(error).is_ok() {
+        if error != UNRENEWED && self.failed.set(error).is_ok() {
             tracing::error!(
                 stored = path_of(&self.segments[0]).map(debug),
                 %error,
@@ -215,12 +224,20 @@ impl Journal {
         self.put(&mut writer, &record)
     }
 
-    /// The same for a record of [`RecordKind::Written`].
-    pub(in crate::file) fn append_written(&self, body: &Plain) -> Result<Placed, Errno> {
+    /// The same for a record of [`RecordKind::Written`]; `None` if it would not come to the
+    /// segment that the earlier ones of its file are in.
+    pub(in crate::file) fn append_written(
+        &self,
+        body: &Plain,
+        earlier: Option<usize>,
+    ) -> Result<Option<Placed>, Errno> {
         let mut writer = lock(&self.writer);
         self.check()?;
+        if earlier.is_some_and(|segment| segment != writer.active) {
+            return Ok(None);
+        }
         let record = writer.cipher.seal_written(writer.sequence, body);
-        self.put(&mut writer, &record)
+        self.put(&mut writer, &record).map(Some)
     }
 
     fn put(&self, writer: &mut Writer, record: &Sealed) -> Result<Placed, Errno> {
@@ -256,11 +273,6 @@ impl Journal {
         }
     }
 
-    /// The segment that records are appended to.
-    pub(in crate::file) fn active(&self) -> usize {
-        lock(&self.writer).active
-    }
-
     /// Whether nobody needs the records of the segment that is not in use, nor any that a crash
     /// has left in either.
     pub(in crate::file) fn is_retired(&self) -> bool {
@@ -272,26 +284,34 @@ impl Journal {
     /// # Errors
     /// The store's, also those of an earlier sync.
     pub(in crate::file) fn sync_to(&self, number: u64) -> Result<(), Errno> {
-        let mut busy = lock(&self.syncing);
+        let mut syncing = lock(&self.syncing);
         loop {
             self.check()?;
             if self.synced.load(Ordering::Acquire) >= number {
                 return Ok(());
             }
-            if *busy {
-                busy = self.ended.wait(busy).unwrap_or_else(PoisonError::into_inner);
+            if syncing.busy {
+                syncing.waiting += 1;
+                syncing = self.ended.wait(syncing).unwrap_or_else(PoisonError::into_inner);
+                syncing.waiting -= 1;
                 continue;
             }
-            *busy = true;
-            drop(busy);
+            syncing.busy = true;
+            drop(syncing);
             let synced = self.sync_now();
-            busy = lock(&self.syncing);
-            *busy = false;
+            syncing = lock(&self.syncing);
+            syncing.busy = false;
             match synced {
                 Ok(appended) => self.synced.store(appended, Ordering::Release),
                 Err(error) => drop(self.fail(error)),
             }
-            self.ended.notify_all();
+            // It costs a system call, also where nobody waits.
+            if syncing.waiting > 0 {
+                self.ended.notify_all();
+            }
+            if synced == Err(UNRENEWED) {
+                return Err(UNRENEWED);
+            }
         }
     }
 
@@ -300,10 +320,13 @@ impl Journal {
             let mut writer = lock(&self.writer);
             (std::mem::take(&mut writer.unsynced), writer.appended)
         };
-        for (segment, _) in self.segments.iter().zip(unsynced).filter(|(_, unsynced)| *unsynced) {
-            segment.sync(true)?;
+        let mut segments = self.segments.iter().zip(unsynced).filter(|(_, unsynced)| *unsynced);
+        let synced = segments.try_for_each(|(segment, _)| segment.sync(true));
+        if synced.is_err() {
+            let mut writer = lock(&self.writer);
+            (0..2).for_each(|at| writer.unsynced[at] |= unsynced[at]);
         }
-        Ok(appended)
+        synced.map(|()| appended)
     }
 
     /// Returns when all that was appended so far survives a power cut.

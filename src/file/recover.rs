@@ -19,28 +19,57 @@ use crate::file::replay::{Birth, LOOKED_AT_MAX, Outcome, Plan, Step, apply};
 use crate::file::volume::Volume;
 use crate::format::header;
 use crate::format::ids::FileId;
-use crate::format::journal::{self, FRAME_LEN, HEAD_LEN, Record, RecordKind, Subject};
+use crate::format::journal::{self, Extent, FRAME_LEN, HEAD_LEN, Record, RecordKind, Subject};
 use crate::store::{Blob, DiskBlob, Durability, StoreDir, is_dot};
 
-/// A whole record.
+/// What is kept of a whole record.
 struct Entry {
     segment: usize,
-    kind: RecordKind,
-    opened: Opened,
+    subject: Subject,
+    kept: Kept,
 }
 
-/// What it holds: frame and body, or a body that was enciphered.
+/// Not the bytes of changes, which are copied from where they lie: there may be more of them than
+/// memory. Whoever writes others there meanwhile might as well write those to the stored file.
+enum Kept {
+    Fresh { opened: Sealed, header_len: usize },
+    Settled,
+    Change { anew: bool, base: u64, extents: Vec<(Extent, u64)>, placed: Vec<Extent> },
+    Written(Plain),
+}
+
+/// A record that was opened: frame and body, or a body that was enciphered.
 enum Opened {
     Stored(Sealed),
     Written(Plain),
 }
 
-impl Entry {
+impl Opened {
     fn body(&self) -> &[u8] {
-        match &self.opened {
-            Opened::Stored(sealed) => &sealed.as_bytes()[OPENED_BODY_AT..],
-            Opened::Written(body) => body,
+        match self {
+            Self::Stored(sealed) => &sealed.as_bytes()[OPENED_BODY_AT..],
+            Self::Written(body) => body,
         }
+    }
+
+    /// What is needed of it; `None` if it says nothing. Its body lies at `body_at` of a segment.
+    fn keep(self, kind: RecordKind, body_at: u64) -> Option<(Subject, Kept)> {
+        let (subject, kept) = match journal::decode_body(kind, self.body())? {
+            Record::Fresh { subject, header } => (subject, Err(header.len())),
+            Record::Settled { subject } => (subject, Ok(Kept::Settled)),
+            Record::Change { subject, anew, base, extents, placed } => {
+                let lies = |(extent, at): (Extent, usize)| (extent, body_at + at as u64);
+                let extents = extents.into_iter().map(lies).collect();
+                (subject, Ok(Kept::Change { anew, base, extents, placed }))
+            }
+            Record::Written { subject, .. } => (subject, Err(0)),
+        };
+        let kept = match (kept, self) {
+            (Ok(kept), _) => kept,
+            (Err(header_len), Self::Stored(opened)) => Kept::Fresh { opened, header_len },
+            (Err(_), Self::Written(body)) => Kept::Written(body),
+        };
+        Some((subject, kept))
     }
 }
 
@@ -143,7 +172,14 @@ fn read_segment(
             break;
         }
         let Some(opened) = unseal(cipher, claim.kind, sequence, &record) else { break };
-        entries.push(Entry { segment: number, kind: claim.kind, opened });
+        match opened.keep(claim.kind, at + FRAME_LEN as u64) {
+            Some((subject, kept)) => entries.push(Entry { segment: number, subject, kept }),
+            None => {
+                let kind = claim.kind;
+                let what = "an authentic record of the journal says nothing; left out";
+                tracing::error!(?kind, what);
+            }
+        }
         at += record.len() as u64;
         sequence += 1;
     }
@@ -154,16 +190,7 @@ fn read_segment(
 fn plans(entries: &[Entry]) -> HashMap<u64, Vec<Plan<'_>>> {
     let mut plans: HashMap<u64, Vec<Plan<'_>>> = HashMap::new();
     for (number, entry) in entries.iter().enumerate() {
-        let Some(record) = journal::decode_body(entry.kind, entry.body()) else {
-            let kind = entry.kind;
-            tracing::error!(?kind, "an authentic record of the journal says nothing; left out");
-            continue;
-        };
-        let (Record::Fresh { subject, .. }
-        | Record::Settled { subject }
-        | Record::Change { subject, .. }
-        | Record::Written { subject, .. }) = &record;
-        let Subject { ino, file_id, generation } = *subject;
+        let Subject { ino, file_id, generation } = entry.subject;
         let of_number = plans.entry(ino).or_default();
         let known = of_number.iter().position(|plan| plan.file_id == file_id);
         let at = known.unwrap_or_else(|| {
@@ -172,28 +199,28 @@ fn plans(entries: &[Entry]) -> HashMap<u64, Vec<Plan<'_>>> {
             of_number.len() - 1
         });
         let plan = &mut of_number[at];
-        match (record, &entry.opened) {
-            (Record::Fresh { header, .. }, Opened::Stored(opened)) => {
-                plan.birth = Some(Birth { generation, opened, header });
+        match &entry.kept {
+            Kept::Fresh { opened, header_len } => {
+                plan.birth = Some(Birth { generation, opened, header_len: *header_len });
                 plan.changes.clear();
                 plan.told.clear();
             }
-            (Record::Change { anew, base, extents, placed, .. }, Opened::Stored(opened)) => {
+            Kept::Change { anew, base, extents, placed } => {
                 plan.birth = None;
                 plan.told.clear();
-                if anew || plan.changes.last().is_some_and(|last| last.generation != base) {
+                if *anew || plan.changes.last().is_some_and(|last| last.generation != *base) {
                     // What came before is void, or was brought to its place since.
                     plan.changes.clear();
                 }
-                plan.changes.push(Step { anew, base, generation, opened, extents, placed });
+                let (segment, anew, base) = (entry.segment, *anew, *base);
+                plan.changes.push(Step { segment, anew, base, generation, extents, placed });
             }
-            (Record::Written { .. }, _) => {
+            Kept::Written(_) => {
                 // A writer has a change between those of two segments: these are of two times.
                 plan.told.retain(|before| entries[*before].segment == entry.segment);
                 plan.told.push(number);
             }
-            // Of the kinds that are left only this one is stored.
-            _ => plan.birth = None,
+            Kept::Settled => plan.birth = None,
         }
     }
     plans
@@ -272,7 +299,7 @@ fn run(volume: &Arc<Volume>, segments: &[DiskBlob; 2]) -> Result<(Left, Option<E
     let (mut told, mut look) = (HashMap::new(), LOOKED_AT_MAX);
     let mut bring = |blob: &DiskBlob, ino, plan: Plan<'_>| -> Result<(), FileError> {
         met += 1;
-        let outcome = apply(volume, blob, ino, &plan, &mut look)?;
+        let outcome = apply(volume, segments, blob, ino, &plan, &mut look)?;
         let outcome = if plan.told.is_empty() { outcome } else { Outcome::Recovered };
         if !plan.told.is_empty() {
             told.insert(ino, plan.told);
@@ -340,12 +367,12 @@ fn write_again(volume: &Arc<Volume>, told: Told) -> Result<(), FileError> {
         };
         let (mut told, mut segment) = (Vec::new(), 0);
         for record in records {
-            let body = entries[record].body();
             segment = entries[record].segment;
-            if let Some(Record::Written { subject, extents }) =
-                journal::decode_body(RecordKind::Written, body)
+            if let Kept::Written(body) = &entries[record].kept
+                && let Some(Record::Written { subject, extents }) =
+                    journal::decode_body(RecordKind::Written, body)
             {
-                let bytes = |(extent, at): (journal::Extent, usize)| {
+                let bytes = |(extent, at): (Extent, usize)| {
                     (extent.offset, &body[at..at + extent.len as usize])
                 };
                 told.push((subject.generation, extents.into_iter().map(bytes).collect()));

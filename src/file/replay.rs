@@ -5,10 +5,9 @@
 //! durable stays if all of it opens, and is empty otherwise.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
-use crate::cipher::{OPENED_BODY_AT, Sealed};
+use crate::cipher::Sealed;
 use crate::file::error::FileError;
 use crate::file::ranges::Seek;
 use crate::file::volume::Volume;
@@ -37,17 +36,20 @@ pub(in crate::file) struct Plan<'a> {
 
 pub(in crate::file) struct Birth<'a> {
     pub(in crate::file) generation: u64,
+    /// Its record, which ends with the header.
     pub(in crate::file) opened: &'a Sealed,
-    pub(in crate::file) header: &'a [u8],
+    pub(in crate::file) header_len: usize,
 }
 
 pub(in crate::file) struct Step<'a> {
+    /// Which segment has its bytes.
+    pub(in crate::file) segment: usize,
     pub(in crate::file) anew: bool,
     pub(in crate::file) base: u64,
     pub(in crate::file) generation: u64,
-    pub(in crate::file) opened: &'a Sealed,
-    pub(in crate::file) extents: Vec<(Extent, usize)>,
-    pub(in crate::file) placed: Vec<Extent>,
+    /// Where bytes go, and where in the segment they are.
+    pub(in crate::file) extents: &'a [(Extent, u64)],
+    pub(in crate::file) placed: &'a [Extent],
 }
 
 /// What became of a file.
@@ -90,6 +92,7 @@ fn found(volume: &Volume, blob: &DiskBlob) -> Result<Option<Found>, FileError> {
 /// The store's.
 pub(in crate::file) fn apply(
     volume: &Arc<Volume>,
+    segments: &[DiskBlob; 2],
     blob: &DiskBlob,
     ino: u64,
     plan: &Plan<'_>,
@@ -98,7 +101,7 @@ pub(in crate::file) fn apply(
     let found = found(volume, blob)?;
     match &plan.birth {
         Some(birth) => begin(volume, blob, ino, found.as_ref(), birth, left),
-        None => replay(volume, blob, ino, found.as_ref(), &plan.changes),
+        None => replay(volume, segments, blob, ino, found.as_ref(), &plan.changes),
     }
 }
 
@@ -117,7 +120,8 @@ fn begin(
     if since && opens(volume, blob, left)? {
         return Ok(Outcome::Kept);
     }
-    let part = birth.opened.as_bytes().len() - birth.header.len()..birth.opened.as_bytes().len();
+    let end = birth.opened.as_bytes().len();
+    let part = end - birth.header_len..end;
     tracing::warn!(ino, "written and never synced: what is left does not open, so it is empty");
     blob.set_len(0)?;
     blob.write_at(0, birth.opened, part)?;
@@ -126,6 +130,7 @@ fn begin(
 
 fn replay(
     volume: &Volume,
+    segments: &[DiskBlob; 2],
     blob: &DiskBlob,
     ino: u64,
     before: Option<&Found>,
@@ -151,23 +156,22 @@ fn replay(
         );
         return Ok(Outcome::Stale);
     }
-    let mut last_of: BTreeMap<u64, (&Sealed, Range<usize>)> = BTreeMap::new();
-    for Step { opened, extents, placed, .. } in changes {
-        for range in placed {
+    let mut last_of: BTreeMap<u64, (&DiskBlob, u64, u32)> = BTreeMap::new();
+    for Step { segment, extents, placed, .. } in changes {
+        for range in *placed {
             let end = range.offset + u64::from(range.len);
             let void: Vec<u64> = last_of.range(range.offset..end).map(|(at, _)| *at).collect();
             for at in void {
                 last_of.remove(&at);
             }
         }
-        for (extent, at) in extents {
-            let start = OPENED_BODY_AT + at;
-            last_of.insert(extent.offset, (opened, start..start + extent.len as usize));
+        for (extent, at) in *extents {
+            last_of.insert(extent.offset, (&segments[*segment], *at, extent.len));
         }
     }
     let before = rustix::fs::fstat(blob)?;
-    for (offset, (opened, part)) in last_of {
-        blob.write_at(offset, opened, part)?;
+    for (offset, (segment, at, len)) in last_of {
+        blob.copy_from(segment, at, offset, len as usize)?;
     }
     if let Some(after) = found(volume, blob)? {
         blob.set_len(after.stored_len)?;

@@ -26,7 +26,7 @@ use crate::file::left::{overlay, without};
 use crate::format::geometry::BlockSize;
 use crate::format::header::PREFIX_BYTES;
 use crate::format::journal::{self, Extent, RecordKind, Subject};
-use crate::store::{Blob, DiskBlob, Hook, SetAttr, Watched};
+use crate::store::{Blob, DiskBlob, Hook, SetAttr, UNRENEWED, Watched};
 
 /// Bytes of one write above the floor from which it goes to its place at once.
 const DIRECT_LEN_MIN: usize = 128 << 10;
@@ -206,7 +206,8 @@ impl Stage {
         if !held.direct.is_empty() {
             // After a failed sync nobody knows what is on the disk: that is no commit which can be
             // tried again, whatever it failed for.
-            self.disk.sync(true).map_err(|_| Errno::IO)?;
+            let lasting = |error| if error == UNRENEWED { error } else { Errno::IO };
+            self.disk.sync(true).map_err(lasting)?;
         }
         let extent = |(offset, sealed): (&u64, &Sealed)| {
             let len = u32::try_from(sealed.as_bytes().len()).expect("a block at most");
@@ -339,8 +340,9 @@ impl Stage {
             // Not to zero: recovery finds the file by what stays of its header.
             self.disk.set_len(PREFIX_BYTES as u64)?;
         }
-        for (offset, len) in std::mem::take(&mut held.punched) {
+        while let Some((offset, len)) = held.punched.last().copied() {
             self.disk.punch(offset, len)?;
+            held.punched.pop();
         }
         // What lies beyond the end was committed, and cut off since.
         for (offset, place) in held.pending.range(..stored_len) {

@@ -26,7 +26,9 @@ use crate::format::geometry::{BlockSize, Geometry};
 use crate::format::ids::DirId;
 use crate::format::name::NAME_MAX;
 use crate::limits::OPEN_DIRS_DEFAULT;
-use crate::store::{Durability, LeaseError, Standing, Store, StoreDir, StoreError, Writers};
+use crate::store::{
+    Durability, LeaseError, Standing, Store, StoreDir, StoreError, UNRENEWED, Writers,
+};
 
 /// The table of open files is in this many parts, each with its own lock.
 const OPEN_SHARDS: usize = 64;
@@ -237,10 +239,15 @@ impl Volume {
     /// To be taken by every operation that changes something, before any other lock and not
     /// twice: waits while the volume is frozen.
     pub fn change(&self) -> Changing<'_> {
+        Changing { _guard: self.changes.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// The same for what adds to the journal: waits for a checkpoint too while that is crowded.
+    pub fn change_content(&self) -> Changing<'_> {
         if self.check_lease().is_ok() {
             self.make_room();
         }
-        Changing { _guard: self.changes.read().unwrap_or_else(PoisonError::into_inner) }
+        self.change()
     }
 
     /// Waits for the changes that are going on, and holds up those that come. With a
@@ -288,6 +295,15 @@ impl Volume {
         result.and(checkpoint)
     }
 
+    /// Whether the store has all that was written, be it in the journal alone.
+    pub fn has_stored_all(&self) -> bool {
+        let is_stored = |shard: &Mutex<HashMap<u64, Weak<File>>>| {
+            let files: Vec<_> = lock(shard).values().filter_map(Weak::upgrade).collect();
+            files.iter().all(|file| !file.is_dirty())
+        };
+        self.open.iter().all(is_stored)
+    }
+
     /// Makes all of the store's disk durable.
     pub(in crate::file) fn sync_disk(&self) -> Result<(), FileError> {
         Ok(self.tree.sync_disk()?)
@@ -326,7 +342,7 @@ impl Volume {
         match self.standing.as_ref().map_or(Ok(()), Standing::check) {
             Ok(()) => Ok(()),
             Err(LeaseError::Lost) => Err(FileError::Lost),
-            Err(LeaseError::Unrenewed(error)) => Err(FileError::Sys(error)),
+            Err(LeaseError::Unrenewed(_)) => Err(FileError::Sys(UNRENEWED)),
         }
     }
 

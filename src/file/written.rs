@@ -142,13 +142,10 @@ impl File {
         if !state.written.ranges.is_empty() {
             self.volume().check_lease()?;
             let _appending = journaled.appending();
-            let active = journaled.journal.active();
-            if state.written.told.is_some_and(|segment| segment != active) {
-                // Without that segment this would be told of a file that never was.
-                return Ok(false);
-            }
             let Some(body) = state.told(self.ino()) else { return Ok(false) };
-            let placed = journaled.journal.append_written(&body)?;
+            let placed = journaled.journal.append_written(&body, state.written.told)?;
+            // In another segment it would be told, without the first, of a file that never was.
+            let Some(placed) = placed else { return Ok(false) };
             state.blob.told(placed.number);
             state.written.ranges.clear();
             state.written.told = Some(placed.segment);

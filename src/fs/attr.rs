@@ -44,7 +44,10 @@ impl Fs {
     /// # Errors
     /// `ReadOnly`, `IsDir` and `Invalid` for the size of what is no file, and the store's.
     pub fn setattr(&self, id: InodeId, change: &Change) -> Result<Attr, FsError> {
-        let _changing = self.must_be_writable()?;
+        let _changing = match change.size {
+            Some(_) => self.must_take_content()?,
+            None => self.must_be_writable()?,
+        };
         if let Some(size) = change.size {
             self.set_size(id, size, change.privileges)?;
         }

@@ -136,8 +136,11 @@ impl Fs {
     /// `ReadOnly`, `EMFILE` if few descriptors are left, `NotFound` if nobody can know it any more,
     /// `Stale` if what was known of it was wrong and has to be asked again, and the store's.
     pub fn open(&self, id: InodeId, flags: OpenFlags) -> Result<HandleId, FsError> {
-        let changes = flags.access == Access::Write || flags.truncate;
-        let _changing = changes.then(|| self.must_be_writable()).transpose()?;
+        let _changing = match flags {
+            OpenFlags { truncate: true, .. } => Some(self.must_take_content()?),
+            OpenFlags { access: Access::Write, .. } => Some(self.must_be_writable()?),
+            _ => None,
+        };
         self.open_now(id, flags)
     }
 
@@ -234,7 +237,7 @@ impl Fs {
         privileges: Privileges,
         work: impl FnOnce(&FileHandle) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
-        let _changing = self.volume.change();
+        let _changing = self.volume.change_content();
         self.with_file(handle, |file| {
             if !file.open.allows(Access::Write) {
                 return Err(FsError::BadHandle);
@@ -382,7 +385,17 @@ impl Fs {
                 Ok(()) | Err(FsError::File(FileError::Latched)) => {}
                 Err(error) => {
                     let inode = self.lower(file.inode);
-                    tracing::error!(inode, %error, "changes were lost on close: write them again");
+                    if file.file().is_kept() {
+                        tracing::error!(
+                            inode,
+                            %error,
+                            "closed and not committed: what was synced is in the journal, what was \
+                             written since in memory; both are tried again until they are in place"
+                        );
+                    } else {
+                        let what = "changes were lost on close: write them again";
+                        tracing::error!(inode, %error, what);
+                    }
                 }
             }
         }

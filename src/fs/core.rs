@@ -89,10 +89,30 @@ impl Fs {
     /// # Errors
     /// The first that a commit gave; all were tried.
     pub fn finish(&self) -> Result<(), FsError> {
-        let committed = self.volume.commit_all();
+        let committed = self.commit("the volume was unmounted");
         self.handles.drain();
         self.inodes.clear();
         self.dirs.clear();
+        committed
+    }
+
+    /// Commits every file. The log says what becomes of what could not be: nobody tries again after
+    /// what `happened`.
+    ///
+    /// # Errors
+    /// The first that a commit gave; all were tried.
+    pub fn commit(&self, happened: &str) -> Result<(), FsError> {
+        let committed = self.volume.commit_all();
+        if let Err(error) = &committed {
+            match self.volume.has_stored_all() {
+                true => tracing::error!(
+                    %error,
+                    "when {happened}, not all was brought to its place: the journal has it, for \
+                     the next mount to bring there"
+                ),
+                false => tracing::error!(%error, "changes were lost when {happened}"),
+            }
+        }
         Ok(committed?)
     }
 
@@ -117,10 +137,26 @@ impl Fs {
     /// # Errors
     /// `ReadOnly`, or what a lease that is lost gives.
     pub(in crate::fs) fn must_be_writable(&self) -> Result<Changing<'_>, FsError> {
+        self.begin(Volume::change)
+    }
+
+    /// The same for what makes files or changes what they hold: it waits while the journal has to
+    /// be emptied first.
+    ///
+    /// # Errors
+    /// As [`Self::must_be_writable`].
+    pub(in crate::fs) fn must_take_content(&self) -> Result<Changing<'_>, FsError> {
+        self.begin(Volume::change_content)
+    }
+
+    fn begin<'a>(
+        &'a self,
+        change: impl FnOnce(&'a Volume) -> Changing<'a>,
+    ) -> Result<Changing<'a>, FsError> {
         if self.volume.read_only() {
             return Err(FsError::ReadOnly);
         }
-        let changing = self.volume.change();
+        let changing = change(&self.volume);
         self.volume.check_writable()?;
         Ok(changing)
     }

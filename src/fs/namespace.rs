@@ -50,7 +50,7 @@ impl Fs {
         mode: u32,
         creator: Creator,
     ) -> Result<Attr, FsError> {
-        let _changing = self.must_be_writable()?;
+        let _changing = self.must_take_content()?;
         self.name_in(parent, name, |dir, name| Ok(dir.make_node(name, kind, creator, mode)?))
     }
 
@@ -127,7 +127,7 @@ impl Fs {
         flags: OpenFlags,
         creator: Creator,
     ) -> Result<(Attr, HandleId), FsError> {
-        let _changing = self.must_be_writable()?;
+        let _changing = self.must_take_content()?;
         let mut made = None;
         let attr = self.name_in(parent, name, |dir, name| {
             self.must_leave(DESCRIPTORS_SPARE)?;

@@ -81,7 +81,7 @@ impl Fs {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<(), FsError> {
-        let _changing = self.must_be_writable()?;
+        let _changing = self.must_take_content()?;
         let (name, new_name) = (checked(name)?, checked(new_name)?);
         let (dir, new_dir) = (self.dir(parent)?, self.dir(new_parent)?);
         let _names = self.guards.take_both(parent, new_parent);

@@ -59,7 +59,7 @@ impl Filesystem for Adapter {
     fn destroy(&mut self) {
         guarded("destroy", || {
             if let Err(error) = self.fs.finish() {
-                tracing::error!(%error, "changes were lost when the volume was unmounted");
+                tracing::debug!(%error, "the volume was unmounted");
             }
         });
     }

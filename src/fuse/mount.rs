@@ -187,8 +187,8 @@ fn serve(
 
 /// Saves what can be saved of a session that failed.
 fn commit(fs: &Fs) {
-    if let Err(error) = fs.volume().commit_all() {
-        tracing::error!(%error, "changes were lost when the session failed");
+    if let Err(error) = fs.commit("the session failed") {
+        tracing::debug!(%error, "the session failed");
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::cipher::Sealed;
 use crate::format::bytes::to_usize;
 use crate::store::told::{is_news, path_of};
-use crate::store::watch::{Hook, Op, Watched, number};
+use crate::store::watch::{Hook, Op, Watched, number, of_disk};
 
 /// A stored file. What it returns is trusted by nobody; errors are the system's own.
 pub trait Blob: Debug + Send + Sync {
@@ -69,7 +69,7 @@ impl DiskBlob {
                 Ok(count) => left -= count,
                 Err(Errno::INTR) => {}
                 Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => break,
-                Err(error) => return Err(error),
+                Err(error) => return Err(of_disk(error)),
             }
         }
         let mut bytes = vec![0; left];

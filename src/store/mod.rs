@@ -48,7 +48,7 @@ pub use marker::StoredMarker;
 pub use sessions::{SessionFile, Slots, disk_time, made, read_slots};
 pub use stream::{DirStream, LowerEntry, is_dot};
 pub use told::{is_news, path_of};
-pub use watch::{Hook, Op, Place, There, Watch, Watched};
+pub use watch::{Hook, Op, Place, There, UNRENEWED, Watch, Watched};
 pub use whole::NewDir;
 
 /// Notes that something was left behind which harms nobody: it costs space until it is written

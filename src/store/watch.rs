@@ -63,6 +63,10 @@ pub enum Op<'a> {
     RemoveXattr { file: u64, name: &'a str },
 }
 
+/// What a change is refused with while the lease can't be renewed: nothing was done, and the same
+/// can be tried again. No call to the disk fails with it.
+pub const UNRENEWED: Errno = Errno::NOLCK;
+
 /// What making a file does with one that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum There {
@@ -118,7 +122,7 @@ impl Hook {
         match self.standing.as_ref().map_or(Ok(()), Standing::check) {
             Ok(()) => Ok(()),
             Err(LeaseError::Lost) => Err(Errno::IO),
-            Err(LeaseError::Unrenewed(error)) => Err(error),
+            Err(LeaseError::Unrenewed(_)) => Err(UNRENEWED),
         }
     }
 
@@ -148,7 +152,7 @@ impl Hook {
         made: impl Fn(&T) -> Result<Option<u64>, Errno>,
     ) -> Result<T, Errno> {
         self.check()?;
-        self.around(op, run, made)
+        self.around(op, run, made).map_err(of_disk)
     }
 
     fn around<'a, T>(
@@ -170,6 +174,11 @@ impl Hook {
         // A watch that tells of success without a call is mistaken.
         done.ok_or(Errno::IO)
     }
+}
+
+/// An error of the disk, which is none of the lease.
+pub(in crate::store) fn of_disk(error: Errno) -> Errno {
+    if error == UNRENEWED { Errno::IO } else { error }
 }
 
 /// Something open that belongs to a store, and so to its watch.

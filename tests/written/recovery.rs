@@ -3,19 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use cmkfs::file::{Access, Durability, FileError, Volume, VolumeOptions};
 use cmkfs::format::journal::RecordKind;
-use cmkfs::store::{Op, Watch};
 use rustix::io::Errno;
 
 use crate::faulty::{Extent, Faulty};
-use crate::lab::{BLOCK, Crashed, Lab, PART, assert_read, options, pattern, read, records};
+use crate::full::Full;
+use crate::lab::{BLOCK, Lab, PART, assert_read, options, pattern, read, records};
+use crate::log::logged;
 
 /// Contents by name.
 type Contents = BTreeMap<String, Vec<u8>>;
@@ -115,64 +114,19 @@ fn a_reader_is_told_that_the_journal_has_more_and_reads_what_was_committed() {
     assert!(!crashed.open_with(&reading).is_behind());
 }
 
-/// A disk without any room left: no file gets longer.
-#[derive(Debug)]
-struct Full {
-    store: PathBuf,
-    is_full: AtomicBool,
-}
-
-fn len_of(dir: &Path, ino: u64) -> Option<u64> {
-    fs::read_dir(dir).unwrap().map(Result::unwrap).find_map(|entry| {
-        let meta = entry.metadata().unwrap();
-        if meta.is_dir() {
-            len_of(&entry.path(), ino)
-        } else {
-            (meta.ino() == ino).then_some(meta.len())
-        }
-    })
-}
-
-impl Watch for Full {
-    fn around(
-        &self,
-        op: &Op<'_>,
-        run: &mut dyn FnMut() -> Result<Option<u64>, Errno>,
-    ) -> Result<(), Errno> {
-        let end = match *op {
-            Op::Write { file, offset, bytes } => Some((file, offset + bytes.len() as u64)),
-            Op::SetLen { file, len } => Some((file, len)),
-            _ => None,
-        };
-        if let Some((file, end)) = end
-            && self.is_full.load(Ordering::Relaxed)
-            && len_of(&self.store, file).is_some_and(|len| end > len)
-        {
-            return Err(Errno::NOSPC);
-        }
-        run().map(drop)
-    }
-}
-
-impl Full {
-    fn below(crashed: &Crashed<'_>) -> Arc<Self> {
-        Arc::new(Self { store: crashed.path().to_owned(), is_full: AtomicBool::new(true) })
-    }
-}
-
 #[test]
 fn a_full_disk_keeps_what_was_told_until_there_is_room() {
     let lab = Lab::new();
     let mut contents = fill(&lab);
     contents.insert("much".into(), tell_much(&lab, "much", 100));
     let crashed = lab.crash();
-    let disk = Full::below(&crashed);
+    let disk = Full::below(crashed.path());
     let volume = crashed.open_watched(disk.clone(), Durability::Strict).unwrap();
     assert_reads(&volume, &contents);
     assert_eq!(volume.checkpoint(), Err(FileError::Sys(Errno::NOSPC)));
     assert_reads(&volume, &contents);
     assert_reads(&crashed.again().open(), &contents);
-    disk.is_full.store(false, Ordering::Relaxed);
+    disk.set(false);
     volume.checkpoint().unwrap();
     assert_reads(&volume, &contents);
     drop(volume);
@@ -183,7 +137,8 @@ fn a_full_disk_keeps_what_was_told_until_there_is_room() {
 #[test]
 fn a_full_disk_that_has_no_room_for_a_change_is_refused_and_keeps_all() {
     let lab = Lab::new();
-    let told = fill(&lab);
+    let mut told = fill(&lab);
+    told.insert("much".into(), tell_much(&lab, "much", 20));
     let without_change = lab.crash();
     let all = change(&lab, told.clone());
     for (crashed, durability, contents) in [
@@ -191,8 +146,12 @@ fn a_full_disk_that_has_no_room_for_a_change_is_refused_and_keeps_all() {
         (lab.crash(), Durability::Strict, &all),
         (lab.crash(), Durability::Relaxed, &all),
     ] {
-        let opened = crashed.open_watched(Full::below(&crashed), durability);
-        assert_eq!(opened.err(), Some(FileError::Sys(Errno::NOSPC)));
+        let open = || crashed.open_watched(Full::below(crashed.path()), durability).err();
+        let (refused, log) = logged(open);
+        assert_eq!(refused, Some(FileError::Sys(Errno::NOSPC)));
+        let was_closed = log.contains("the journal has what was synced");
+        assert!(was_closed != contents.contains_key("changed"), "{log}");
+        assert!(!log.contains("lost") && !log.contains("write it again"), "{log}");
         assert_reads(&crashed.open(), contents);
     }
 }
@@ -206,7 +165,8 @@ fn a_disk_that_fails_while_it_is_recovered_loses_nothing() {
     for durability in [Durability::Strict, Durability::Relaxed] {
         let (mut failed, mut at) = (0, 0);
         loop {
-            let (crashed, faulty) = (crashed.again(), Faulty::default());
+            let crashed = crashed.again();
+            let faulty = Faulty::losing(crashed.path());
             faulty.arm(at, Errno::IO, Extent::Once);
             let opened = crashed.open_watched(Arc::new(faulty.clone()), durability);
             if faulty.refused().is_empty() {
@@ -214,6 +174,7 @@ fn a_disk_that_fails_while_it_is_recovered_loses_nothing() {
             }
             failed += usize::from(opened.is_err());
             drop(opened);
+            faulty.lose();
             let (volume, log) = logged(|| crashed.open());
             for (name, content) in &contents {
                 let found = read(&volume, name);
@@ -223,30 +184,6 @@ fn a_disk_that_fails_while_it_is_recovered_loses_nothing() {
             at += 1 + at / 10;
         }
         assert!(failed > 10, "{durability}: {failed} of {at}");
-    }
-}
-
-/// What was logged meanwhile.
-fn logged<T>(run: impl FnOnce() -> T) -> (T, String) {
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false);
-    let subscriber = subscriber.with_writer(move || Log(writer.clone())).finish();
-    let done = tracing::subscriber::with_default(subscriber, run);
-    let text = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    (done, text)
-}
-
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
