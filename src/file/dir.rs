@@ -9,6 +9,7 @@ use crate::file::content::File;
 use crate::file::error::{FileError, Spot};
 use crate::file::open::{self, Loaded};
 use crate::file::stat::{Kind, Stat};
+use crate::file::state::Mtime;
 use crate::file::volume::Volume;
 use crate::format::ids::{DirId, FileId};
 use crate::format::name;
@@ -111,9 +112,9 @@ impl File {
         stat.blocks = state.blob.space(stored_len, stat.blocks * 512).div_ceil(512);
         if let Some(mtime) = state.mtime {
             state.mtime_seen.store(true, std::sync::atomic::Ordering::Relaxed);
-            stat.mtime = mtime;
-            if !state.mtime_given {
-                stat.ctime = stat.ctime.max(mtime);
+            stat.mtime = mtime.time;
+            if !mtime.is_given {
+                stat.ctime = stat.ctime.max(mtime.time);
             }
         }
     }
@@ -148,8 +149,9 @@ impl File {
             if set.mtime.is_some() && state.dirty {
                 let lower = rustix::fs::fstat(&state.blob)?;
                 let geometry = self.volume().geometry();
-                state.mtime = Stat::from_lower(&lower, geometry).map(|stat| stat.mtime);
-                (*state.mtime_seen.get_mut(), state.mtime_given) = (true, true);
+                let given = |stat: Stat| Mtime { time: stat.mtime, is_given: true };
+                state.mtime = Stat::from_lower(&lower, geometry).map(given);
+                *state.mtime_seen.get_mut() = true;
             }
         }
         self.stat()

@@ -98,7 +98,6 @@ pub(in crate::file) fn load(
         settled: AtomicBool::new(false),
         mtime: None,
         mtime_seen: AtomicBool::new(false),
-        mtime_given: false,
         unused: Vec::new(),
     })))
 }
@@ -163,7 +162,6 @@ pub(in crate::file) fn fresh(
         settled: AtomicBool::new(false),
         mtime: None,
         mtime_seen: AtomicBool::new(false),
-        mtime_given: false,
         unused: Vec::new(),
     }
 }

@@ -30,10 +30,10 @@ impl File {
         if end < state.length {
             self.cut(state, end)?;
         }
-        match self.write_all(state) {
-            // Also with blocks that could not be completed all else is stored.
-            done @ (Ok(()) | Err(FileError::Damaged(_))) => return done,
-            Err(_) => {}
+        let done = self.write_all(state);
+        // Also with blocks that could not be completed all else is stored.
+        if matches!(done, Ok(()) | Err(FileError::Damaged(_))) {
+            return done;
         }
         // Not even that: back to the committed length, whose nodes have their pages.
         state.blocks.clear();

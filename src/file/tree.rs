@@ -7,7 +7,6 @@
 //! 3. no entry of block `n` or beyond is set, where `n` is the file's number of blocks.
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,10 +20,11 @@ use crate::format::geometry::{FANOUT, Geometry, NodeAt};
 use crate::format::node::{ENTRIES, Entries, Entry, NODE_LEN};
 use crate::store::Blob;
 
-/// Clean nodes kept of one file: 128 nodes reach 256 MiB at 16 KiB blocks and take 448 KiB.
-const CLEAN_MAX: NonZero<usize> = NonZero::new(128).expect("not zero");
-/// Dirty nodes of one file before they are written ahead of the commit: the same memory again.
-const DIRTY_MAX: usize = 128;
+/// Clean nodes kept of one file: 256 nodes reach 512 MiB at 16 KiB blocks and take 900 KiB.
+const CLEAN_MAX: usize = 256;
+/// Dirty nodes of one file before they are written ahead of the commit: as many as the blocks that
+/// it has at most, where each lies far from the others.
+const DIRTY_MAX: usize = 512;
 
 /// What the tree needs to reach its stored nodes.
 #[derive(Clone, Copy)]
@@ -57,7 +57,8 @@ fn parent(node: NodeAt) -> NodeAt {
 impl Tree {
     /// The tree whose top is `top`, of a file of `length` bytes.
     pub(in crate::file) fn new(top: Box<Entries>, levels: u8) -> Self {
-        let clean = Mutex::new(LruCache::new(CLEAN_MAX));
+        // Of most files few nodes are read: no room is taken before.
+        let clean = Mutex::new(LruCache::unbounded());
         Self { top, levels, dirty: BTreeMap::new(), clean }
     }
 
@@ -81,6 +82,15 @@ impl Tree {
         self.clean.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keeps a clean node, at the cost of the one not used for longest.
+    fn keep(&self, node: NodeAt, entries: Arc<Entries>) {
+        let mut clean = self.clean();
+        clean.put(node, entries);
+        if clean.len() > CLEAN_MAX {
+            clean.pop_lru();
+        }
+    }
+
     /// Runs `see` on a node's entries; `None` where it is a hole.
     fn with_node<T>(
         &self,
@@ -101,7 +111,7 @@ impl Tree {
         }
         let entries: Arc<Entries> = Arc::from(read_node(ground, node, &entry)?);
         let seen = see(&entries);
-        self.clean().put(node, entries);
+        self.keep(node, entries);
         Ok(Some(seen))
     }
 
@@ -202,7 +212,7 @@ impl Tree {
                 };
                 let entries = self.dirty.remove(&node).expect("seen above");
                 if !entry.is_hole() {
-                    self.clean().put(node, Arc::from(entries));
+                    self.keep(node, Arc::from(entries));
                 }
                 if level + 1 == self.levels {
                     self.top[to_usize(node.index)] = entry;

@@ -12,11 +12,11 @@ use crate::format::node::{ENTRIES, Entry};
 
 /// Bytes of dirty blocks of one file before they are stored ahead of the commit.
 const DIRTY_LEN_MAX: usize = 1 << 20;
-/// The same if the journal can be told what was written: each has its bytes there, or few have not.
-const TOLD_DIRTY_LEN_MAX: usize = 8 << 20;
+/// The same where they lie here and there: the more there are, the fewer nodes are sealed for each.
+const SCATTERED_LEN_MAX: usize = 8 << 20;
 /// Dirty blocks, at most: where each lies far from the others, a commit has three nodes for it, and
 /// its record has to stay within `BODY_LEN_MAX`.
-const TOLD_DIRTY_BLOCKS_MAX: usize = 512;
+const DIRTY_BLOCKS_MAX: usize = 512;
 
 impl File {
     /// Writes all of `data` at `offset`.
@@ -124,8 +124,15 @@ impl File {
         self.count_dirty(state);
         let size = state.prefix.block_size.len();
         let own = state.blocks.len() * size;
-        let own_max = match state.written.is_exact() && state.blob.is_protected() {
-            true => TOLD_DIRTY_LEN_MAX.min(TOLD_DIRTY_BLOCKS_MAX * size),
+        let span = match (state.blocks.first_key_value(), state.blocks.last_key_value()) {
+            (Some((first, _)), Some((last, _))) => last - first + 1,
+            _ => 0,
+        };
+        let is_scattered = span > 2 * state.blocks.len() as u64;
+        // Of what the journal can be told there is no hurry.
+        let is_told = state.written.is_exact() && state.blob.is_protected();
+        let own_max = match is_scattered || is_told {
+            true => SCATTERED_LEN_MAX.min(DIRTY_BLOCKS_MAX * size),
             false => DIRTY_LEN_MAX,
         };
         if own > own_max || (own > 0 && self.volume().is_pressed()) {
