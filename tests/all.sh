@@ -81,7 +81,7 @@ check_format() {
 }
 
 lint_scripts() {
-    shellcheck docker/*.sh tests/*.sh .ci/run
+    shellcheck benches/*.sh docker/*.sh tests/*.sh .ci/run
 }
 
 run_tests() {
