@@ -38,7 +38,7 @@ as_root() {
 install_packages() {
     local missing=() pair
     for pair in fusermount3:fuse3 shellcheck:shellcheck getfattr:attr setfacl:acl cc:gcc git:git \
-        python3:python3 mkfs.ext4:e2fsprogs rsync:rsync tar:tar \
+        python3:python3 mkfs.ext4:e2fsprogs rsync:rsync tar:tar strace:strace \
         mount:mount setpriv:util-linux setcap:libcap2-bin; do
         PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
@@ -81,7 +81,7 @@ check_format() {
 }
 
 lint_scripts() {
-    shellcheck docker/*.sh tests/*.sh .ci/run
+    shellcheck benches/*.sh docker/*.sh tests/*.sh .ci/run
 }
 
 run_tests() {
