@@ -131,10 +131,7 @@ impl File {
     }
 
     pub(in crate::file) fn write_all(&self, state: &mut State) -> Result<(), FileError> {
-        let sealed = self.seal_blocks(state);
-        if !matches!(sealed, Ok(()) | Err(FileError::Damaged(_))) {
-            return sealed;
-        }
+        self.seal_blocks(state)?;
         if let Body::Tree(_) = &state.body {
             let (tree, ground) = state.tree_mut(self.ino());
             tree.seal_nodes(ground)?;
@@ -157,8 +154,7 @@ impl File {
         self.store_mtime(state)?;
         state.dirty = false;
         state.written = Written::nothing();
-        // All but what could not be completed is stored.
-        sealed
+        Ok(())
     }
 
     /// Frees the stored bytes of those blocks that are holes.
@@ -228,10 +224,6 @@ impl File {
     /// Seals and stores the dirty blocks; their entries are in the tree after that. They stay in
     /// the cache: they were written in part, so the next part is likely to come.
     pub(in crate::file) fn seal_blocks(&self, state: &mut State) -> Result<(), FileError> {
-        let completed = self.complete(state);
-        if !matches!(completed, Ok(()) | Err(FileError::Damaged(_))) {
-            return completed;
-        }
         while let Some((&first, _)) = state.blocks.first_key_value() {
             let run_end = (first / FANOUT + 1) * FANOUT;
             let limit = run_end.min(first + self.volume().blocks_per_request(state));
@@ -239,13 +231,12 @@ impl File {
             let count = in_row.take_while(|(block, (at, _))| block == *at).count();
             self.seal_group(state, first, count)?;
             for block in first..first + count as u64 {
-                let dirty = state.blocks.remove(&block).expect("counted above");
-                let mut plain = dirty.into_whole();
+                let mut plain = state.blocks.remove(&block).expect("counted above");
                 plain.resize(state.geometry().block_len(block, state.length));
                 self.keep_block(block, plain);
             }
         }
-        completed
+        Ok(())
     }
 
     fn seal_group(&self, state: &mut State, first: u64, count: usize) -> Result<(), FileError> {
@@ -258,13 +249,12 @@ impl File {
         let entries = &mut entries[..count];
         let pool = &self.volume().pool;
         let sealed = if count == 1 {
-            let plain = &state.blocks[&first].as_whole()[..len];
-            pool.seal_blocks(&state.cipher, size, first, plain, entries)
+            pool.seal_blocks(&state.cipher, size, first, &state.blocks[&first][..len], entries)
         } else {
             let mut group = Plain::zeros(len);
-            for (part, (_, dirty)) in group.chunks_mut(size.len()).zip(state.blocks.range(first..))
+            for (part, (_, plain)) in group.chunks_mut(size.len()).zip(state.blocks.range(first..))
             {
-                part.copy_from_slice(&dirty.as_whole()[..part.len()]);
+                part.copy_from_slice(&plain[..part.len()]);
             }
             pool.seal_blocks(&state.cipher, size, first, &group, entries)
         };

@@ -216,7 +216,6 @@ impl File {
             }
             plain = Plain::zeros(span_len(first, last + 1, &state));
             self.fetch(&state, tree, first, first..last + 1, &mut plain)?;
-            self.cover(&state, first, last + 1, &mut plain);
         } else {
             plain = Plain::zeros(span_len(first, last + 1, &state));
             self.fill(&state, tree, first, last + 1, &mut plain)?;
@@ -235,7 +234,7 @@ impl File {
         let start = state.geometry().block_start(block);
         let part = to_usize(bytes.start - start)..to_usize(bytes.end - start);
         if let Some(dirty) = state.blocks.get(&block) {
-            return dirty.get(part).map(|bytes| Slice::whole(Plain::copy_of(bytes)));
+            return Some(Slice::whole(Plain::copy_of(&dirty[part])));
         }
         let kept = self.volume.cache.get(self.key(block), &self.volume.counters)?;
         Some(Slice::whole(Plain::copy_of(&kept[part])))
@@ -282,17 +281,16 @@ impl File {
                 missing.get_or_insert(block);
             }
         }
-        if let Some(from) = missing {
-            self.fetch(state, tree, first, from..end, plain)?;
+        match missing {
+            Some(from) => self.fetch(state, tree, first, from..end, plain),
+            None => Ok(()),
         }
-        self.cover(state, first, end, plain);
-        Ok(())
     }
 
     fn copy_from_memory(&self, state: &State, block: u64, out: &mut [u8]) -> bool {
         if let Some(dirty) = state.blocks.get(&block) {
-            let known = dirty.get(0..out.len());
-            return known.map(|bytes| out.copy_from_slice(bytes)).is_some();
+            out.copy_from_slice(&dirty[..out.len()]);
+            return true;
         }
         let Some(kept) = self.volume.cache.get(self.key(block), &self.volume.counters) else {
             return false;
@@ -356,6 +354,20 @@ impl File {
         }
         plain.resize(state.prefix.block_size.len());
         Ok(plain)
+    }
+
+    /// A block that is being changed; it is dirty from now on.
+    pub(in crate::file) fn dirty_block<'a>(
+        &self,
+        state: &'a mut State,
+        block: u64,
+    ) -> Result<&'a mut Plain, FileError> {
+        if !state.blocks.contains_key(&block) {
+            let plain = self.load_block(state, block)?;
+            self.forget_block(block);
+            state.blocks.insert(block, plain);
+        }
+        Ok(state.blocks.get_mut(&block).expect("inserted above if it was not there"))
     }
 
     pub(in crate::file) fn forget_block(&self, block: u64) {

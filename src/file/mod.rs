@@ -10,7 +10,6 @@
 //! | `content` | an open file, and reading it                                            |
 //! | `write`   | writing, lengthening, cutting; `ranges`: holes, reserving, seeking      |
 //! | `state`   | what an open file knows: header, inline content or tree, dirty blocks   |
-//! | `dirty`   | blocks that were written to and are not sealed yet                      |
 //! | `beside`  | reading a volume that another process may be writing                    |
 //! | `salvage` | closing a file while the disk is full                                   |
 //! | `stage`   | a stored file whose committed bytes change by way of the journal        |
@@ -36,7 +35,6 @@ mod dir;
 mod dir_attr;
 mod dir_make;
 mod dir_rename;
-mod dirty;
 mod error;
 mod figures;
 mod held;

@@ -30,10 +30,8 @@ impl File {
         if end < state.length {
             self.cut(state, end)?;
         }
-        let done = self.write_all(state);
-        // Also with blocks that could not be completed all else is stored.
-        if matches!(done, Ok(()) | Err(FileError::Damaged(_))) {
-            return done;
+        if self.write_all(state).is_ok() {
+            return Ok(());
         }
         // Not even that: back to the committed length, whose nodes have their pages.
         state.blocks.clear();

@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cipher::{FileCipher, Plain};
-use crate::file::dirty::Dirty;
 use crate::file::stage::Stage;
 use crate::file::stat::Time;
 use crate::file::tree::{Ground, Tree};
@@ -35,8 +34,7 @@ pub(in crate::file) struct Mtime {
 /// Invariants:
 /// 1. the body is inline exactly if the length is at most `INLINE_MAX`;
 /// 2. a block in `blocks` has the block size in bytes, with zeros past the end of the file; its
-///    entry in the tree and its stored bytes are out of date, but for what is not known of it, and
-///    it is not cached;
+///    entry in the tree, its cached copy and its stored bytes are out of date;
 /// 3. `dirty` if anything differs from what the stored header says.
 #[derive(Debug)]
 pub(in crate::file) struct State {
@@ -57,7 +55,7 @@ pub(in crate::file) struct State {
     /// Bytes of the lower file, as far as this process has written it.
     pub(in crate::file) stored_len: u64,
     pub(in crate::file) body: Body,
-    pub(in crate::file) blocks: BTreeMap<u64, Dirty>,
+    pub(in crate::file) blocks: BTreeMap<u64, Plain>,
     pub(in crate::file) dirty: bool,
     /// How it differs, if that is only by what was written.
     pub(in crate::file) written: Written,

@@ -2,7 +2,6 @@
 
 use crate::cipher::Plain;
 use crate::file::content::File;
-use crate::file::dirty::Dirty;
 use crate::file::error::FileError;
 use crate::file::state::{Body, State};
 use crate::file::tree::Tree;
@@ -107,9 +106,10 @@ impl File {
                 let covers_all = within == 0 && offset + part as u64 >= state.length;
                 if covers_all && !state.blocks.contains_key(&block) {
                     self.forget_block(block);
-                    state.blocks.insert(block, Dirty::whole(Plain::zeros(size)));
+                    state.blocks.insert(block, Plain::zeros(size));
                 }
-                self.write_part(state, block, within, &data[..part])?;
+                let plain = self.dirty_block(state, block)?;
+                plain[within..within + part].copy_from_slice(&data[..part]);
                 state.written.note(offset..offset + part as u64);
                 part
             };
@@ -174,7 +174,7 @@ impl File {
             let mut block = std::mem::replace(content, Plain::zeros(0));
             block.resize(state.prefix.block_size.len());
             if state.length > 0 {
-                state.blocks.insert(0, Dirty::whole(block));
+                state.blocks.insert(0, block);
             }
             state.body = Body::Tree(Tree::empty(geometry.levels(length)));
         } else {
