@@ -93,15 +93,6 @@ pub(in crate::fuse) fn fopen_flags(access: Access, spoiled: bool) -> FopenFlags 
     }
 }
 
-/// Where nobody else changes the volume, the kernel may keep a listing until it has itself changed
-/// the directory.
-pub(in crate::fuse) fn listing_flags(alone: bool) -> FopenFlags {
-    match alone {
-        true => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
-        false => FopenFlags::empty(),
-    }
-}
-
 /// The kernel may remember the name for as long as `name_ttl`.
 pub(in crate::fuse) fn give_entry(
     reply: ReplyEntry,
