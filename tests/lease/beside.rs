@@ -204,14 +204,22 @@ fn a_size_beside_a_writer_is_a_committed_one() {
     let committed = (BLOCK * BLOCKS) as u64;
     assert_eq!(size(), committed);
     let held = File::open(desk.at("reader/file")).unwrap();
-    // Longer, and stored, and not committed.
-    let began = Instant::now();
-    file.write_all_at(&content(2), committed).unwrap();
-    let (seen, seen_open) = (size(), held.metadata().unwrap().size());
-    if began.elapsed() < Duration::from_secs(1) {
-        assert_eq!((seen, seen_open), (committed, committed), "no timer has committed it");
-    }
-    file.sync_all().unwrap();
+    // Longer, and stored, and not committed; the timer may commit it just then, but not each time.
+    let is_hidden = || {
+        file.write_all_at(&content(2), committed).unwrap();
+        let seen = (size(), held.metadata().unwrap().size());
+        file.sync_all().unwrap();
+        seen == (committed, committed)
+    };
+    let is_hidden_or_again = |_| {
+        let hidden = is_hidden();
+        if !hidden {
+            file.set_len(committed).unwrap();
+            file.sync_all().unwrap();
+        }
+        hidden
+    };
+    assert!((0..3).any(is_hidden_or_again), "what is not committed was seen");
     assert_eq!((size(), held.metadata().unwrap().size()), (2 * committed, 2 * committed));
     assert_eq!(std::fs::read(desk.at("reader/file")).unwrap().len() as u64, 2 * committed);
     file.set_len(100).unwrap();
