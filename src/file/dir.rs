@@ -9,7 +9,6 @@ use crate::file::content::File;
 use crate::file::error::{FileError, Spot};
 use crate::file::open::{self, Loaded};
 use crate::file::stat::{Kind, Stat};
-use crate::file::state::Mtime;
 use crate::file::volume::Volume;
 use crate::format::ids::{DirId, FileId};
 use crate::format::name;
@@ -136,8 +135,8 @@ impl File {
         Ok(stat)
     }
 
-    /// Changes attributes. A time of modification stays, though what was written before is
-    /// committed after it.
+    /// Changes attributes. What was written before keeps its order: it is committed first if a
+    /// time is to be set.
     ///
     /// # Errors
     /// The store's.
@@ -145,14 +144,10 @@ impl File {
         self.volume().check_writable()?;
         {
             let mut state = self.state_mut()?;
-            set.apply_to(&state.blob)?;
-            if set.mtime.is_some() && state.dirty {
-                let lower = rustix::fs::fstat(&state.blob)?;
-                let geometry = self.volume().geometry();
-                let given = |stat: Stat| Mtime { time: stat.mtime, is_given: true };
-                state.mtime = Stat::from_lower(&lower, geometry).map(given);
-                *state.mtime_seen.get_mut() = true;
+            if set.sets_times() {
+                self.commit_state(&mut state)?;
             }
+            set.apply_to(&state.blob)?;
         }
         self.stat()
     }
