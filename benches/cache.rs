@@ -3,13 +3,12 @@
 //! whatever disk holds the temporary directory; its pages are in the system's memory either way, so
 //! a miss costs a system call, opening 16 KiB and copying, and no disk.
 
+mod support;
+
 use std::hint::black_box;
 use std::sync::Arc;
 
-use cmkfs::cipher::{Secret, VolumeKeys};
 use cmkfs::file::{Creator, File, Volume, VolumeOptions};
-use cmkfs::format::descriptor::{Descriptor, FORMAT, Features, VERSION};
-use cmkfs::format::{BlockSize, DirId, Epoch, VolumeId};
 use cmkfs::store::Store;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -20,23 +19,7 @@ const STEP: usize = 16384;
 
 /// A volume on a disk, and one file of [`FILE_LEN`] bytes in it.
 fn file(dir: &std::path::Path, cache_bytes: usize) -> (Arc<Volume>, Arc<File>) {
-    let volume_key = Secret::random();
-    let mut descriptor = Descriptor {
-        format: FORMAT.into(),
-        version: VERSION,
-        volume_id: VolumeId([1; 16]),
-        created_unix_s: 0,
-        block_size: BlockSize::DEFAULT.bytes(),
-        root_id: DirId([2; 16]),
-        context: Default::default(),
-        slots: vec![],
-        epochs: vec![],
-        features: Features::default(),
-        mac: String::new(),
-    };
-    VolumeKeys::add_epoch(&volume_key, &mut descriptor, Epoch::FIRST);
-    VolumeKeys::authenticate(&volume_key, &mut descriptor);
-    let keys = VolumeKeys::open(&volume_key, &descriptor).expect("just made");
+    let (descriptor, keys) = support::new_volume();
     let store = Store::create(dir).expect("an empty directory");
     Volume::format(&store, &keys, descriptor.root_id).expect("a new store");
     let options = VolumeOptions { cache_bytes, ..VolumeOptions::default() };

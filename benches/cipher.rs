@@ -1,13 +1,14 @@
 //! The cipher core without a disk: a request of 1 MiB sealed and opened, by block size and by
 //! number of threads; and names sealed and opened in a directory.
 
+mod support;
+
 use std::hint::black_box;
 use std::num::NonZero;
 
-use cmkfs::cipher::{CipherPool, DirCipher, FileCipher, Plain, Secret, VolumeKeys};
-use cmkfs::format::descriptor::{Descriptor, FORMAT, Features, VERSION};
+use cmkfs::cipher::{CipherPool, DirCipher, FileCipher, Plain, Secret};
 use cmkfs::format::node::Entry;
-use cmkfs::format::{BlockSize, DirId, Epoch, VolumeId, directory};
+use cmkfs::format::{BlockSize, directory};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// What the kernel sends at most at once.
@@ -68,23 +69,7 @@ fn requests(criterion: &mut Criterion) {
 }
 
 fn directory() -> DirCipher {
-    let volume_key = Secret::random();
-    let mut descriptor = Descriptor {
-        format: FORMAT.into(),
-        version: VERSION,
-        volume_id: VolumeId([1; 16]),
-        created_unix_s: 0,
-        block_size: BlockSize::DEFAULT.bytes(),
-        root_id: DirId([2; 16]),
-        context: Default::default(),
-        slots: vec![],
-        epochs: vec![],
-        features: Features::default(),
-        mac: String::new(),
-    };
-    VolumeKeys::add_epoch(&volume_key, &mut descriptor, Epoch::FIRST);
-    VolumeKeys::authenticate(&volume_key, &mut descriptor);
-    let keys = VolumeKeys::open(&volume_key, &descriptor).expect("just made");
+    let (descriptor, keys) = support::new_volume();
     let marker = keys.new_marker(descriptor.root_id);
     let (epoch, id, tag) = directory::decode(marker.as_bytes()).expect("just made");
     keys.open_marker(epoch, id, &tag).expect("just made")

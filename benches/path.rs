@@ -2,15 +2,14 @@
 //! call, on a volume in a temporary directory. The difference to a mount is what FUSE costs. Stored
 //! pages are in the system's memory, so no disk is in it but for the sync.
 
+mod support;
+
 use std::cell::Cell;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 
-use cmkfs::cipher::{Secret, VolumeKeys};
 use cmkfs::file::{Creator, Volume, VolumeOptions};
-use cmkfs::format::descriptor::{Descriptor, FORMAT, Features, VERSION};
-use cmkfs::format::{BlockSize, DirId, Epoch, VolumeId};
 use cmkfs::fs::{Fs, HandleId, InodeId, OpenFlags, Privileges, Sync};
 use cmkfs::store::Store;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -29,23 +28,7 @@ const STRIDE: u64 = 5741;
 
 /// An empty volume and the file system on it.
 fn world(dir: &Path, options: &VolumeOptions) -> Arc<Fs> {
-    let volume_key = Secret::random();
-    let mut descriptor = Descriptor {
-        format: FORMAT.into(),
-        version: VERSION,
-        volume_id: VolumeId([1; 16]),
-        created_unix_s: 0,
-        block_size: BlockSize::DEFAULT.bytes(),
-        root_id: DirId([2; 16]),
-        context: Default::default(),
-        slots: vec![],
-        epochs: vec![],
-        features: Features::default(),
-        mac: String::new(),
-    };
-    VolumeKeys::add_epoch(&volume_key, &mut descriptor, Epoch::FIRST);
-    VolumeKeys::authenticate(&volume_key, &mut descriptor);
-    let keys = VolumeKeys::open(&volume_key, &descriptor).expect("just made");
+    let (descriptor, keys) = support::new_volume();
     let store = Store::create(dir).expect("an empty directory");
     Volume::format(&store, &keys, descriptor.root_id).expect("a new store");
     let volume = Volume::open(&store, keys, &descriptor, options).expect("a new store");

@@ -14,7 +14,7 @@ use crate::file::content::File;
 use crate::file::error::FileError;
 use crate::file::stage::{Birth, Stage};
 use crate::file::stat::Time;
-use crate::file::state::{Body, Mtime, State};
+use crate::file::state::{Body, State};
 use crate::file::written::Written;
 use crate::format::bytes::to_usize;
 use crate::format::geometry::{FANOUT, Geometry};
@@ -172,7 +172,7 @@ impl File {
     }
 
     pub(in crate::file) fn store_mtime(&self, state: &mut State) -> Result<(), FileError> {
-        let Some(Mtime { time: mtime, .. }) = state.mtime.take() else { return Ok(()) };
+        let Some(mtime) = state.mtime.take() else { return Ok(()) };
         let soon = Time::now().ns_since(mtime) < TICK_NS;
         let soon = soon && !state.mtime_seen.load(Ordering::Relaxed);
         let mtime = match soon {

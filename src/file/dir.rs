@@ -111,10 +111,8 @@ impl File {
         stat.blocks = state.blob.space(stored_len, stat.blocks * 512).div_ceil(512);
         if let Some(mtime) = state.mtime {
             state.mtime_seen.store(true, std::sync::atomic::Ordering::Relaxed);
-            stat.mtime = mtime.time;
-            if !mtime.is_given {
-                stat.ctime = stat.ctime.max(mtime.time);
-            }
+            stat.mtime = mtime;
+            stat.ctime = stat.ctime.max(mtime);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::file::error::{FileError, Spot, is_hushed};
 use crate::file::journal::Journal;
 use crate::file::stage::Stage;
 use crate::file::stat::Time;
-use crate::file::state::{Body, Mtime, State};
+use crate::file::state::{Body, State};
 use crate::file::tree::Tree;
 use crate::file::volume::Volume;
 use crate::file::written::Written;
@@ -125,8 +125,7 @@ fn decode_body(geometry: Geometry, length: u64, body: &[u8]) -> Option<Body> {
 fn blank(volume: &Volume, blob: DiskBlob, writable: bool) -> Result<Loaded, FileError> {
     let stat = rustix::fs::fstat(&blob)?;
     let ns = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
-    let time = Time { s: stat.st_mtime, ns };
-    let mtime = writable.then_some(Mtime { time, is_given: true });
+    let mtime = writable.then_some(Time { s: stat.st_mtime, ns });
     let written = if writable { Written::all() } else { Written::nothing() };
     let state = fresh(&volume.keys, volume.journaled.as_ref(), blob, volume.block_size);
     Ok(Loaded::Blank(Box::new(State { writable, dirty: writable, written, mtime, ..state })))

@@ -23,14 +23,6 @@ pub(in crate::file) enum Body {
     Tree(Tree),
 }
 
-/// A time of modification that a commit has to store.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::file) struct Mtime {
-    pub(in crate::file) time: Time,
-    /// Somebody has set it, after what was written: it is stored, but the commit will undo that.
-    pub(in crate::file) is_given: bool,
-}
-
 /// Invariants:
 /// 1. the body is inline exactly if the length is at most `INLINE_MAX`;
 /// 2. a block in `blocks` has the block size in bytes, with zeros past the end of the file; its
@@ -61,8 +53,8 @@ pub(in crate::file) struct State {
     pub(in crate::file) written: Written,
     /// Nothing was written, as far as is known, that is not on the disk.
     pub(in crate::file) settled: AtomicBool,
-    /// The time of modification, if the store does not have it for good yet.
-    pub(in crate::file) mtime: Option<Mtime>,
+    /// When the file was last written to, if the store does not say so yet.
+    pub(in crate::file) mtime: Option<Time>,
     /// Somebody has seen `mtime`: the store has to say the same.
     pub(in crate::file) mtime_seen: AtomicBool,
     /// Blocks that were made holes: their space can be given back after the next commit, as far
@@ -121,7 +113,7 @@ impl State {
     pub(in crate::file) fn touched(&mut self) {
         self.dirty = true;
         *self.settled.get_mut() = false;
-        self.mtime = Some(Mtime { time: Time::now(), is_given: false });
+        self.mtime = Some(Time::now());
         *self.mtime_seen.get_mut() = false;
     }
 }
