@@ -9,15 +9,16 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
+use rustix::fs::Stat;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use crate::cipher::VolumeKeys;
 use crate::file::content::File;
-use crate::file::error::FileError;
+use crate::file::error::{FileError, is_full};
 use crate::file::journal::Journal;
 use crate::file::sessions::Ended;
-use crate::file::stage::Birth;
+use crate::file::staged::Birth;
 use crate::file::state::State;
 use crate::file::volume::{Volume, lock};
 use crate::format::bytes::to_usize;
@@ -191,6 +192,10 @@ impl Volume {
             // A file that can't be committed keeps its records, which go on in both segments.
             match file.bring_to_place() {
                 Ok(generation) => drop(generations.insert(*ino, generation)),
+                // Its place is free once it is closed, and perhaps room for others.
+                Err(_) if self.give_up_nameless(journaled, file) => {
+                    generations.insert(*ino, 0);
+                }
                 Err(error) => {
                     if lock(&journaled.left).insert(*ino) {
                         tracing::error!(ino, %error, "changes stay in the journal");
@@ -222,6 +227,22 @@ impl Volume {
         self.counters.checkpoints.add(1);
         journaled.is_stuck.fetch_and(failed.is_some(), Ordering::Relaxed);
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Lets go of a file that has no name any more, and that nobody has open: what the journal has
+    /// of it needs no place. The caller has a reference beside that of the journal.
+    fn give_up_nameless(&self, journaled: &Journaled, file: &Arc<File>) -> bool {
+        let is_nameless = |stat: Stat| stat.st_nlink == 0;
+        if !rustix::fs::fstat(&file.state_anyway().blob).is_ok_and(is_nameless) {
+            return false;
+        }
+        let mut pending = lock(&journaled.pending);
+        let held = 1 + usize::from(pending.contains_key(&file.ino()));
+        let gone = self.forget_if_held(file, held);
+        if gone {
+            pending.remove(&file.ino());
+        }
+        gone
     }
 
     /// Makes durable what was brought to its place. If that fails nobody knows what is there: all
@@ -292,7 +313,7 @@ impl File {
         }
         let applied = state.blob.apply();
         if let Err(error) = applied
-            && !matches!(error, Errno::NOSPC | Errno::DQUOT)
+            && !is_full(error)
         {
             self.latch_after(&state.blob, &error);
         }

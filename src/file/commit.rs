@@ -11,8 +11,9 @@ use crate::cipher::{Plain, Sealed};
 use crate::file::cache::Key;
 use crate::file::checkpoint::Journaled;
 use crate::file::content::File;
-use crate::file::error::FileError;
-use crate::file::stage::{Birth, Stage};
+use crate::file::error::{FileError, is_full};
+use crate::file::stage::Stage;
+use crate::file::staged::Birth;
 use crate::file::stat::Time;
 use crate::file::state::{Body, State};
 use crate::file::written::Written;
@@ -58,7 +59,7 @@ impl File {
     /// Refuses the file after any error of the store but for want of space, or of a lease.
     fn latch_for(&self, blob: &Stage, error: &FileError) {
         if let FileError::Sys(error) = error
-            && !matches!(*error, Errno::NOSPC | Errno::DQUOT)
+            && !is_full(*error)
         {
             self.latch_after(blob, error);
         }

@@ -7,6 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::io::Errno;
 
 use crate::cipher::{Plain, Sealed, SegmentCipher, VolumeKeys};
+use crate::file::error::is_full;
 use crate::format::journal::{BODY_LEN_MAX, FRAME_LEN, HEAD_LEN, RecordKind};
 use crate::store::{Blob, DiskBlob, UNRENEWED, leave, path_of};
 
@@ -149,8 +150,9 @@ impl Journal {
             *len = u64::try_from(rustix::fs::fstat(segment)?.st_size).unwrap_or(0);
         }
         let (unsynced, retired) = ([true; 2], false);
+        // All that a crash has left counts as one record that was appended.
         let writer =
-            Writer { active, cipher, order, sequence, tail, lens, unsynced, appended: 0, retired };
+            Writer { active, cipher, order, sequence, tail, lens, unsynced, appended: 1, retired };
         Ok(Self::with(segments, writer))
     }
 
@@ -251,7 +253,7 @@ impl Journal {
         }
         match self.segments[segment].write_at(writer.tail, record, 0..len) {
             Ok(()) => {}
-            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => return Err(error),
+            Err(error) if is_full(error) => return Err(error),
             Err(error) => return Err(self.fail(error)),
         }
         let body_at = writer.tail + FRAME_LEN as u64;
@@ -271,6 +273,11 @@ impl Journal {
             let step = self.segments[segment].write_zeros(tail, STEP_LEN);
             writer.lens[segment] = if step.is_ok() { tail + STEP_LEN } else { tail };
         }
+    }
+
+    /// Number of the last record that was appended.
+    pub(in crate::file) fn appended(&self) -> u64 {
+        lock(&self.writer).appended
     }
 
     /// Whether nobody needs the records of the segment that is not in use, nor any that a crash
@@ -331,8 +338,7 @@ impl Journal {
 
     /// Returns when all that was appended so far survives a power cut.
     pub(in crate::file) fn sync_all(&self) -> Result<(), Errno> {
-        let appended = lock(&self.writer).appended;
-        self.sync_to(appended)
+        self.sync_to(self.appended())
     }
 
     /// Goes on in the other segment, unless somebody needs its records still.

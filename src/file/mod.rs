@@ -12,10 +12,12 @@
 //! | `state`   | what an open file knows: header, inline content or tree, dirty blocks   |
 //! | `beside`  | reading a volume that another process may be writing                    |
 //! | `salvage` | closing a file while the disk is full                                   |
-//! | `stage`   | a stored file whose committed bytes change by way of the journal        |
+//! | `stage`   | a stored file whose committed bytes change by way of the journal;       |
+//! | `staged`  | what of it is not in its place                                          |
 //! | `left`    | what is still to become a hole there                                    |
 //! | `journal` | the journal; `checkpoint`: bringing its changes to their places;        |
-//! | `recover` | bringing there what a crash has left; `replay`: one file's changes      |
+//! | `recover` | bringing there what a crash has left; `replay`: one file's changes;     |
+//! | `adopt`   | those that have no room there                                           |
 //! | `written` | making durable what was written before it is committed                  |
 //! | `sessions` | when the volume was written, and files that a crash left without a header |
 //! | `tree`    | the tree of tags                                                        |
@@ -25,6 +27,7 @@
 //! *Dirty* is what memory has and the store has not. A commit seals dirty blocks, then nodes from
 //! the leaves up, then the header, and writes them in this order.
 
+mod adopt;
 mod attribute;
 mod beside;
 mod cache;
@@ -50,6 +53,7 @@ mod salvage;
 mod sessions;
 mod settled;
 mod stage;
+mod staged;
 mod stat;
 mod state;
 mod tree;

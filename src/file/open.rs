@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::cipher::{Plain, VolumeKeys};
+use rustix::io::Errno;
+
+use crate::cipher::{FileCipher, Plain, VolumeKeys};
 use crate::file::checkpoint::Journaled;
 use crate::file::error::{FileError, Spot, is_hushed};
 use crate::file::journal::Journal;
 use crate::file::stage::Stage;
+use crate::file::staged::Place;
 use crate::file::stat::Time;
 use crate::file::state::{Body, State};
 use crate::file::tree::Tree;
@@ -44,23 +47,8 @@ pub(in crate::file) fn load(
     if len == 0 && volume.was_being_made(&blob) {
         return blank(volume, blob, writable);
     }
-    let (prefix, entry) = header::decode(&page[..len])
-        .map_err(|error| FileError::header(Spot::of(ino, &blob), &error))?;
-    let damaged = |what: &str| FileError::damaged(Spot::of(ino, &blob), format!("header: {what}"));
-    let end = PREFIX_BYTES + usize::from(prefix.payload_len);
-    let payload = page[..len].get(PREFIX_BYTES..end).ok_or_else(|| damaged("cut off"))?;
-    let keys = &volume.keys;
-    let cipher = keys
-        .open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)
-        .ok_or_else(|| damaged("its file key does not open"))?;
-    let payload = keys
-        .open_header(&cipher, &prefix, &entry, payload)
-        .map_err(|_| damaged("not authentic"))?;
-    let (fixed, body) = payload.split_at(PAYLOAD_FIXED_BYTES);
-    let (generation, length) = header::decode_payload(fixed.try_into().expect("split there"));
-    let geometry = Geometry::new(prefix.block_size);
-    let body = decode_body(geometry, length, body).ok_or_else(|| damaged("impossible length"))?;
-    let stored_len = geometry.stored_len(length);
+    let opened = open_header(volume, &blob, ino, &page[..len])?;
+    let stored_len = opened.stored_len();
     // After the header: beside a writer the file is never shorter than its last header says.
     let lower_len = u64::try_from(rustix::fs::fstat(&blob)?.st_size).unwrap_or(0);
     if lower_len < stored_len {
@@ -78,28 +66,101 @@ pub(in crate::file) fn load(
         }
     }
     let (journal, floor) = protection(volume, ino, stored_len);
-    let blob = Stage::new(blob, journal, prefix.block_size, floor, generation);
-    Ok(Loaded::Whole(Box::new(State {
-        blob,
-        writable,
-        loaded: entry,
-        begins: false,
-        prefix,
-        cipher,
-        generation,
-        length,
-        committed_len: length,
-        counted_bytes: 0,
-        stored_len,
-        body,
-        blocks: BTreeMap::new(),
-        dirty: false,
-        written: Written::nothing(),
-        settled: AtomicBool::new(false),
-        mtime: None,
-        mtime_seen: AtomicBool::new(false),
-        unused: Vec::new(),
-    })))
+    let blob = Stage::new(blob, journal, opened.prefix.block_size, floor, opened.generation);
+    Ok(Loaded::Whole(Box::new(opened.state(blob, writable))))
+}
+
+/// The state of a stored file of which parts wait in the journal, its header among them.
+///
+/// # Errors
+/// The store's; `ENOSPC`, for want of which they wait, if the header is not among them.
+pub(in crate::file) fn load_waiting(
+    volume: &Volume,
+    journal: &Arc<Journal>,
+    blob: DiskBlob,
+    ino: u64,
+    parts: BTreeMap<u64, Place>,
+) -> Result<State, FileError> {
+    let header = parts.get(&0).filter(|place| place.len <= PAGE_BYTES);
+    let header = header.ok_or(FileError::Sys(Errno::NOSPC))?;
+    let mut page = [0; PAGE_BYTES];
+    let page = &mut page[..header.len];
+    journal.read(header.segment, header.at, page)?;
+    let opened = open_header(volume, &blob, ino, page)?;
+    let ends = (opened.stored_len(), opened.generation);
+    let journal = Arc::clone(journal);
+    let blob = Stage::waiting(blob, journal, opened.prefix.block_size, ends, parts)?;
+    Ok(opened.state(blob, true))
+}
+
+/// What an authentic header tells.
+struct Opened {
+    prefix: Prefix,
+    /// What authenticated it.
+    entry: Entry,
+    cipher: FileCipher,
+    generation: u64,
+    length: u64,
+    body: Body,
+}
+
+/// Authenticates a header, the first bytes of a stored file.
+fn open_header(
+    volume: &Volume,
+    blob: &DiskBlob,
+    ino: u64,
+    page: &[u8],
+) -> Result<Opened, FileError> {
+    let (prefix, entry) =
+        header::decode(page).map_err(|error| FileError::header(Spot::of(ino, blob), &error))?;
+    let damaged = |what: &str| FileError::damaged(Spot::of(ino, blob), format!("header: {what}"));
+    let end = PREFIX_BYTES + usize::from(prefix.payload_len);
+    let payload = page.get(PREFIX_BYTES..end).ok_or_else(|| damaged("cut off"))?;
+    let keys = &volume.keys;
+    let cipher = keys
+        .open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)
+        .ok_or_else(|| damaged("its file key does not open"))?;
+    let payload = keys
+        .open_header(&cipher, &prefix, &entry, payload)
+        .map_err(|_| damaged("not authentic"))?;
+    let (fixed, body) = payload.split_at(PAYLOAD_FIXED_BYTES);
+    let (generation, length) = header::decode_payload(fixed.try_into().expect("split there"));
+    let geometry = Geometry::new(prefix.block_size);
+    let body = decode_body(geometry, length, body).ok_or_else(|| damaged("impossible length"))?;
+    Ok(Opened { prefix, entry, cipher, generation, length, body })
+}
+
+impl Opened {
+    fn stored_len(&self) -> u64 {
+        Geometry::new(self.prefix.block_size).stored_len(self.length)
+    }
+
+    /// The file as its header says.
+    fn state(self, blob: Stage, writable: bool) -> State {
+        let stored_len = self.stored_len();
+        let Self { prefix, entry, cipher, generation, length, body } = self;
+        State {
+            blob,
+            writable,
+            loaded: entry,
+            begins: false,
+            prefix,
+            cipher,
+            generation,
+            length,
+            committed_len: length,
+            counted_bytes: 0,
+            stored_len,
+            body,
+            blocks: BTreeMap::new(),
+            dirty: false,
+            written: Written::nothing(),
+            settled: AtomicBool::new(false),
+            mtime: None,
+            mtime_seen: AtomicBool::new(false),
+            unused: Vec::new(),
+        }
+    }
 }
 
 /// The journal that a stored file of this length is written by way of, and what of it that keeps.

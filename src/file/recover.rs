@@ -5,15 +5,16 @@
 //! more, as programs write, by way of the same journal: a crash meanwhile finds all there still.
 //! Records of a file that is gone, or older than what is stored, mean nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::cipher::{OPENED_BODY_AT, Plain, Sealed, SegmentCipher};
+use crate::file::adopt::{Waiting, adopt};
 use crate::file::checkpoint::Journaled;
-use crate::file::error::FileError;
+use crate::file::error::{FileError, is_full};
 use crate::file::journal::{End, Journal, clear};
 use crate::file::replay::{Birth, LOOKED_AT_MAX, Outcome, Plan, Step, apply};
 use crate::file::volume::Volume;
@@ -79,15 +80,18 @@ enum Left {
     Nothing,
     /// All is in its place, and nobody needs the records.
     InPlace,
-    /// Files have to be written to again, by way of the journal, which goes on at its end.
-    Told(Told),
+    /// The journal goes on at its end.
+    Unfinished(Unfinished),
 }
 
-/// What the journal tells of files that were written to and not committed.
-struct Told {
+/// Files that need the journal still.
+struct Unfinished {
     entries: Vec<Entry>,
-    /// By lower inode number: records, by their place among all.
-    files: HashMap<u64, Vec<usize>>,
+    /// What it tells of those that were written to and not committed, by lower inode number:
+    /// records, by their place among all.
+    told: HashMap<u64, Vec<usize>>,
+    /// Those for whose changes the disk has no room.
+    waiting: Vec<Waiting>,
 }
 
 /// All whole records, the oldest first.
@@ -186,19 +190,20 @@ fn read_segment(
     Ok((sequence, at))
 }
 
-/// What is to be done, by lower inode number. A number may have been given to another file.
+/// What is to be done, by lower inode number: the one that the newest record has, where the store
+/// was copied while the journal went on. A number may have been given to another file.
 fn plans(entries: &[Entry]) -> HashMap<u64, Vec<Plan<'_>>> {
-    let mut plans: HashMap<u64, Vec<Plan<'_>>> = HashMap::new();
+    let mut plans: Vec<(u64, Plan<'_>)> = Vec::new();
+    let mut known: HashMap<FileId, usize> = HashMap::new();
     for (number, entry) in entries.iter().enumerate() {
         let Subject { ino, file_id, generation } = entry.subject;
-        let of_number = plans.entry(ino).or_default();
-        let known = of_number.iter().position(|plan| plan.file_id == file_id);
-        let at = known.unwrap_or_else(|| {
+        let at = *known.entry(file_id).or_insert(plans.len());
+        if at == plans.len() {
             let (changes, told) = (Vec::new(), Vec::new());
-            of_number.push(Plan { file_id, birth: None, changes, told });
-            of_number.len() - 1
-        });
-        let plan = &mut of_number[at];
+            plans.push((ino, Plan { file_id, birth: None, changes, told }));
+        }
+        let (newest, plan) = &mut plans[at];
+        *newest = ino;
         match &entry.kept {
             Kept::Fresh { opened, header_len } => {
                 plan.birth = Some(Birth { generation, opened, header_len: *header_len });
@@ -223,7 +228,11 @@ fn plans(entries: &[Entry]) -> HashMap<u64, Vec<Plan<'_>>> {
             Kept::Settled => plan.birth = None,
         }
     }
-    plans
+    let mut by_number: HashMap<u64, Vec<Plan<'_>>> = HashMap::new();
+    for (ino, plan) in plans {
+        by_number.entry(ino).or_default().push(plan);
+    }
+    by_number
 }
 
 impl Volume {
@@ -237,10 +246,10 @@ impl Volume {
         }
         volume.check_lease()?;
         match run(volume, &segments)? {
-            (Left::Told(told), Some(end)) => {
+            (Left::Unfinished(left), Some(end)) => {
                 let journal = Journal::resume(segments, end)?;
                 inner(volume).journaled = Some(Journaled::new(journal));
-                let done = end_with(volume, told);
+                let done = end_with(volume, left);
                 if let Some(journaled) = volume.journaled.as_ref().filter(|_| done.is_err()) {
                     journaled.abandon();
                 }
@@ -269,11 +278,16 @@ impl Volume {
 
 /// Writes what was told once more, and commits it. Returns whether the journal is to go then: a
 /// volume that needs none has to have it all in place.
-fn end_with(volume: &Arc<Volume>, told: Told) -> Result<bool, FileError> {
-    write_again(volume, told)?;
+fn end_with(volume: &Arc<Volume>, left: Unfinished) -> Result<bool, FileError> {
+    let Unfinished { entries, told, waiting } = left;
+    adopt(volume, waiting)?;
+    write_again(volume, &entries, told)?;
     match (volume.checkpoint(), volume.durability()) {
         // The journal has it still, and whoever mounts the volume can make room.
-        (Err(FileError::Sys(Errno::NOSPC | Errno::DQUOT)), Durability::Strict) => Ok(false),
+        (Err(FileError::Sys(error)), _) if is_full(error) => {
+            tracing::warn!(%error, "not all has room in its place: the journal stays until it has");
+            Ok(false)
+        }
         (Err(error), _) => Err(error),
         (Ok(()), Durability::Strict) => Ok(false),
         (Ok(()), Durability::Relaxed) => match &volume.journaled {
@@ -296,36 +310,37 @@ fn run(volume: &Arc<Volume>, segments: &[DiskBlob; 2]) -> Result<(Left, Option<E
     let mut plans = plans(&entries);
     let (records, files) = (entries.len(), plans.values().map(Vec::len).sum::<usize>());
     let (mut recovered, mut emptied, mut stale, mut met) = (0_u64, 0_u64, 0_u64, 0_usize);
-    let (mut told, mut look) = (HashMap::new(), LOOKED_AT_MAX);
+    let (mut told, mut waiting, mut look) = (HashMap::new(), Vec::new(), LOOKED_AT_MAX);
     let mut bring = |blob: &DiskBlob, ino, plan: Plan<'_>| -> Result<(), FileError> {
         met += 1;
-        let outcome = apply(volume, segments, blob, ino, &plan, &mut look)?;
-        let outcome = if plan.told.is_empty() { outcome } else { Outcome::Recovered };
+        let outcome = match apply(volume, segments, blob, ino, &plan, &mut look)? {
+            Outcome::Waits(parts) => {
+                waiting.push(Waiting { blob: blob.again()?, ino, parts });
+                Outcome::Recovered
+            }
+            outcome if plan.told.is_empty() => outcome,
+            _ => Outcome::Recovered,
+        };
         if !plan.told.is_empty() {
             told.insert(ino, plan.told);
         }
         match outcome {
-            Outcome::Recovered => recovered += 1,
+            Outcome::Recovered | Outcome::Waits(_) => recovered += 1,
             Outcome::Emptied => emptied += 1,
             Outcome::Stale => stale += 1,
             Outcome::Kept => {}
         }
         Ok(())
     };
-    let mut found = HashSet::new();
     walk(volume.tree().clone(), &mut |dir, name, ino| {
         let Some(of_number) = plans.get_mut(&ino) else { return Ok(()) };
         let blob = open(dir, name)?;
         let Some(at) = which(&blob, of_number)? else { return Ok(()) };
-        let plan = of_number.remove(at);
-        found.insert(plan.file_id);
-        bring(&blob, ino, plan)
+        bring(&blob, ino, of_number.remove(at))
     })?;
     if plans.values().any(|of_number| !of_number.is_empty()) {
         // They are gone; or the store is a copy, whose files have other numbers, but the same ids.
-        // Its recovery may have come to no end before, so that one file has two numbers.
         let left = plans.drain().flat_map(|(_, of_number)| of_number);
-        let left = left.filter(|plan| !found.contains(&plan.file_id));
         let mut by_id: HashMap<FileId, Plan<'_>> = left.map(|plan| (plan.file_id, plan)).collect();
         walk(volume.tree().clone(), &mut |dir, name, ino| {
             let blob = open(dir, name)?;
@@ -336,7 +351,7 @@ fn run(volume: &Arc<Volume>, segments: &[DiskBlob; 2]) -> Result<(Left, Option<E
     }
     volume.sync_disk()?;
     volume.counters.recovered.add(recovered + emptied);
-    let gone = files - met;
+    let (gone, waiting_for_room) = (files - met, waiting.len());
     tracing::warn!(
         records,
         files,
@@ -344,11 +359,14 @@ fn run(volume: &Arc<Volume>, segments: &[DiskBlob; 2]) -> Result<(Left, Option<E
         emptied,
         stale,
         gone,
+        waiting_for_room,
         "recovered from the journal what the last mount had not brought to its place"
     );
     drop(plans);
-    let left =
-        if told.is_empty() { Left::InPlace } else { Left::Told(Told { entries, files: told }) };
+    let left = match told.is_empty() && waiting.is_empty() {
+        true => Left::InPlace,
+        false => Left::Unfinished(Unfinished { entries, told, waiting }),
+    };
     Ok((left, end))
 }
 
@@ -356,8 +374,11 @@ fn run(volume: &Arc<Volume>, segments: &[DiskBlob; 2]) -> Result<(Left, Option<E
 ///
 /// # Errors
 /// The store's.
-fn write_again(volume: &Arc<Volume>, told: Told) -> Result<(), FileError> {
-    let Told { entries, mut files } = told;
+fn write_again(
+    volume: &Arc<Volume>,
+    entries: &[Entry],
+    mut files: HashMap<u64, Vec<usize>>,
+) -> Result<(), FileError> {
     walk(volume.tree().clone(), &mut |dir, name, ino| {
         let Some(records) = files.remove(&ino) else { return Ok(()) };
         let file = match volume.open_blob(open(dir, name)?, true) {

@@ -7,9 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::cipher::Sealed;
-use crate::file::error::FileError;
+use crate::file::error::{FileError, is_full};
 use crate::file::ranges::Seek;
+use crate::file::staged::Place;
 use crate::file::volume::Volume;
 use crate::format::geometry::{Geometry, PAGE_BYTES};
 use crate::format::header;
@@ -56,6 +59,8 @@ pub(in crate::file) struct Step<'a> {
 #[derive(PartialEq, Eq)]
 pub(in crate::file) enum Outcome {
     Recovered,
+    /// There is no room for all of it in its place: where in the journal it lies, by where it goes.
+    Waits(BTreeMap<u64, Place>),
     Emptied,
     Kept,
     Stale,
@@ -124,8 +129,15 @@ fn begin(
     let part = end - birth.header_len..end;
     tracing::warn!(ino, "written and never synced: what is left does not open, so it is empty");
     blob.set_len(0)?;
-    blob.write_at(0, birth.opened, part)?;
-    Ok(Outcome::Emptied)
+    match blob.write_at(0, birth.opened, part) {
+        Ok(()) => Ok(Outcome::Emptied),
+        Err(error) if is_full(error) => {
+            // Whoever opens it next gives it one: this session did not end.
+            tracing::warn!(ino, %error, "it has no header until there is room for one");
+            Ok(Outcome::Kept)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn replay(
@@ -156,7 +168,7 @@ fn replay(
         );
         return Ok(Outcome::Stale);
     }
-    let mut last_of: BTreeMap<u64, (&DiskBlob, u64, u32)> = BTreeMap::new();
+    let mut last_of: BTreeMap<u64, Place> = BTreeMap::new();
     for Step { segment, extents, placed, .. } in changes {
         for range in *placed {
             let end = range.offset + u64::from(range.len);
@@ -166,19 +178,35 @@ fn replay(
             }
         }
         for (extent, at) in *extents {
-            last_of.insert(extent.offset, (&segments[*segment], *at, extent.len));
+            let place = Place { segment: *segment, at: *at, len: extent.len as usize };
+            last_of.insert(extent.offset, place);
         }
     }
     let before = rustix::fs::fstat(blob)?;
-    for (offset, (segment, at, len)) in last_of {
-        blob.copy_from(segment, at, offset, len as usize)?;
+    let copied = copy(volume, segments, blob, &last_of);
+    // When it was written was told the stored file then.
+    SetAttr::times_of(&before).apply_to(blob)?;
+    match copied {
+        // What was copied already is copied once more, or waits as well.
+        Err(FileError::Sys(error)) if is_full(error) => Ok(Outcome::Waits(last_of)),
+        copied => copied.map(|()| Outcome::Recovered),
+    }
+}
+
+/// Copies parts to their places, and ends the stored file where its header says.
+fn copy(
+    volume: &Volume,
+    segments: &[DiskBlob; 2],
+    blob: &DiskBlob,
+    parts: &BTreeMap<u64, Place>,
+) -> Result<(), FileError> {
+    for (offset, Place { segment, at, len }) in parts {
+        blob.copy_from(&segments[*segment], *at, *offset, *len)?;
     }
     if let Some(after) = found(volume, blob)? {
         blob.set_len(after.stored_len)?;
     }
-    // When it was written was told the stored file then.
-    SetAttr::times_of(&before).apply_to(blob)?;
-    Ok(Outcome::Recovered)
+    Ok(())
 }
 
 /// Whether everything of a stored file opens, as far as there are bytes left to look at.
@@ -198,7 +226,7 @@ fn opens(volume: &Arc<Volume>, blob: &DiskBlob, left: &mut u64) -> Result<bool, 
     while at < file.len() {
         match file.seek(at, Seek::Data) {
             Ok(data) => at = data,
-            Err(FileError::Sys(rustix::io::Errno::NXIO)) => break,
+            Err(FileError::Sys(Errno::NXIO)) => break,
             Err(FileError::Damaged(_)) => return Ok(false),
             Err(error) => return Err(error),
         }

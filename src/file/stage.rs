@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use crate::cipher::Sealed;
 use crate::file::journal::Journal;
 use crate::file::left::{overlay, without};
+use crate::file::staged::{Birth, Held, Place, Void};
 use crate::format::geometry::BlockSize;
 use crate::format::header::PREFIX_BYTES;
 use crate::format::journal::{self, Extent, RecordKind, Subject};
@@ -39,52 +40,6 @@ const STAGED_LEN_MAX: usize = 4 << 20;
 const VOID_LEN_MAX: usize = 1 << 20;
 /// Bytes of the largest extent: a block.
 const EXTENT_LEN_MAX: u64 = 64 << 10;
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    segment: usize,
-    at: u64,
-    len: usize,
-}
-
-/// A file of which nothing in place counts.
-#[derive(Debug, Default)]
-struct Void {
-    /// A record of the journal says so.
-    told: bool,
-    /// How the file began.
-    birth: Option<Birth>,
-    /// Bytes that were written since.
-    len: usize,
-}
-
-/// How a file that is not durable yet began.
-#[derive(Debug)]
-pub(in crate::file) struct Birth {
-    pub(in crate::file) subject: Subject,
-    pub(in crate::file) header: Sealed,
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    floor: u64,
-    staged: BTreeMap<u64, Sealed>,
-    staged_len: usize,
-    ahead_len: usize,
-    pending: BTreeMap<u64, Place>,
-    punched: Vec<(u64, u64)>,
-    /// The stored file has to become shorter.
-    cut: bool,
-    void: Option<Void>,
-    /// What was written in place that the next record refers to, and that no sync has covered.
-    direct: Vec<Extent>,
-    /// Bytes of the stored file with the last record.
-    committed_len: u64,
-    /// Generation that the store has, in the journal or in place.
-    generation: u64,
-    /// Number of the last record.
-    number: u64,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -127,6 +82,29 @@ impl Stage {
     ) -> Self {
         let held = Mutex::new(Held { floor, generation, ..Held::default() });
         Self { disk, journal, unit: block_size.len(), held, calm: AtomicBool::new(true) }
+    }
+
+    /// A stored file of this generation and length, of which recovery has left parts in the
+    /// journal. They are read there until a checkpoint can bring them to their places.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(in crate::file) fn waiting(
+        disk: DiskBlob,
+        journal: Arc<Journal>,
+        block_size: BlockSize,
+        (stored_len, generation): (u64, u64),
+        pending: BTreeMap<u64, Place>,
+    ) -> Result<Self, Errno> {
+        let number = journal.appended();
+        let stage = Self::new(disk, Some(journal), block_size, stored_len, generation);
+        let cut = stage.disk_len()? > stored_len;
+        let mut held = stage.held();
+        (held.pending, held.cut) = (pending, cut);
+        (held.committed_len, held.number) = (stored_len, number);
+        drop(held);
+        stage.calm.store(false, Ordering::Release);
+        Ok(stage)
     }
 
     /// The stored file by one more descriptor, with what is in its place.

@@ -439,6 +439,17 @@ impl Volume {
         if open { None } else { work() }
     }
 
+    /// Forgets an open file to which there are no more than `held` references, so that nobody gets
+    /// one more. Returns whether it did.
+    pub(in crate::file) fn forget_if_held(&self, file: &Arc<File>, held: usize) -> bool {
+        let mut shard = lock(self.shard(file.ino()));
+        let alone = Arc::strong_count(file) <= held;
+        if alone {
+            shard.remove(&file.ino());
+        }
+        alone
+    }
+
     /// A file was closed: finishes it while nobody can open it, and forgets it, unless it was
     /// opened again already. `finish` tells whether something written to it was lost.
     pub(in crate::file) fn closed(&self, ino: u64, finish: impl FnOnce() -> bool) {

@@ -51,7 +51,8 @@ impl Watch for Full {
         };
         if let Some((file, end)) = end
             && self.is_full.load(Ordering::Relaxed)
-            && len_of(&self.store, file).is_some_and(|len| end > len)
+            // What has no name is not found, and has room for nothing.
+            && len_of(&self.store, file).is_none_or(|len| end > len)
         {
             return Err(Errno::NOSPC);
         }

@@ -135,7 +135,7 @@ fn a_full_disk_keeps_what_was_told_until_there_is_room() {
 }
 
 #[test]
-fn a_full_disk_that_has_no_room_for_a_change_is_refused_and_keeps_all() {
+fn a_full_disk_that_has_no_room_for_a_change_is_served_from_the_journal_until_it_has() {
     let lab = Lab::new();
     let mut told = fill(&lab);
     told.insert("much".into(), tell_much(&lab, "much", 20));
@@ -146,14 +146,51 @@ fn a_full_disk_that_has_no_room_for_a_change_is_refused_and_keeps_all() {
         (lab.crash(), Durability::Strict, &all),
         (lab.crash(), Durability::Relaxed, &all),
     ] {
-        let open = || crashed.open_watched(Full::below(crashed.path()), durability).err();
-        let (refused, log) = logged(open);
-        assert_eq!(refused, Some(FileError::Sys(Errno::NOSPC)));
-        let was_closed = log.contains("the journal has what was synced");
-        assert!(was_closed != contents.contains_key("changed"), "{log}");
+        let disk = Full::below(crashed.path());
+        let open = || crashed.open_watched(disk.clone(), durability).unwrap();
+        let (volume, log) = logged(open);
+        let waits = usize::from(contents.contains_key("changed"));
+        assert!(log.contains(&format!("waiting_for_room={waits}")), "{log}");
+        assert!(log.contains("the journal stays until it has"), "{log}");
         assert!(!log.contains("lost") && !log.contains("write it again"), "{log}");
-        assert_reads(&crashed.open(), contents);
+        let mut now = contents.clone();
+        assert_reads(&volume, &now);
+        assert_eq!(volume.checkpoint(), Err(FileError::Sys(Errno::NOSPC)));
+        assert_reads(&crashed.again().open(), &now);
+        disk.set(false);
+        // What is written now is written over what waits.
+        let again = pattern(BLOCK, 8);
+        for (name, content) in &mut now {
+            let len = again.len().min(content.len());
+            content[..len].copy_from_slice(&again[..len]);
+            let file = volume.root().unwrap().open_file(name.as_bytes(), Access::Write).unwrap();
+            file.write(0, &again[..len]).unwrap();
+            file.sync(true).unwrap();
+        }
+        assert_reads(&crashed.again().open(), &now);
+        volume.checkpoint().unwrap();
+        drop(volume);
+        assert_eq!(records(crashed.path()), []);
+        assert_reads(&crashed.open(), &now);
     }
+}
+
+#[test]
+fn a_file_that_waits_for_room_is_given_up_with_its_last_name() {
+    let lab = Lab::new();
+    change(&lab, Contents::new());
+    let crashed = lab.crash();
+    let disk = Full::below(crashed.path());
+    let volume = crashed.open_watched(disk, Durability::Strict).unwrap();
+    let root = volume.root().unwrap();
+    let file = root.open_file(b"changed", Access::Read).unwrap();
+    root.unlink(b"changed").unwrap();
+    assert_eq!(volume.checkpoint(), Err(FileError::Sys(Errno::NOSPC)), "a program has it open");
+    assert!(file.read(0, 60_000).unwrap()[..] == pattern(60_000, 5));
+    drop(file);
+    volume.checkpoint().unwrap();
+    drop((root, volume));
+    assert_eq!(records(crashed.path()), []);
 }
 
 #[test]
