@@ -11,9 +11,11 @@
 #[path = "support/mount.rs"]
 mod mount;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -233,6 +235,78 @@ fn what_was_synced_is_read_without_a_mount_after_a_kill() {
     assert!(told.status.success());
     mount.mount();
     assert_eq!(recovered(&mount), 0, "it was in its place by then");
+}
+
+/// Bytes that are free below a path.
+fn free_below(path: &Path) -> u64 {
+    let space = rustix::fs::statvfs(path).unwrap();
+    space.f_bavail * space.f_frsize
+}
+
+/// Writes into holes and syncs until there is no room; returns what was acknowledged, by part.
+fn fill_holes(files: &[File], parts: u64) -> BTreeMap<(usize, u64), u32> {
+    let mut acknowledged = BTreeMap::new();
+    for number in 1..100_000_u32 {
+        let (file, index) = (number as usize % files.len(), u64::from(number) * 4099 % parts);
+        let written = files[file].write_all_at(&part(number), index * PART);
+        if written.and_then(|()| files[file].sync_data()).is_err() {
+            assert!(number > 100, "there was room for {number}");
+            return acknowledged;
+        }
+        acknowledged.insert((file, index), number);
+    }
+    panic!("the disk is not full");
+}
+
+/// Nothing but the store is on the disk, so that room can be made through the mount alone.
+#[test]
+fn a_daemon_killed_on_a_full_disk_is_mounted_again_and_room_is_made_through_the_mount() {
+    let root = tempfile::tempdir().unwrap();
+    let disk = root.path().to_owned();
+    let mut tmpfs = Command::new("mount");
+    tmpfs.args(["-t", "tmpfs", "-o", "size=32m", "none"]).arg(&disk);
+    assert!(tmpfs.status().unwrap().success());
+    let mount = Mount::in_dir(root, &[]);
+    let parts = 2048;
+    let open = |index: usize| {
+        let mut how = OpenOptions::new();
+        how.read(true).write(true).create(true).truncate(false);
+        how.open(mount.at(format!("{index}"))).unwrap()
+    };
+    let files: Vec<File> = (0..4).map(open).collect();
+    for file in &files {
+        file.set_len(parts * PART).unwrap();
+        file.sync_all().unwrap();
+    }
+    let ballast = free_below(&disk).saturating_sub(3 << 20);
+    std::fs::write(mount.at("ballast"), vec![1; ballast as usize]).unwrap();
+    let acknowledged = fill_holes(&files, parts);
+    drop(files);
+    let all_there = || {
+        let files: Vec<File> = (0..4).map(open).collect();
+        for ((file, index), number) in &acknowledged {
+            assert_eq!(number_at(&files[*file], *index), *number, "part {index} of {file}");
+        }
+    };
+    for _ in 0..2 {
+        crash(&mount);
+        assert!(recovered(&mount) >= 4);
+        all_there();
+        assert!(free_below(&disk) < ballast / 4, "it is full still");
+    }
+    std::fs::remove_file(mount.at("ballast")).unwrap();
+    let begun = Instant::now();
+    while free_below(&disk) < ballast / 2 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{} bytes", free_below(&disk));
+        std::thread::yield_now();
+    }
+    std::fs::write(mount.at("newer"), part(9)).unwrap();
+    mount.remount();
+    assert_eq!(recovered(&mount), 0, "all came to its place");
+    all_there();
+    assert_eq!(std::fs::read(mount.at("newer")).unwrap(), part(9));
+    mount.umount();
+    assert!(Command::new("umount").arg("-l").arg(&disk).status().unwrap().success());
 }
 
 /// Cut, made longer, punched, begun anew: after all of it, and after unmounting, it reads the same.
