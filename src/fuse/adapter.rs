@@ -16,6 +16,7 @@ use fuser::{
 
 use crate::fs::{Change, Fs, FsError, NodeKind, Privileges, SetAttr};
 use crate::fuse::convert::{self, TTL, errno, file_attr, generation, inode, ttl};
+use crate::fuse::linger::Linger;
 use crate::fuse::request::{
     creator, fopen_flags, give_attr, give_entry, give_nothing, give_opened, give_value, guarded,
     handle, privileges, settle, sync, visible,
@@ -31,17 +32,22 @@ const MODE_BITS: u32 = 0o7777;
 /// What serves a mount.
 #[derive(Debug)]
 pub(in crate::fuse) struct Adapter {
-    fs: Arc<Fs>,
+    pub(in crate::fuse) fs: Arc<Fs>,
     /// Whether the kernel checks permissions, and access control lists with them.
-    checks: bool,
+    pub(in crate::fuse) checks: bool,
     /// Whether the kernel gathers writes.
-    gathers: bool,
+    pub(in crate::fuse) gathers: bool,
+    /// Between two requests.
+    pub(in crate::fuse) linger: Option<Linger>,
 }
 
 impl Adapter {
-    pub(in crate::fuse) fn new(fs: Arc<Fs>, checks: bool, gathers: bool) -> Self {
-        fs.set_keeps_times(gathers);
-        Self { fs, checks, gathers }
+    /// Answers a request, whatever comes; see [`guarded`].
+    fn answer(&self, operation: &'static str, work: impl FnOnce()) {
+        guarded(operation, work);
+        if let Some(linger) = &self.linger {
+            linger.after_reply();
+        }
     }
 
     /// How long the kernel may remember a name, or that there is none.
@@ -65,7 +71,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("lookup", || match self.fs.lookup(inode(parent), name.as_bytes()) {
+        self.answer("lookup", || match self.fs.lookup(inode(parent), name.as_bytes()) {
             Err(error) if error.is_not_found() => {
                 reply.entry(&self.name_ttl(), &convert::absent(), Generation(0));
             }
@@ -74,11 +80,11 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
-        guarded("forget", || self.fs.forget(inode(ino), nlookup));
+        self.answer("forget", || self.fs.forget(inode(ino), nlookup));
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        guarded("getattr", || give_attr(reply, self.fs.getattr(inode(ino))));
+        self.answer("getattr", || give_attr(reply, self.fs.getattr(inode(ino))));
     }
 
     fn setattr(
@@ -103,11 +109,11 @@ impl Filesystem for Adapter {
         let mode = mode.map(|mode| mode & MODE_BITS);
         let set = SetAttr { mode, uid, gid, atime, mtime };
         let change = Change { size, set, privileges: privileges(request) };
-        guarded("setattr", || give_attr(reply, self.fs.setattr(inode(ino), &change)));
+        self.answer("setattr", || give_attr(reply, self.fs.setattr(inode(ino), &change)));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        guarded("readlink", || match self.fs.readlink(inode(ino)) {
+        self.answer("readlink", || match self.fs.readlink(inode(ino)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
         });
@@ -123,7 +129,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        guarded("mknod", || {
+        self.answer("mknod", || {
             let make = |kind: NodeKind| {
                 let mode = umask::applied(mode & MODE_BITS, umask);
                 self.fs.mknod(inode(parent), name.as_bytes(), kind, mode, creator(request))
@@ -142,7 +148,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        guarded("mkdir", || {
+        self.answer("mkdir", || {
             let mode = umask::applied(mode & MODE_BITS, umask);
             let made = self.fs.mkdir(inode(parent), name.as_bytes(), mode, creator(request));
             give_entry(reply, made, self.name_ttl());
@@ -150,11 +156,13 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("unlink", || give_nothing(reply, self.fs.unlink(inode(parent), name.as_bytes())));
+        self.answer("unlink", || {
+            give_nothing(reply, self.fs.unlink(inode(parent), name.as_bytes()))
+        });
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("rmdir", || give_nothing(reply, self.fs.rmdir(inode(parent), name.as_bytes())));
+        self.answer("rmdir", || give_nothing(reply, self.fs.rmdir(inode(parent), name.as_bytes())));
     }
 
     fn symlink(
@@ -165,7 +173,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        guarded("symlink", || {
+        self.answer("symlink", || {
             let (name, target) = (link_name.as_bytes(), target.as_os_str().as_bytes());
             let made = self.fs.symlink(inode(parent), name, target, creator(request));
             give_entry(reply, made, self.name_ttl());
@@ -182,7 +190,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        guarded("rename", || {
+        self.answer("rename", || {
             let mode = convert::rename_mode(flags).ok_or(FsError::Invalid);
             let (from, to) = (inode(parent), inode(newparent));
             let (name, newname) = (name.as_bytes(), newname.as_bytes());
@@ -199,14 +207,14 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        guarded("link", || {
+        self.answer("link", || {
             let made = self.fs.link(inode(ino), inode(newparent), newname.as_bytes());
             give_entry(reply, made, self.name_ttl());
         });
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guarded("open", || {
+        self.answer("open", || {
             let flags = crate::fs::OpenFlags::from_bits(flags.0);
             let opened = self.fs.open(inode(ino), flags);
             let spoiled = self.fs.take_spoiled(inode(ino));
@@ -224,7 +232,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        guarded("create", || {
+        self.answer("create", || {
             let mode = umask::applied(mode & MODE_BITS, umask);
             let flags = crate::fs::OpenFlags::from_bits(flags);
             let (name, creator) = (name.as_bytes(), creator(request));
@@ -252,7 +260,7 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guarded("read", || match self.fs.read(handle(fh), offset, size as usize) {
+        self.answer("read", || match self.fs.read(handle(fh), offset, size as usize) {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(errno(&error)),
         });
@@ -270,7 +278,7 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        guarded("write", || {
+        self.answer("write", || {
             let privileges = match write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 true => Privileges::Drop,
                 false => Privileges::Keep,
@@ -283,7 +291,7 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        guarded("flush", || give_nothing(reply, self.fs.flush(handle(fh))));
+        self.answer("flush", || give_nothing(reply, self.fs.flush(handle(fh))));
     }
 
     fn release(
@@ -296,18 +304,18 @@ impl Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        guarded("release", || give_nothing(reply, self.fs.release(handle(fh))));
+        self.answer("release", || give_nothing(reply, self.fs.release(handle(fh))));
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        guarded("fsync", || give_nothing(reply, self.fs.fsync(handle(fh), sync(datasync))));
+        self.answer("fsync", || give_nothing(reply, self.fs.fsync(handle(fh), sync(datasync))));
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         // The kernel's cache of listings (FOPEN_CACHE_DIR) is not asked for: Linux 6.18 fills it
         // with an answer from before a change when two processes list and a third one changes.
         let flags = FopenFlags::empty();
-        guarded("opendir", || give_opened(reply, self.fs.opendir(inode(ino)), flags));
+        self.answer("opendir", || give_opened(reply, self.fs.opendir(inode(ino)), flags));
     }
 
     fn readdir(
@@ -318,7 +326,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        guarded("readdir", || {
+        self.answer("readdir", || {
             let listed = self.fs.readdir(handle(fh), offset, |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 !reply.add(INodeNo(entry.ino.0), entry.next, convert::file_type(entry), name)
@@ -338,7 +346,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        guarded("readdirplus", || {
+        self.answer("readdirplus", || {
             let listed = self.fs.readdirplus(handle(fh), offset, |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 let (attr, ttl, generation) = match &entry.attr {
@@ -355,15 +363,15 @@ impl Filesystem for Adapter {
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        guarded("releasedir", || give_nothing(reply, self.fs.releasedir(handle(fh))));
+        self.answer("releasedir", || give_nothing(reply, self.fs.releasedir(handle(fh))));
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
-        guarded("fsyncdir", || give_nothing(reply, self.fs.fsyncdir(handle(fh))));
+        self.answer("fsyncdir", || give_nothing(reply, self.fs.fsyncdir(handle(fh))));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        guarded("statfs", || match self.fs.statfs() {
+        self.answer("statfs", || match self.fs.statfs() {
             Ok(space) => {
                 let size = |bytes: u64| u32::try_from(bytes).unwrap_or(4096);
                 reply.statfs(
@@ -391,7 +399,7 @@ impl Filesystem for Adapter {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        guarded("setxattr", || {
+        self.answer("setxattr", || {
             let set = |mode| self.fs.setxattr(inode(ino), name.as_bytes(), value, mode);
             let mode = convert::xattr_mode(flags).ok_or(FsError::Invalid);
             give_nothing(reply, mode.and_then(set));
@@ -399,20 +407,20 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        guarded("getxattr", || {
+        self.answer("getxattr", || {
             give_value(reply, self.fs.getxattr(inode(ino), name.as_bytes()), size);
         });
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        guarded("listxattr", || {
+        self.answer("listxattr", || {
             let names = self.fs.listxattr(inode(ino));
             give_value(reply, names.map(|names| visible(request, names)), size);
         });
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("removexattr", || {
+        self.answer("removexattr", || {
             give_nothing(reply, self.fs.removexattr(inode(ino), name.as_bytes()));
         });
     }
@@ -432,7 +440,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        guarded("fallocate", || {
+        self.answer("fallocate", || {
             let privileges = privileges(request);
             let allocate = |mode| self.fs.fallocate(handle(fh), mode, offset, length, privileges);
             let mode = convert::allocate(mode).ok_or(FsError::NotSupported);
@@ -454,7 +462,7 @@ impl Filesystem for Adapter {
             // copy would lose it. From now on the kernel tells all of a file as data.
             return reply.error(Errno::ENOSYS);
         }
-        guarded("lseek", || {
+        self.answer("lseek", || {
             let offset = u64::try_from(offset).map_err(|_| FsError::Invalid);
             let seek = convert::seek(whence).ok_or(FsError::Invalid);
             let found = offset.and_then(|offset| self.fs.lseek(handle(fh), offset, seek?));
@@ -479,7 +487,7 @@ impl Filesystem for Adapter {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        guarded("copy_file_range", || {
+        self.answer("copy_file_range", || {
             let (source, target) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
             let len = len.min(COPY_LEN_MAX);
             match self.fs.copy_file_range(source, target, len, privileges(request)) {

@@ -6,6 +6,7 @@
 //! | `convert` | between the kernel's types and ours                             |
 //! | `error`   | why a mount failed, and its exit code                           |
 //! | `helper`  | mounting without being root, through fusermount3                |
+//! | `linger`  | looking for the next request before a thread waits for it      |
 //! | `mount`   | mounting, waiting, unmounting                                   |
 //! | `point`   | what is at a mountpoint                                         |
 //! | `request` | what the methods of the adapter have in common                  |
@@ -15,6 +16,7 @@ mod adapter;
 mod convert;
 mod error;
 mod helper;
+mod linger;
 mod mount;
 mod point;
 mod request;

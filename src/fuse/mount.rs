@@ -18,6 +18,7 @@ use crate::fs::Fs;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::error::MountError;
 use crate::fuse::helper::{self, HelperError};
+use crate::fuse::linger::Linger;
 use crate::fuse::point::{self, mount_at};
 use crate::fuse::umask;
 
@@ -155,7 +156,14 @@ fn serve(
     fd: OwnedFd,
     options: &MountOptions,
 ) -> io::Result<JoinHandle<io::Result<()>>> {
-    let adapter = Adapter::new(fs.clone(), options.default_permissions, options.write_back);
+    fs.set_keeps_times(options.write_back);
+    let adapter = Adapter {
+        fs: fs.clone(),
+        checks: options.default_permissions,
+        gathers: options.write_back,
+        // Without it requests are answered all the same.
+        linger: Linger::new(&fd).ok(),
+    };
     let mut config = Config::default();
     config.acl = options.acl();
     config.n_threads = Some(options.thread_count());

@@ -13,8 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Calls by name, and how often each was made.
 pub(crate) type Counts = BTreeMap<String, u64>;
 
-/// Calls that the allocator and the scheduler decide on.
-const LEFT_OUT: &str = "trace=!futex,brk,mmap,munmap,mremap,madvise,mprotect,sched_yield";
+/// Calls that the allocator and the scheduler decide on, and looks for the next request.
+const LEFT_OUT: &str = "trace=!ppoll,futex,brk,mmap,munmap,mremap,madvise,mprotect,sched_yield";
 /// Threads that serve no request: the main thread, and those that watch signals, the control
 /// socket, the mount and the commit timer; the lease; and the one that waits for the servers.
 const APART: &[&str] = &["cmkfs", LEASE, "cmkfs-session"];
