@@ -7,6 +7,8 @@
     reason = "a test fails by panicking, and its lengths are small"
 )]
 
+#[path = "written/again.rs"]
+mod again;
 #[path = "support/faulty.rs"]
 mod faulty;
 #[path = "written/full.rs"]

@@ -49,6 +49,8 @@ pub(in crate::file) struct Journaled {
     left: Mutex<HashSet<u64>>,
     /// The log tells that the journal is crowded, and no checkpoint has gone well since.
     is_stuck: AtomicBool,
+    /// Files were let go of that had changes in the journal.
+    has_abandoned: AtomicBool,
     pending_max: usize,
     /// Held while a record is appended and its file told to the two above.
     appending: RwLock<()>,
@@ -65,6 +67,7 @@ impl Journaled {
             running: Mutex::default(),
             left: Mutex::default(),
             is_stuck: AtomicBool::new(false),
+            has_abandoned: AtomicBool::new(false),
             pending_max: to_usize(pending_max),
             appending: RwLock::default(),
         }
@@ -106,14 +109,29 @@ impl Journaled {
         Ok(())
     }
 
+    /// Files that a crash had left not durable are so now: the journal, which goes on, says it. On a
+    /// full disk it may not, and they may be taken for such once more.
+    pub(in crate::file) fn settle(&self, subjects: &[Subject]) -> Result<(), Errno> {
+        for subject in subjects {
+            let beginning = journal::encode_beginning(subject);
+            match self.journal.append(RecordKind::Settled, &beginning, &[]) {
+                Err(error) if is_full(error) => return Ok(()),
+                appended => appended?,
+            };
+        }
+        Ok(())
+    }
+
     /// Keeps a file until its changes are in place.
     pub(in crate::file) fn keep(&self, ino: u64, file: Arc<File>) {
         lock(&self.pending).insert(ino, file);
     }
 
-    /// Keeps no file any more: the volume is not served, and they would keep it.
+    /// Keeps no file any more: the volume is not served, and they would keep it. What is not in its
+    /// place stays in the journal.
     pub(in crate::file) fn abandon(&self) {
         let files = std::mem::take(&mut *lock(&self.pending));
+        self.has_abandoned.fetch_or(!files.is_empty(), Ordering::Relaxed);
         // Not under the lock: with the last handle a file is closed.
         drop(files);
     }
@@ -128,7 +146,7 @@ impl Journaled {
     pub(in crate::file) fn is_idle(&self) -> bool {
         let none = lock(&self.pending).is_empty() && lock(&self.fresh).is_empty();
         // What a crash has left may be about files that are not open yet.
-        none && self.journal.is_retired()
+        none && self.journal.is_retired() && !self.has_abandoned.load(Ordering::Relaxed)
     }
 
     /// Leaves an empty journal, if nothing in it is needed. Returns how safe it is what was made.
@@ -193,7 +211,9 @@ impl Volume {
             match file.bring_to_place() {
                 Ok(generation) => drop(generations.insert(*ino, generation)),
                 // Its place is free once it is closed, and perhaps room for others.
-                Err(_) if self.give_up_nameless(journaled, file) => {
+                Err(FileError::Sys(error))
+                    if is_full(error) && self.give_up_nameless(journaled, file) =>
+                {
                     generations.insert(*ino, 0);
                 }
                 Err(error) => {
@@ -229,11 +249,20 @@ impl Volume {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Lets go of a file that has no name any more, and that nobody has open: what the journal has
-    /// of it needs no place. The caller has a reference beside that of the journal.
+    /// Lets go of the files that are open only as the journal has changes of them, when the volume
+    /// is not served any more: the next mount brings those to their places.
+    pub fn let_go(&self) {
+        if let Some(journaled) = &self.journaled {
+            journaled.abandon();
+        }
+    }
+
+    /// Lets go of a file that has no name any more, and that nobody has open or can open: what the
+    /// journal has of it needs no place. The caller has a reference beside that of the journal.
     fn give_up_nameless(&self, journaled: &Journaled, file: &Arc<File>) -> bool {
         let is_nameless = |stat: Stat| stat.st_nlink == 0;
-        if !rustix::fs::fstat(&file.state_anyway().blob).is_ok_and(is_nameless) {
+        let gone = rustix::fs::fstat(&file.state_anyway().blob).is_ok_and(is_nameless);
+        if !gone || lock(&self.held).contains_key(&file.ino()) {
             return false;
         }
         let mut pending = lock(&journaled.pending);

@@ -8,11 +8,11 @@ use crate::cipher::{DirCipher, StoredName};
 use crate::file::content::File;
 use crate::file::error::{FileError, Spot};
 use crate::file::open::{self, Loaded};
-use crate::file::stat::{Kind, Stat, Time};
+use crate::file::stat::{Kind, Stat};
 use crate::file::volume::Volume;
 use crate::format::ids::{DirId, FileId};
 use crate::format::name;
-use crate::store::{DiskBlob, LowerStat, SetAttr, SetTime, StoreDir};
+use crate::store::{DiskBlob, LowerStat, SetAttr, StoreDir};
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl File {
     }
 
     /// Changes attributes. What was written before keeps its order: it is committed first if a
-    /// time is to be set, so that the time of that change moves no more.
+    /// time is to be set.
     ///
     /// # Errors
     /// The store's.
@@ -146,31 +146,6 @@ impl File {
                 self.commit_state(&mut state)?;
             }
             set.apply_to(&state.blob)?;
-        }
-        self.stat()
-    }
-
-    /// The same where a kernel that gathers writes keeps the times and sends one before each sync:
-    /// nothing is committed for it. The time of modification is stored with what was written.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn set_attr_kept(&self, set: &SetAttr) -> Result<Stat, FileError> {
-        self.volume().check_writable()?;
-        {
-            let mut state = self.state_mut()?;
-            let follows = if state.dirty { set.mtime } else { None };
-            if let Some(mtime) = follows {
-                state.mtime = Some(match mtime {
-                    SetTime::At(s, ns) => Time { s, ns },
-                    SetTime::Now => Time::now(),
-                });
-                *state.mtime_seen.get_mut() = true;
-            }
-            // What the journal was told has been stored with its time.
-            let follows = follows.is_some() && !state.is_stored();
-            let now = SetAttr { mtime: if follows { None } else { set.mtime }, ..*set };
-            now.apply_to(&state.blob)?;
         }
         self.stat()
     }

@@ -10,7 +10,7 @@ use crate::file::content::File;
 use crate::file::dir::{Access, Dir};
 use crate::file::error::{FileError, Spot};
 use crate::file::stat::{Kind, Stat};
-use crate::file::volume::Volume;
+use crate::file::volume::{Volume, lock};
 use crate::store::{Attributed, DiskBlob, Place, SetAttr};
 
 /// An object kept alive after its last name is gone.
@@ -25,12 +25,40 @@ enum Kept {
         volume: Arc<Volume>,
         blob: DiskBlob,
         writable: bool,
+        /// It may be opened again.
+        _held: HeldFile,
     },
     /// What must not be opened to be looked at: by a descriptor of its place (`O_PATH`).
     Other {
         volume: Arc<Volume>,
         place: Place,
     },
+}
+
+/// While this lives, a file may be opened that has no name.
+#[derive(Debug)]
+struct HeldFile {
+    volume: Arc<Volume>,
+    ino: u64,
+}
+
+impl HeldFile {
+    fn new(volume: &Arc<Volume>, ino: u64) -> Self {
+        *lock(&volume.held).entry(ino).or_default() += 1;
+        Self { volume: Arc::clone(volume), ino }
+    }
+}
+
+impl Drop for HeldFile {
+    fn drop(&mut self) {
+        let mut held = lock(&self.volume.held);
+        if let Some(count) = held.get_mut(&self.ino) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.ino);
+            }
+        }
+    }
 }
 
 impl Dir {
@@ -48,7 +76,8 @@ impl Dir {
                 let opened = self.open_lower(stored.object(), Access::Write);
                 let read = |_| self.open_lower(stored.object(), Access::Read);
                 let (blob, writable) = opened.or_else(read)?;
-                Kept::File { volume, blob, writable }
+                let ino = rustix::fs::fstat(&blob)?.st_ino;
+                Kept::File { _held: HeldFile::new(&volume, ino), volume, blob, writable }
             }
             Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
                 Kept::Other { volume, place: self.lower().hold(stored.object())? }
@@ -114,7 +143,7 @@ impl Held {
             Kept::File { writable: false, .. } if access == Access::Write => {
                 Err(FileError::Sys(Errno::ACCESS))
             }
-            Kept::File { volume, blob, writable } => volume.open_blob(blob.again()?, *writable),
+            Kept::File { volume, blob, writable, .. } => volume.open_blob(blob.again()?, *writable),
         }
     }
 

@@ -17,7 +17,7 @@
 //! | `left`    | what is still to become a hole there                                    |
 //! | `journal` | the journal; `checkpoint`: bringing its changes to their places;        |
 //! | `recover` | bringing there what a crash has left; `replay`: one file's changes;     |
-//! | `adopt`   | those that have no room there                                           |
+//! | `adopt`   | those that have no room there; `find`: which files they are             |
 //! | `written` | making durable what was written before it is committed                  |
 //! | `sessions` | when the volume was written, and files that a crash left without a header |
 //! | `tree`    | the tree of tags                                                        |
@@ -40,6 +40,7 @@ mod dir_make;
 mod dir_rename;
 mod error;
 mod figures;
+mod find;
 mod held;
 mod inspect;
 mod journal;

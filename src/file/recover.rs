@@ -5,23 +5,22 @@
 //! more, as programs write, by way of the same journal: a crash meanwhile finds all there still.
 //! Records of a file that is gone, or older than what is stored, mean nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::cipher::{OPENED_BODY_AT, Plain, Sealed, SegmentCipher};
 use crate::file::adopt::{Waiting, adopt};
 use crate::file::checkpoint::Journaled;
 use crate::file::error::{FileError, is_full};
+use crate::file::find::{Claim, claim, number_alike, open, walk, which};
 use crate::file::journal::{End, Journal, clear};
 use crate::file::replay::{Birth, LOOKED_AT_MAX, Outcome, Plan, Step, apply};
 use crate::file::volume::Volume;
-use crate::format::header;
 use crate::format::ids::FileId;
 use crate::format::journal::{self, Extent, FRAME_LEN, HEAD_LEN, Record, RecordKind, Subject};
-use crate::store::{Blob, DiskBlob, Durability, StoreDir, is_dot};
+use crate::store::{Blob, DiskBlob, Durability};
 
 /// What is kept of a whole record.
 struct Entry {
@@ -92,6 +91,8 @@ struct Unfinished {
     told: HashMap<u64, Vec<usize>>,
     /// Those for whose changes the disk has no room.
     waiting: Vec<Waiting>,
+    /// Those that had begun and are durable now, whatever was left of them.
+    settled: Vec<Subject>,
 }
 
 /// All whole records, the oldest first.
@@ -190,20 +191,19 @@ fn read_segment(
     Ok((sequence, at))
 }
 
-/// What is to be done, by lower inode number: the one that the newest record has, where the store
-/// was copied while the journal went on. A number may have been given to another file.
+/// What is to be done, by lower inode number. A number may have been given to another file.
 fn plans(entries: &[Entry]) -> HashMap<u64, Vec<Plan<'_>>> {
-    let mut plans: Vec<(u64, Plan<'_>)> = Vec::new();
-    let mut known: HashMap<FileId, usize> = HashMap::new();
+    let mut plans: HashMap<u64, Vec<Plan<'_>>> = HashMap::new();
     for (number, entry) in entries.iter().enumerate() {
         let Subject { ino, file_id, generation } = entry.subject;
-        let at = *known.entry(file_id).or_insert(plans.len());
-        if at == plans.len() {
+        let of_number = plans.entry(ino).or_default();
+        let known = of_number.iter().position(|plan| plan.file_id == file_id);
+        let at = known.unwrap_or_else(|| {
             let (changes, told) = (Vec::new(), Vec::new());
-            plans.push((ino, Plan { file_id, birth: None, changes, told }));
-        }
-        let (newest, plan) = &mut plans[at];
-        *newest = ino;
+            of_number.push(Plan { file_id, birth: None, changes, told });
+            of_number.len() - 1
+        });
+        let plan = &mut of_number[at];
         match &entry.kept {
             Kept::Fresh { opened, header_len } => {
                 plan.birth = Some(Birth { generation, opened, header_len: *header_len });
@@ -228,11 +228,7 @@ fn plans(entries: &[Entry]) -> HashMap<u64, Vec<Plan<'_>>> {
             Kept::Settled => plan.birth = None,
         }
     }
-    let mut by_number: HashMap<u64, Vec<Plan<'_>>> = HashMap::new();
-    for (ino, plan) in plans {
-        by_number.entry(ino).or_default().push(plan);
-    }
-    by_number
+    plans
 }
 
 impl Volume {
@@ -279,7 +275,10 @@ impl Volume {
 /// Writes what was told once more, and commits it. Returns whether the journal is to go then: a
 /// volume that needs none has to have it all in place.
 fn end_with(volume: &Arc<Volume>, left: Unfinished) -> Result<bool, FileError> {
-    let Unfinished { entries, told, waiting } = left;
+    let Unfinished { entries, told, waiting, settled } = left;
+    if let Some(journaled) = &volume.journaled {
+        journaled.settle(&settled)?;
+    }
     adopt(volume, waiting)?;
     write_again(volume, &entries, told)?;
     match (volume.checkpoint(), volume.durability()) {
@@ -303,16 +302,28 @@ fn end_with(volume: &Arc<Volume>, left: Unfinished) -> Result<bool, FileError> {
 /// # Errors
 /// The store's; the journal is as it was then.
 fn run(volume: &Arc<Volume>, segments: &[DiskBlob; 2]) -> Result<(Left, Option<End>), FileError> {
-    let (entries, end) = read(volume, segments)?;
+    let (mut entries, end) = read(volume, segments)?;
     if entries.is_empty() {
         return Ok((Left::Nothing, None));
     }
-    let mut plans = plans(&entries);
+    number_alike(
+        volume,
+        &mut entries.iter_mut().map(|entry| &mut entry.subject).collect::<Vec<_>>(),
+    )?;
+    // What it has may be in memory alone, where only a process ended: the disk must not get it in
+    // its place first.
+    segments.iter().try_for_each(|segment| segment.sync(true))?;
+    let plans = plans(&entries);
     let (records, files) = (entries.len(), plans.values().map(Vec::len).sum::<usize>());
     let (mut recovered, mut emptied, mut stale, mut met) = (0_u64, 0_u64, 0_u64, 0_usize);
-    let (mut told, mut waiting, mut look) = (HashMap::new(), Vec::new(), LOOKED_AT_MAX);
+    let (mut told, mut waiting, mut settled) = (HashMap::new(), Vec::new(), Vec::new());
+    let mut look = LOOKED_AT_MAX;
     let mut bring = |blob: &DiskBlob, ino, plan: Plan<'_>| -> Result<(), FileError> {
         met += 1;
+        if let Some(birth) = &plan.birth {
+            let (file_id, generation) = (plan.file_id, birth.generation);
+            settled.push(Subject { ino, file_id, generation });
+        }
         let outcome = match apply(volume, segments, blob, ino, &plan, &mut look)? {
             Outcome::Waits(parts) => {
                 waiting.push(Waiting { blob: blob.again()?, ino, parts });
@@ -332,23 +343,7 @@ fn run(volume: &Arc<Volume>, segments: &[DiskBlob; 2]) -> Result<(Left, Option<E
         }
         Ok(())
     };
-    walk(volume.tree().clone(), &mut |dir, name, ino| {
-        let Some(of_number) = plans.get_mut(&ino) else { return Ok(()) };
-        let blob = open(dir, name)?;
-        let Some(at) = which(&blob, of_number)? else { return Ok(()) };
-        bring(&blob, ino, of_number.remove(at))
-    })?;
-    if plans.values().any(|of_number| !of_number.is_empty()) {
-        // They are gone; or the store is a copy, whose files have other numbers, but the same ids.
-        let left = plans.drain().flat_map(|(_, of_number)| of_number);
-        let mut by_id: HashMap<FileId, Plan<'_>> = left.map(|plan| (plan.file_id, plan)).collect();
-        walk(volume.tree().clone(), &mut |dir, name, ino| {
-            let blob = open(dir, name)?;
-            let Claim::Id(id) = claim(&blob)? else { return Ok(()) };
-            let Some(plan) = by_id.remove(&id) else { return Ok(()) };
-            bring(&blob, ino, plan)
-        })?;
-    }
+    each_found(volume, plans, &mut bring)?;
     volume.sync_disk()?;
     volume.counters.recovered.add(recovered + emptied);
     let (gone, waiting_for_room) = (files - met, waiting.len());
@@ -362,12 +357,41 @@ fn run(volume: &Arc<Volume>, segments: &[DiskBlob; 2]) -> Result<(Left, Option<E
         waiting_for_room,
         "recovered from the journal what the last mount had not brought to its place"
     );
-    drop(plans);
     let left = match told.is_empty() && waiting.is_empty() {
         true => Left::InPlace,
-        false => Left::Unfinished(Unfinished { entries, told, waiting }),
+        false => Left::Unfinished(Unfinished { entries, told, waiting, settled }),
     };
     Ok((left, end))
+}
+
+/// Has `bring` see each stored file that there is a plan for, with its lower inode number.
+fn each_found<'a>(
+    volume: &Volume,
+    mut plans: HashMap<u64, Vec<Plan<'a>>>,
+    bring: &mut impl FnMut(&DiskBlob, u64, Plan<'a>) -> Result<(), FileError>,
+) -> Result<(), FileError> {
+    let mut found = HashSet::new();
+    walk(volume.tree().clone(), &mut |dir, name, ino| {
+        let Some(of_number) = plans.get_mut(&ino) else { return Ok(()) };
+        let blob = open(dir, name)?;
+        let Some(at) = which(&blob, of_number)? else { return Ok(()) };
+        let plan = of_number.remove(at);
+        found.insert(plan.file_id);
+        bring(&blob, ino, plan)
+    })?;
+    if plans.values().any(|of_number| !of_number.is_empty()) {
+        // They are gone; or the store is a copy, whose files have other numbers, but the same ids.
+        let left = plans.drain().flat_map(|(_, of_number)| of_number);
+        let left = left.filter(|plan| !found.contains(&plan.file_id));
+        let mut by_id: HashMap<FileId, Plan<'_>> = left.map(|plan| (plan.file_id, plan)).collect();
+        walk(volume.tree().clone(), &mut |dir, name, ino| {
+            let blob = open(dir, name)?;
+            let Claim::Id(id) = claim(&blob)? else { return Ok(()) };
+            let Some(plan) = by_id.remove(&id) else { return Ok(()) };
+            bring(&blob, ino, plan)
+        })?;
+    }
+    Ok(())
 }
 
 /// Writes once more what was written and not committed. The volume has the journal that tells it.
@@ -407,81 +431,5 @@ fn write_again(
             }
             done => done,
         }
-    })
-}
-
-fn walk(
-    dir: StoreDir,
-    see: &mut impl FnMut(&StoreDir, &[u8], u64) -> Result<(), FileError>,
-) -> Result<(), FileError> {
-    // By name: one directory may have more in it than this process may have descriptors.
-    let mut left: Vec<(StoreDir, Vec<u8>)> = Vec::new();
-    let mut next = Some(dir);
-    while let Some(dir) = next {
-        let mut stream = dir.stream()?;
-        loop {
-            let batch = stream.batch()?;
-            if batch.is_empty() {
-                break;
-            }
-            for entry in batch.iter().filter(|entry| !is_dot(&entry.name)) {
-                let kind = match entry.kind {
-                    // A disk that does not tell in its listings.
-                    FileType::Unknown => FileType::from_raw_mode(dir.stat(&entry.name)?.st_mode),
-                    told => told,
-                };
-                match kind {
-                    FileType::Directory => left.push((dir.clone(), entry.name.clone())),
-                    FileType::RegularFile => see(&dir, &entry.name, entry.ino)?,
-                    _ => {}
-                }
-            }
-        }
-        next = left.pop().map(|(parent, name)| open_dir(&parent, &name)).transpose()?;
-    }
-    Ok(())
-}
-
-fn open_dir(parent: &StoreDir, name: &[u8]) -> Result<StoreDir, FileError> {
-    match parent.open_dir(name) {
-        // Without it the records of what is in it would go.
-        Err(Errno::ACCESS) => Ok(parent.open_dir_lending(name)?),
-        opened => Ok(opened?),
-    }
-}
-
-fn open(dir: &StoreDir, name: &[u8]) -> Result<DiskBlob, FileError> {
-    match dir.open_file(name, true) {
-        Err(Errno::ACCESS) => Ok(dir.open_file_lending(name)?),
-        opened => Ok(opened?),
-    }
-}
-
-/// Whose a stored file claims to be, by the first bytes of its header: they stay the same while the
-/// file lives, so that one which was caught in being written over has them too.
-enum Claim {
-    Id(FileId),
-    /// No bytes, or zeros: what a crash leaves of a header that was written for the first time.
-    Blank,
-    /// Not a file of ours.
-    Other,
-}
-
-fn claim(blob: &DiskBlob) -> Result<Claim, FileError> {
-    let mut page = [0; header::PREFIX_BYTES];
-    let len = blob.read_at(0, &mut page)?;
-    Ok(match header::decode(&page[..len]) {
-        Ok((prefix, _)) => Claim::Id(prefix.file_id),
-        Err(_) if page.iter().all(|byte| *byte == 0) => Claim::Blank,
-        Err(_) => Claim::Other,
-    })
-}
-
-/// Which of the plans for its number is about a stored file.
-fn which(blob: &DiskBlob, plans: &[Plan<'_>]) -> Result<Option<usize>, FileError> {
-    Ok(match claim(blob)? {
-        Claim::Id(id) => plans.iter().position(|plan| plan.file_id == id),
-        Claim::Blank => plans.iter().rposition(|plan| plan.birth.is_some()),
-        Claim::Other => None,
     })
 }

@@ -128,9 +128,12 @@ fn begin(
     let end = birth.opened.as_bytes().len();
     let part = end - birth.header_len..end;
     tracing::warn!(ino, "written and never synced: what is left does not open, so it is empty");
-    blob.set_len(0)?;
+    // Over what is there, which needs no room; what is behind goes then.
     match blob.write_at(0, birth.opened, part) {
-        Ok(()) => Ok(Outcome::Emptied),
+        Ok(()) => {
+            blob.set_len(birth.header_len as u64)?;
+            Ok(Outcome::Emptied)
+        }
         Err(error) if is_full(error) => {
             // Whoever opens it next gives it one: this session did not end.
             tracing::warn!(ino, %error, "it has no header until there is room for one");

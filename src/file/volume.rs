@@ -95,6 +95,9 @@ pub struct Volume {
     pub(in crate::file) links: StoreDir,
     /// There is one if what is committed is written over by way of a journal.
     pub(in crate::file) journaled: Option<Journaled>,
+    /// Files that may be opened though they have lost their last name, by lower inode number, and
+    /// how often.
+    pub(in crate::file) held: Mutex<HashMap<u64, usize>>,
     pub(in crate::file) block_size: BlockSize,
     tree: StoreDir,
     root_id: DirId,
@@ -189,6 +192,7 @@ impl Volume {
             counters: Counters::default(),
             links: store.links(options.durability).map_err(sys)?,
             journaled: None,
+            held: Mutex::default(),
             block_size: descriptor.block_size(),
             tree,
             root_id: descriptor.root_id,

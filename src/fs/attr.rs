@@ -84,10 +84,7 @@ impl Fs {
             self.remove_capabilities(id)?;
         }
         let opened = self.with_open(id, |open| {
-            let stat = match self.keeps_times() {
-                true => open.file.set_attr_kept(set)?,
-                false => open.file.set_attr(set)?,
-            };
+            let stat = open.file.set_attr(set)?;
             open.mode_changed();
             Ok(stat)
         });

@@ -68,15 +68,10 @@ impl Fs {
         self.keeps_times.store(keeps, Ordering::Relaxed);
     }
 
-    /// Whether the kernel gathers writes.
-    pub(in crate::fs) fn keeps_times(&self) -> bool {
-        self.keeps_times.load(Ordering::Relaxed)
-    }
-
     /// Whether the attributes of a file may be remembered outside.
     fn is_settled(&self, open: Option<&OpenFile>) -> bool {
         let dirty = || open.is_some_and(|open| open.file.is_dirty());
-        self.changes_here_only() && (self.keeps_times() || !dirty())
+        self.changes_here_only() && (self.keeps_times.load(Ordering::Relaxed) || !dirty())
     }
 
     /// How many inodes are known outside, and directories above those; the root not counted.

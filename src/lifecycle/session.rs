@@ -164,6 +164,9 @@ impl Session {
         timer.stop();
         let result = volume.commit_all().map_err(VerbError::file(shared.store()));
         let ended = shared.mountpoints().is_empty();
+        if ended {
+            volume.let_go();
+        }
         drop(control);
         drop(volume);
         if ended {
