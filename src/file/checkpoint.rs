@@ -109,8 +109,8 @@ impl Journaled {
         Ok(())
     }
 
-    /// Files that a crash had left not durable are so now: the journal, which goes on, says it. On a
-    /// full disk it may not, and they may be taken for such once more.
+    /// Files that a crash had left not durable are so now: the journal, which goes on, says it. On
+    /// a full disk it may not, and they may be taken for such once more.
     pub(in crate::file) fn settle(&self, subjects: &[Subject]) -> Result<(), Errno> {
         for subject in subjects {
             let beginning = journal::encode_beginning(subject);
