@@ -15,7 +15,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::cipher::VolumeKeys;
 use crate::file::content::File;
-use crate::file::error::{FileError, is_full};
+use crate::file::error::FileError;
 use crate::file::journal::Journal;
 use crate::file::sessions::Ended;
 use crate::file::staged::Birth;
@@ -23,7 +23,7 @@ use crate::file::state::State;
 use crate::file::volume::{Volume, lock};
 use crate::format::bytes::to_usize;
 use crate::format::journal::{self, RecordKind, Subject};
-use crate::store::{Blob, UNRENEWED};
+use crate::store::{Blob, UNRENEWED, is_full};
 
 /// Files with pending changes, each of which keeps a descriptor, above which it is time for a
 /// checkpoint: of the descriptors that this process may have, one in so many.

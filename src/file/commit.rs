@@ -11,7 +11,7 @@ use crate::cipher::{Plain, Sealed};
 use crate::file::cache::Key;
 use crate::file::checkpoint::Journaled;
 use crate::file::content::File;
-use crate::file::error::{FileError, is_full};
+use crate::file::error::FileError;
 use crate::file::stage::Stage;
 use crate::file::staged::Birth;
 use crate::file::stat::Time;
@@ -21,7 +21,7 @@ use crate::format::bytes::to_usize;
 use crate::format::geometry::{FANOUT, Geometry};
 use crate::format::header::{self, PAYLOAD_FIXED_BYTES, TREE_PAYLOAD_LEN};
 use crate::format::node::{self, ENTRIES, Entry, NODE_LEN};
-use crate::store::{Blob, SetAttr, SetTime, UNRENEWED, leave};
+use crate::store::{Blob, SetAttr, SetTime, UNRENEWED, is_full, leave};
 
 /// A commit this soon after the write, in nanoseconds, needs not set the time of the write: a
 /// disk's own times come from a clock that ticks as slowly (4 ms at 250 Hz).

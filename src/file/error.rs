@@ -14,11 +14,6 @@ use crate::format::directory::MarkerError;
 use crate::format::header::HeaderError;
 use crate::store::{StoreDir, is_news, path_of};
 
-/// Whether a disk has no room, or none for this user.
-pub(in crate::file) fn is_full(error: Errno) -> bool {
-    matches!(error, Errno::NOSPC | Errno::DQUOT)
-}
-
 /// Where something is stored. Names nothing in plaintext: it goes to logs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Spot {

@@ -7,9 +7,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::io::Errno;
 
 use crate::cipher::{Plain, Sealed, SegmentCipher, VolumeKeys};
-use crate::file::error::is_full;
 use crate::format::journal::{BODY_LEN_MAX, FRAME_LEN, HEAD_LEN, RecordKind};
-use crate::store::{Blob, DiskBlob, UNRENEWED, leave, path_of};
+use crate::store::{Blob, DiskBlob, UNRENEWED, is_full, leave, path_of};
 
 /// Bytes of records in a segment above which it is time for a checkpoint. A bound on what is
 /// written at a moment is not needed for being right: a segment that is crowded goes on growing

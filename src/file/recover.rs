@@ -13,14 +13,14 @@ use rustix::io::Errno;
 use crate::cipher::{OPENED_BODY_AT, Plain, Sealed, SegmentCipher};
 use crate::file::adopt::{Waiting, adopt};
 use crate::file::checkpoint::Journaled;
-use crate::file::error::{FileError, is_full};
+use crate::file::error::FileError;
 use crate::file::find::{Claim, claim, number_alike, open, walk, which};
 use crate::file::journal::{End, Journal, clear};
 use crate::file::replay::{Birth, LOOKED_AT_MAX, Outcome, Plan, Step, apply};
 use crate::file::volume::Volume;
 use crate::format::ids::FileId;
 use crate::format::journal::{self, Extent, FRAME_LEN, HEAD_LEN, Record, RecordKind, Subject};
-use crate::store::{Blob, DiskBlob, Durability};
+use crate::store::{Blob, DiskBlob, Durability, is_full};
 
 /// What is kept of a whole record.
 struct Entry {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::cipher::Sealed;
-use crate::file::error::{FileError, is_full};
+use crate::file::error::FileError;
 use crate::file::ranges::Seek;
 use crate::file::staged::Place;
 use crate::file::volume::Volume;
@@ -18,7 +18,7 @@ use crate::format::geometry::{Geometry, PAGE_BYTES};
 use crate::format::header;
 use crate::format::ids::FileId;
 use crate::format::journal::Extent;
-use crate::store::{Blob, DiskBlob, SetAttr};
+use crate::store::{Blob, DiskBlob, SetAttr, is_full};
 
 /// Bytes that are read at once to see whether they open.
 const READ_LEN: usize = 1 << 20;
@@ -135,8 +135,10 @@ fn begin(
             Ok(Outcome::Emptied)
         }
         Err(error) if is_full(error) => {
-            // Whoever opens it next gives it one: this session did not end.
-            tracing::warn!(ino, %error, "it has no header until there is room for one");
+            // Only a disk that writes elsewhere than in place wants room for this. Nothing of the
+            // file was promised: opening it fails until it is removed, or, where it has no byte at
+            // all, gives it a header (`sessions`).
+            tracing::warn!(ino, %error, "there is no room for its header either");
             Ok(Outcome::Kept)
         }
         Err(error) => Err(error.into()),

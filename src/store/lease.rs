@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use crate::limits::LEASE_STALE;
 use crate::store::claim::{BEAT_AT, Boot, Found, Holder, digits, encode, new_token};
+use crate::store::is_full;
 use crate::store::layout::LOCK_NAME;
 use crate::store::shared::may_be_shared;
 
@@ -216,7 +217,7 @@ impl Inner {
             }
             // Nobody has taken it until this moment, and a full disk must not keep anybody from
             // making room. `check` looks each time, from when it is stale.
-            Err(Errno::NOSPC | Errno::DQUOT) => {}
+            Err(error) if is_full(error) => {}
             Err(error) => return Err(LeaseError::Unrenewed(error)),
         }
         Ok(())
@@ -298,7 +299,7 @@ impl Lease {
         let file = self.inner.open()?;
         match self.inner.write_down(&file, &mut told) {
             // The lock holds without its text, and a store on a full disk can still be terminated.
-            Err(error) if is_full(&error) => {
+            Err(error) if Errno::from_io_error(&error).is_some_and(is_full) => {
                 let path = self.inner.store.join(LOCK_NAME);
                 tracing::warn!("{}: {error}: not told who has it", path.display());
                 Ok(())
@@ -351,8 +352,4 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT))
 }

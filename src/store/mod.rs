@@ -51,6 +51,11 @@ pub use told::{is_news, path_of};
 pub use watch::{Hook, Op, Place, There, UNRENEWED, Watch, Watched};
 pub use whole::NewDir;
 
+/// Whether a disk has no room, or none for this user.
+pub fn is_full(error: rustix::io::Errno) -> bool {
+    matches!(error, rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT)
+}
+
 /// Notes that something was left behind which harms nobody: it costs space until it is written
 /// over or found by a check, and no operation should fail for it.
 pub fn leave(result: Result<(), rustix::io::Errno>, what: &str) {

@@ -10,7 +10,7 @@ use crate::cipher::StoredName;
 use crate::format::name::{self, Stored};
 use crate::store::dir::{RenameMode, StoreDir};
 use crate::store::watch::Op;
-use crate::store::{is_dot, leave};
+use crate::store::{is_dot, is_full, leave};
 
 /// Temporary names within each other: each takes one more crash while a directory was removed in
 /// which an earlier one had left something.
@@ -146,7 +146,7 @@ impl StoreDir {
         let temporary = temporary_name();
         match self.rename_object(object, self, &temporary, RenameMode::Replace) {
             Ok(()) => Ok(temporary),
-            Err(Errno::NOSPC | Errno::DQUOT) => Ok(object.to_vec()),
+            Err(error) if is_full(error) => Ok(object.to_vec()),
             Err(error) => Err(error),
         }
     }

@@ -35,6 +35,15 @@ pub fn own_directory_and_umask() {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.unwrap();
 }
 
+/// Descriptors of this thread are from now on not those of the others: a child that another test
+/// forks holds none of them open for a moment longer.
+pub fn own_descriptors() {
+    let flags = i32::try_from(libc::CLOSE_RANGE_UNSHARE).unwrap();
+    // SAFETY: the others keep what they have open; this thread's scene has opened nothing so far.
+    let done = unsafe { libc::close_range(3, u32::MAX, flags) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
 /// Does something as this user, with a group of the same number and these further ones. System
 /// calls change the credentials of one thread, so it is a thread that does it.
 pub fn as_user<T: Send>(uid: u32, groups: &[u32], work: impl FnOnce() -> T + Send) -> T {

@@ -31,6 +31,8 @@ fn told(watch: &OwnedFd) -> Vec<String> {
 }
 
 fn watched(g: &mut Stage) {
+    // What is closed is told at once only if nobody else has it open.
+    own_descriptors();
     mkdir("d", 0o755).unwrap();
     mkdir("e", 0o755).unwrap();
     make("d/f", "content").unwrap();
