@@ -1,7 +1,7 @@
 //! Random histories on a volume whose disk is recorded, and the power cut at random moments, some
-//! of them in the middle of the recovery from another cut: what recovers from each image is what
-//! the model of acknowledged operations allows. A failure prints the shortest history found that
-//! fails, and its seed.
+//! of them in the middle of the recovery from another cut or from a kill: what recovers from each
+//! image is what the model of acknowledged operations allows. A failure prints the shortest history
+//! found that fails, and its seed.
 //!
 //! `CMKFS_CRASH_SEED`, `CMKFS_CRASH_HISTORIES` and `CMKFS_CRASH_IMAGES` (a history) make it another
 //! or a longer run.
@@ -70,6 +70,17 @@ impl Trial {
     }
 }
 
+/// How a writer ends, and what happens to whoever recovers what it left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    /// The power is cut.
+    Cut,
+    /// And once more during the recovery.
+    CutTwice,
+    /// It is killed, and the power is cut during the recovery: what that read was not all durable.
+    KilledThenCut,
+}
+
 /// A history that was played, and what was acknowledged after how many calls.
 struct Played {
     throwaway: Throwaway,
@@ -108,16 +119,25 @@ impl Played {
         self.states.get(done + 1).map_or_else(|| before.clone(), |next| before.or(&next.1))
     }
 
-    /// Cuts the power at a moment that `seed` says, and looks.
+    /// Ends the writer at a moment that `seed` says, and looks.
     fn crash(&self, seed: u64, trial: Trial) -> Result<(), String> {
         let mut random = Random(seed);
         let calls = random.below(self.recorder.len() + 1);
-        let disk = self.recorder.image(calls, &mut random);
-        self.recorder.put(&disk);
-        let again = random.below(3) == 0;
+        let ends = [Ends::Cut, Ends::CutTwice, Ends::KilledThenCut][random.below(3)];
         let mut look = || -> Result<(), String> {
-            if again {
-                self.crash_in_recovery(&mut random, trial)?;
+            match ends {
+                Ends::KilledThenCut => {
+                    let disk = self.recorder.killed(calls);
+                    disk.put(&disk.now());
+                    self.cut_in_recovery(&disk, &mut random, trial)?;
+                }
+                Ends::Cut | Ends::CutTwice => {
+                    self.recorder.put(&self.recorder.image(calls, &mut random));
+                }
+            }
+            if ends == Ends::CutTwice {
+                let disk = Recorder::new(self.throwaway.path(), trial.lie);
+                self.cut_in_recovery(&disk, &mut random, trial)?;
             }
             let volume = self.throwaway.open_with(&options(trial.durability));
             let root = volume.root().map_err(|error| format!("the root: {error}"))?;
@@ -126,24 +146,28 @@ impl Played {
         look().map_err(|say| {
             let last = self.recorder.words(calls.saturating_sub(12), calls);
             format!(
-                "{say}\n  cut after call {calls}, image {seed:#x}, in recovery again: {again}; \
-                 the last calls:\n    {}",
+                "{say}\n  {ends:?} after call {calls}, image {seed:#x}; the last calls:\n    {}",
                 last.join("\n    ")
             )
         })
     }
 
-    /// Cuts the power once more while the volume is opened and recovers.
-    fn crash_in_recovery(&self, random: &mut Random, trial: Trial) -> Result<(), String> {
-        let recorder = Recorder::new(self.throwaway.path(), trial.lie);
+    /// Cuts the power while the volume on this disk is opened and recovers, or right after.
+    fn cut_in_recovery(
+        &self,
+        recorder: &Recorder,
+        random: &mut Random,
+        trial: Trial,
+    ) -> Result<(), String> {
+        let before = recorder.len();
         let opened = self
             .throwaway
             .open_watched(Arc::new(recorder.clone()), &options(trial.durability))
             .map_err(|error| format!("recovering: {error}"));
         recorder.cut();
         drop(opened?);
-        let disk = recorder.image(random.below(recorder.len() + 1), random);
-        recorder.put(&disk);
+        let calls = before + random.below(recorder.len() - before + 1);
+        recorder.put(&recorder.image(calls, random));
         Ok(())
     }
 }

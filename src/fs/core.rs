@@ -13,6 +13,7 @@ use crate::fs::error::FsError;
 use crate::fs::guard::NameGuards;
 use crate::fs::handles::Handles;
 use crate::fs::ids::{Attr, InodeId};
+use crate::fs::listing::Keepers;
 use crate::fs::seen::Seen;
 use crate::fs::table::Table;
 use crate::limits::DESCRIPTORS_SPARE;
@@ -38,6 +39,7 @@ pub struct Fs {
     pub(in crate::fs) guards: NameGuards,
     pub(in crate::fs) handles: Handles,
     pub(in crate::fs) seen: Seen,
+    pub(in crate::fs) keepers: Keepers,
     /// Whoever asks keeps size and times of the files that it writes itself.
     keeps_times: AtomicBool,
 }
@@ -53,6 +55,7 @@ impl Fs {
             guards: NameGuards::new(),
             handles: Handles::default(),
             seen: Seen::default(),
+            keepers: Keepers::default(),
             keeps_times: AtomicBool::new(false),
         })
     }

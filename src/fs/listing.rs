@@ -1,6 +1,8 @@
 //! Directory streams. Positions are those of the store's disk, so that they stay valid whatever
 //! comes and goes (telldir(3), seekdir(3)), and a stream of any length takes the same memory.
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::file::{Dir, DirEntry, Kind, Listing};
@@ -18,6 +20,21 @@ pub(in crate::fs) struct DirHandle {
     dir: Dir,
     /// Begun when the stream is first read.
     listing: Mutex<Option<Listing>>,
+    /// It is in [`Keepers`].
+    keeps: AtomicBool,
+}
+
+/// Directories of which the kernel keeps the listing that one stream reads. A second stream that
+/// filled the same cache could put into it what it had read before a change, behind what the first
+/// one read after it: Linux compares times only where a listing begins.
+#[derive(Debug, Default)]
+pub(in crate::fs) struct Keepers(Mutex<HashSet<InodeId>>);
+
+impl Keepers {
+    fn with<T>(&self, work: impl FnOnce(&mut HashSet<InodeId>) -> T) -> T {
+        // A panic elsewhere leaves it consistent: each change of it is whole.
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// One entry of a directory stream.
@@ -58,8 +75,19 @@ impl Fs {
         self.must_leave(DESCRIPTORS_SPARE_LAST)?;
         let dir = self.dir(id)?;
         let parent = self.inodes.parent(id).unwrap_or(InodeId::ROOT);
-        let handle = DirHandle { inode: id, parent, dir, listing: Mutex::default() };
+        let (listing, keeps) = (Mutex::default(), AtomicBool::new(false));
+        let handle = DirHandle { inode: id, parent, dir, listing, keeps };
         Ok(self.handles.insert(Handle::Dir(handle)))
+    }
+
+    /// Whether the kernel may keep what it reads by this new stream, and show what it has kept:
+    /// nobody else changes the directory, and no other stream of it is kept at this time.
+    pub fn keeps_listing(&self, handle: HandleId) -> bool {
+        let Ok(handle) = self.handles.get(handle) else { return false };
+        let Handle::Dir(stream) = &*handle else { return false };
+        let keeps = self.changes_here_only() && self.keepers.with(|all| all.insert(stream.inode));
+        stream.keeps.fetch_or(keeps, Ordering::Relaxed);
+        keeps
     }
 
     /// Gives the entries after position `offset` to `take`, in order, until it takes one no more.
@@ -160,6 +188,11 @@ impl Fs {
     /// # Errors
     /// `BadHandle`.
     pub fn releasedir(&self, handle: HandleId) -> Result<(), FsError> {
-        self.handles.remove(handle).map(drop)
+        if let Handle::Dir(stream) = &*self.handles.remove(handle)?
+            && stream.keeps.load(Ordering::Relaxed)
+        {
+            self.keepers.with(|all| all.remove(&stream.inode));
+        }
+        Ok(())
     }
 }

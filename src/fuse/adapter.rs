@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation,
+    INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::fs::{Change, Fs, FsError, NodeKind, Privileges, SetAttr};
 use crate::fuse::convert::{self, TTL, errno, file_attr, generation, inode, ttl};
 use crate::fuse::linger::Linger;
 use crate::fuse::request::{
-    creator, fopen_flags, give_attr, give_entry, give_nothing, give_opened, give_value, guarded,
-    handle, privileges, settle, sync, visible,
+    creator, fopen_flags, give_attr, give_entry, give_nothing, give_opened, give_stream,
+    give_value, guarded, handle, privileges, settle, sync, visible,
 };
 use crate::fuse::umask;
 
@@ -312,10 +312,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // The kernel's cache of listings (FOPEN_CACHE_DIR) is not asked for: Linux 6.18 fills it
-        // with an answer from before a change when two processes list and a third one changes.
-        let flags = FopenFlags::empty();
-        self.answer("opendir", || give_opened(reply, self.fs.opendir(inode(ino)), flags));
+        self.answer("opendir", || give_stream(reply, &self.fs, self.fs.opendir(inode(ino))));
     }
 
     fn readdir(

@@ -9,7 +9,7 @@ use fuser::{
     ReplyOpen, ReplyXattr, Request,
 };
 
-use crate::fs::{Access, Attr, Creator, FsError, HandleId, Privileges, Sync};
+use crate::fs::{Access, Attr, Creator, Fs, FsError, HandleId, Privileges, Sync};
 use crate::fuse::convert::{errno, file_attr, generation, ttl};
 
 /// Bytes of the largest request. Linux gives at most 256 pages unless told otherwise.
@@ -130,6 +130,17 @@ pub(in crate::fuse) fn give_opened(
         Ok(opened) => reply.opened(FileHandle(opened.0), flags),
         Err(error) => reply.error(errno(&error)),
     }
+}
+
+/// A directory stream: the kernel may keep what it reads by it, and read what it has kept, if so.
+pub(in crate::fuse) fn give_stream(reply: ReplyOpen, fs: &Fs, done: Result<HandleId, FsError>) {
+    let flags = match &done {
+        Ok(stream) if fs.keeps_listing(*stream) => {
+            FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE
+        }
+        _ => FopenFlags::empty(),
+    };
+    give_opened(reply, done, flags);
 }
 
 /// Of a value, what xattr(7) calls ask: its size, or all of it if it fits.

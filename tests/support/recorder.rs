@@ -187,6 +187,19 @@ impl Recorder {
         }
     }
 
+    /// The same disk after `calls` calls, with a writer that was killed then: all it wrote is to be
+    /// read, what was not synced is as little durable as before.
+    pub fn killed(&self, calls: usize) -> Self {
+        let state = self.state.lock().unwrap();
+        let log = state.log[..calls].to_vec();
+        let mut now = state.start.clone();
+        log.iter().for_each(|done| apply(&mut now, done));
+        let start = state.start.clone();
+        let state = State { start, now, log, off: false, lie: state.lie };
+        let kept = Arc::clone(&self.kept);
+        Self { root: self.root.clone(), kept, state: Arc::new(Mutex::new(state)) }
+    }
+
     /// Calls so far.
     pub fn len(&self) -> usize {
         self.state.lock().unwrap().log.len()
