@@ -33,6 +33,8 @@ use crate::disk::{Content, Disk, Kind, Object};
 use crate::history::Random;
 
 const SECTOR: u64 = 512;
+/// Marks the number of what is gone, which another may have by now.
+const GONE: u64 = 1 << 63;
 
 /// A call that was made, with what it needs to be made again.
 #[derive(Clone, Debug)]
@@ -91,6 +93,26 @@ pub enum Done {
         name: String,
         value: Option<Vec<u8>>,
     },
+}
+
+impl Done {
+    fn renumber(&mut self, number: impl Fn(u64) -> u64) {
+        let ids: [Option<&mut u64>; 2] = match self {
+            Self::SyncDir | Self::SyncDisk => [None, None],
+            Self::Write { file, .. }
+            | Self::SetLen { file, .. }
+            | Self::Punch { file, .. }
+            | Self::SyncFile { file }
+            | Self::Cut { file }
+            | Self::SetMode { file, .. }
+            | Self::SetXattr { file, .. } => [Some(file), None],
+            Self::Remove { dir, .. } => [Some(dir), None],
+            Self::Make { dir, ino, .. } => [Some(dir), Some(ino)],
+            Self::Link { file, dir, .. } => [Some(file), Some(dir)],
+            Self::Rename { dir, to_dir, .. } => [Some(dir), Some(to_dir)],
+        };
+        ids.into_iter().flatten().for_each(|id| *id = number(*id));
+    }
 }
 
 /// The syncs that the disk takes and does not do, by what they are of: what the protocol would be
@@ -187,14 +209,25 @@ impl Recorder {
         }
     }
 
-    /// The same disk after `calls` calls, with a writer that was killed then: all it wrote is to be
-    /// read, what was not synced is as little durable as before.
+    /// The same disk after `calls` calls, with a writer that was killed then: the store is made what
+    /// it wrote, of which what was not synced is as little durable as before.
     pub fn killed(&self, calls: usize) -> Self {
         let state = self.state.lock().unwrap();
-        let log = state.log[..calls].to_vec();
-        let mut now = state.start.clone();
+        let (mut start, mut log) = (state.start.clone(), state.log[..calls].to_vec());
+        let mut now = start.clone();
         log.iter().for_each(|done| apply(&mut now, done));
-        let start = state.start.clone();
+        self.put(&now);
+        // All but files have other numbers now.
+        let new = now.numbers_below(&self.root);
+        let is_file = |ino: u64| self.kept.path().join(ino.to_string()).exists();
+        let number = |old: u64| match new.get(&old) {
+            Some(new) => *new,
+            None if is_file(old) => old,
+            None => old | GONE,
+        };
+        start.renumber(number);
+        now.renumber(number);
+        log.iter_mut().for_each(|done| done.renumber(number));
         let state = State { start, now, log, off: false, lie: state.lie };
         let kept = Arc::clone(&self.kept);
         Self { root: self.root.clone(), kept, state: Arc::new(Mutex::new(state)) }
