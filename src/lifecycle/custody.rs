@@ -148,6 +148,11 @@ impl Custody {
             (Ok(()), _) => {}
         }
         *locked(&self.figures) = volume.figures();
+        {
+            let mut key = locked(&self.key);
+            (key.state, key.reason) = (KeyState::Locked, Some(reason.to_owned()));
+            key.by_hand = by == By::Hand;
+        }
         let mounts = locked(&self.mounts).clone();
         for (latch, point) in &mounts {
             if let Err(error) = latch.lock("the volume was locked") {
@@ -156,9 +161,6 @@ impl Custody {
         }
         drop(self.take_volume());
         self.let_go(volume);
-        let mut key = locked(&self.key);
-        (key.state, key.reason) = (KeyState::Locked, Some(reason.to_owned()));
-        key.by_hand = by == By::Hand;
         tracing::warn!(reason, "locked: keys are gone, whoever asks gets EKEYREVOKED");
         Ok(())
     }
@@ -214,11 +216,11 @@ impl Custody {
         };
         let roots: Vec<Dir> = mounts.iter().map(root).collect::<Result<_, _>>()?;
         *self.volume.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&volume));
+        self.proved(info);
         for ((latch, _), root) in mounts.into_iter().zip(roots) {
             latch.unlock(Arc::clone(&volume), root);
         }
         tracing::warn!("unlocked");
-        self.proved(info);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -191,4 +192,76 @@ fn what_is_locked_by_hand_is_unlocked_by_hand() {
     lab.umount();
     let output = lab.run(&["lock", store]);
     assert_eq!(output.status.code(), Some(36));
+}
+
+/// Appends numbers, one a line, until told to end; returns how many were taken.
+fn append(path: &Path, ends: &AtomicBool) -> u32 {
+    let mut log = OpenOptions::new().append(true).create_new(true).open(path).unwrap();
+    let mut taken = 0;
+    while !ends.load(Ordering::Relaxed) {
+        let line = format!("{taken:07}\n");
+        match log.write(line.as_bytes()) {
+            Ok(len) => {
+                assert_eq!(len, line.len());
+                taken += 1;
+            }
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EKEYREVOKED), "{error}"),
+        }
+        if taken % 50 == 0 {
+            // Refused is fine; wrong is not.
+            drop(log.sync_all());
+        }
+    }
+    taken
+}
+
+/// Reads what never changes, until told to end; returns how often it could.
+fn read(path: &Path, wanted: &[u8], ends: &AtomicBool) -> u32 {
+    let file = File::open(path).unwrap();
+    let mut found = vec![0; wanted.len()];
+    let mut times = 0;
+    while !ends.load(Ordering::Relaxed) {
+        match file.read_exact_at(&mut found, 0) {
+            Ok(()) => {
+                assert!(found == wanted, "another content");
+                times += 1;
+            }
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EKEYREVOKED), "{error}"),
+        }
+    }
+    times
+}
+
+#[test]
+fn what_is_written_while_keys_come_and_go_is_there() {
+    let lab = Lab::new();
+    lab.ok(&["init", lab.store().to_str().unwrap()]);
+    lab.mount_watching(&[]);
+    let (point, store) = (lab.point(), lab.store());
+    let store = store.to_str().unwrap();
+    let still = vec![7; 300_000];
+    fs::write(point.join("still"), &still).unwrap();
+    let ends = AtomicBool::new(false);
+    let taken: Vec<u32> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..3)
+            .map(|n| point.join(format!("log-{n}")))
+            .map(|path| scope.spawn(|| append(&{ path }, &ends)))
+            .collect();
+        let reader = scope.spawn(|| read(&point.join("still"), &still, &ends));
+        for _ in 0..25 {
+            lab.ok(&["lock", store]);
+            lab.ok(&["unlock", store]);
+        }
+        ends.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 0);
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    let found = |n: usize| fs::read_to_string(point.join(format!("log-{n}"))).unwrap();
+    let wanted = |n: usize| (0..taken[n]).map(|line| format!("{line:07}\n")).collect::<String>();
+    assert!((0..3).all(|n| found(n) == wanted(n)), "other lines than were taken: {taken:?}");
+    lab.umount();
+    assert!(lab.mount().status.success());
+    assert!((0..3).all(|n| found(n) == wanted(n)), "after a new mount: {taken:?}");
+    assert!(taken.iter().all(|taken| *taken > 100), "hardly anything was written: {taken:?}");
+    lab.umount();
 }
