@@ -195,8 +195,7 @@ fn what_is_locked_by_hand_is_unlocked_by_hand() {
 }
 
 /// Appends numbers, one a line, until told to end; returns how many were taken.
-fn append(path: &Path, ends: &AtomicBool) -> u32 {
-    let mut log = OpenOptions::new().append(true).create_new(true).open(path).unwrap();
+fn append(mut log: File, ends: &AtomicBool) -> u32 {
     let mut taken = 0;
     while !ends.load(Ordering::Relaxed) {
         let line = format!("{taken:07}\n");
@@ -216,8 +215,7 @@ fn append(path: &Path, ends: &AtomicBool) -> u32 {
 }
 
 /// Reads what never changes, until told to end; returns how often it could.
-fn read(path: &Path, wanted: &[u8], ends: &AtomicBool) -> u32 {
-    let file = File::open(path).unwrap();
+fn read(file: &File, wanted: &[u8], ends: &AtomicBool) -> u32 {
     let mut found = vec![0; wanted.len()];
     let mut times = 0;
     while !ends.load(Ordering::Relaxed) {
@@ -242,12 +240,13 @@ fn what_is_written_while_keys_come_and_go_is_there() {
     let still = vec![7; 300_000];
     fs::write(point.join("still"), &still).unwrap();
     let ends = AtomicBool::new(false);
+    // All are open before the first lock.
+    let file = File::open(point.join("still")).unwrap();
+    let log = |n| File::create_new(point.join(format!("log-{n}"))).unwrap();
+    let logs = [log(0), log(1), log(2)];
     let taken: Vec<u32> = std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..3)
-            .map(|n| point.join(format!("log-{n}")))
-            .map(|path| scope.spawn(|| append(&{ path }, &ends)))
-            .collect();
-        let reader = scope.spawn(|| read(&point.join("still"), &still, &ends));
+        let writers = logs.map(|log| scope.spawn(|| append(log, &ends)));
+        let reader = scope.spawn(|| read(&file, &still, &ends));
         for _ in 0..25 {
             lab.ok(&["lock", store]);
             lab.ok(&["unlock", store]);
