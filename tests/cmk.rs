@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "cmk/lock.rs"]
+mod lock;
 #[path = "support/mod.rs"]
 mod support;
 

@@ -3,15 +3,17 @@
 use std::ffi::OsString;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::options::MountWords;
-use crate::config::Size;
+use crate::config::{Size, Span};
 use crate::format::BlockSize;
 use crate::job::{CHILD_VERB, Role};
 use crate::lifecycle::Durability;
 use crate::lifecycle::background::DAEMON_VERB;
+use crate::lifecycle::request::MountRequest;
 use crate::lifecycle::transfer::VolumePath;
 use crate::limits::{CACHE_BYTES_MIN, OPEN_DIRS_DEFAULT, OPEN_DIRS_MAX, THREADS_MAX};
 
@@ -59,6 +61,10 @@ pub(in crate::cli) enum Verb {
     Run(RunArgs),
     #[command(name = CHILD_VERB, hide = true)]
     RunChild(RunChildArgs),
+    /// Take the keys of a mounted volume away until it is unlocked
+    Lock(LockArgs),
+    /// Give a locked volume its key again
+    Unlock(UnlockArgs),
     /// Walk a store and say what is not as it was written
     Check(CheckArgs),
     /// Unmount a volume everywhere, zero its keys, and take a snapshot if told to
@@ -145,6 +151,25 @@ pub(in crate::cli) struct TuningArgs {
     /// By default relaxed with a transient key and for every role but notebook, strict otherwise
     #[arg(long, value_name = "strict|relaxed")]
     pub(in crate::cli) durability: Option<Durability>,
+    /// How often KMS is asked for the key of a mounted volume: a key that was taken away locks it
+    /// within this time
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = span)]
+    pub(in crate::cli) key_recheck: Duration,
+    /// How long a mounted volume is served while KMS does not answer
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = span)]
+    pub(in crate::cli) key_max_offline: Duration,
+}
+
+impl TuningArgs {
+    /// Puts what was typed into a request.
+    pub(in crate::cli) fn apply(&self, request: &mut MountRequest) {
+        request.cache_bytes = self.cache_size.0;
+        request.threads = self.threads;
+        request.open_dirs = self.open_dirs;
+        request.durability = self.durability.unwrap_or(request.durability);
+        request.key_recheck = self.key_recheck;
+        request.key_max_offline = self.key_max_offline;
+    }
 }
 
 /// A role, in place of a path.
@@ -180,7 +205,8 @@ unreachable: mounted, but its daemon does not answer), mountpoints, created_unix
 epochs, slots (id, provider, key), holder (pid, host, mountpoints, socket, started_unix_s) if \
 another machine or a process that does not answer says that it writes the volume, and, if mounted, \
 daemon: pid, release, uptime_s, read_only, \
-durability, key_provider, key_id, key_slot, memory_locked, core_dumps_off, cache_budget_bytes, \
+durability, key_provider, key_id, key_slot, key_state (held, unproved or locked), key_proved_s, \
+key_reason, memory_locked, core_dumps_off, cache_budget_bytes, \
 figures.";
 
 #[derive(Debug, Args)]
@@ -245,6 +271,21 @@ pub(in crate::cli) struct PutArgs {
     pub(in crate::cli) path: VolumePath,
     #[command(flatten)]
     pub(in crate::cli) key: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct LockArgs {
+    /// A store or a mountpoint
+    pub(in crate::cli) volume: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct UnlockArgs {
+    /// A store or a mountpoint
+    pub(in crate::cli) volume: PathBuf,
+    /// Key source instead of the one that it was mounted with
+    #[arg(long, value_name = "SOURCE")]
+    pub(in crate::cli) key: Option<String>,
 }
 
 const CHECK_FIELDS: &str = "\
@@ -401,6 +442,14 @@ fn threads(text: &str) -> Result<NonZero<usize>, String> {
     if count.get() > THREADS_MAX { Err(wanted()) } else { Ok(count) }
 }
 
+fn span(text: &str) -> Result<Duration, String> {
+    let Span(span) = text.parse()?;
+    match span.is_zero() {
+        true => Err(format!("{text} is no time: wanted at least 1s")),
+        false => Ok(span),
+    }
+}
+
 fn open_dirs(text: &str) -> Result<NonZero<usize>, String> {
     let wanted = || format!("{text} is no number of directories: wanted 1 to {OPEN_DIRS_MAX}");
     let count: NonZero<usize> = text.parse().map_err(|_| wanted())?;
@@ -435,7 +484,8 @@ mod tests {
             .filter(|verb| !verb.is_hide_set())
             .map(|verb| verb.get_name().to_owned())
             .collect();
-        let wanted = "init mount umount status ls cat get put run check stop snapshot terminate";
+        let wanted =
+            "init mount umount status ls cat get put run lock unlock check stop snapshot terminate";
         assert_eq!(verbs.join(" "), wanted);
     }
 
@@ -445,6 +495,7 @@ mod tests {
         assert!(block_size("2K").is_err() && block_size("128K").is_err());
         assert!(cache_size("64M").is_ok() && cache_size("1M").is_err());
         assert!(open_dirs("1").is_ok() && open_dirs("0").is_err() && open_dirs("9e9").is_err());
+        assert!(span("60s").is_ok() && span("0s").is_err() && span("60").is_err());
         assert!(threads("4").is_ok() && threads("0").is_err() && threads("1000").is_err());
         assert!(pair("a=b=c").is_ok_and(|(_, value)| value == "b=c") && pair("a").is_err());
     }

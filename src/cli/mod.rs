@@ -28,7 +28,7 @@ use clap::Parser;
 
 use crate::cli::args::{Arguments, Verb};
 use crate::cli::fail::Fail;
-use crate::lifecycle::Exit;
+use crate::lifecycle::{Exit, locking};
 use crate::telemetry;
 
 /// Does what was typed.
@@ -70,6 +70,8 @@ fn act(arguments: Arguments) -> Result<u8, Fail> {
         Verb::Put(put) => files::put(&put),
         Verb::Run(wanted) => return run::run(&wanted),
         Verb::RunChild(child) => return Err(run::child(&child)),
+        Verb::Lock(wanted) => Ok(locking::lock(&wanted.volume)?),
+        Verb::Unlock(wanted) => mount::unlock(&wanted),
         Verb::Check(wanted) => return check::check(&wanted),
         Verb::Stop(stop) => volume::stop(&stop),
         Verb::Snapshot(wanted) => volume::snapshot(&wanted.verb),

@@ -86,6 +86,15 @@ pub enum VerbError {
         /// Name and id of processes that use it, as far as they can be seen.
         processes: Vec<String>,
     },
+    /// Its key can't be had again.
+    #[error(
+        "{0}: its key is transient, in the memory of its daemon alone: locked, nobody could ever \
+         unlock it; `cmkfs stop` and `cmkfs terminate` end it"
+    )]
+    TransientLock(PathBuf),
+    /// The volume is locked.
+    #[error("{0}: locked, `cmkfs status {0}` says why; `cmkfs unlock {0}` gives it its key again")]
+    Locked(PathBuf),
     /// The volume is mounted, and the verb wants it stopped.
     #[error("{store}: mounted at {mountpoint}; run `cmkfs stop {store}` first")]
     Mounted {
@@ -182,6 +191,11 @@ impl VerbError {
         move |error| Self::Local { path, action, error: error.into() }
     }
 
+    /// A volume that is locked, where it has to be open.
+    pub fn locked(store: &Path) -> Self {
+        Self::Locked(store.to_owned())
+    }
+
     /// For `map_err`: an object of a volume.
     pub fn file<E: Into<FsError>>(path: &Path) -> impl FnOnce(E) -> Self {
         let path = path.to_owned();
@@ -202,7 +216,11 @@ impl VerbError {
             Self::Store(error) => store_exit(error),
             Self::Lock(LockError::Held { .. }) | Self::Mounted { .. } => Exit::InUse,
             Self::Lock(LockError::Sys { error, .. }) => io_exit(error, Exit::StoreFailed),
-            Self::Key(_) | Self::TransientInit | Self::TransientOpen(_) => Exit::BadKeySource,
+            Self::Key(_)
+            | Self::TransientInit
+            | Self::TransientOpen(_)
+            | Self::TransientLock(_) => Exit::BadKeySource,
+            Self::Locked(_) => Exit::Locked,
             Self::Untrusted { .. } => Exit::BadDescriptor,
             Self::AlreadyAVolume(_) => Exit::NotEmpty,
             Self::Interrupted(_) => Exit::Unexpected,
@@ -228,6 +246,7 @@ impl VerbError {
 fn errno_exit(errno: Errno, other: Exit) -> Exit {
     match errno {
         Errno::NOSPC | Errno::DQUOT => Exit::DiskFull,
+        Errno::KEYREVOKED => Exit::Locked,
         _ => other,
     }
 }
@@ -275,6 +294,7 @@ fn fs_exit(error: &FsError) -> Exit {
         | FsError::NotSupported
         | FsError::Invalid
         | FsError::Loop => Exit::NoPath,
+        FsError::Locked => Exit::Locked,
         FsError::BadHandle | FsError::ReadOnly | FsError::Stale => Exit::StoreFailed,
     }
 }
