@@ -52,8 +52,8 @@ pub const LEAVE_WAIT: Duration = Duration::from_secs(300);
 /// How long the other end of a control socket may take for a line that needs no work.
 pub const CONTROL_WAIT: Duration = Duration::from_secs(10);
 
-/// Between two requests to KMS for the key of a mounted volume, unless a flag says otherwise: so long
-/// a key that was taken away is still used, at most.
+/// Between two requests to KMS for the key of a mounted volume, unless a flag says otherwise: so
+/// long a key that was taken away is still used, at most.
 pub const KEY_RECHECK_DEFAULT: Duration = Duration::from_secs(60);
 
 /// How long a mounted volume is served while KMS does not answer, unless a flag says otherwise.

@@ -9,6 +9,7 @@
 //! | `files`   | `ls`, `cat`, `get`, `put`                          |
 //! | `run`     | `run`                                              |
 //! | `check`   | `check`                                            |
+//! | `tuning`  | flags of how an open volume behaves                |
 //! | `fail`    | how an error becomes a message and an exit code    |
 //! | `show`    | standard output, and tables                        |
 
@@ -20,6 +21,7 @@ mod mount;
 mod options;
 mod run;
 mod show;
+mod tuning;
 mod volume;
 
 use std::process::ExitCode;

@@ -68,8 +68,9 @@ impl Fs {
         self.inodes.ids()
     }
 
-    /// Lets go of all that is open: files, directories, and with them every key that they hold. What
-    /// was written has to be committed before. Only for a file system that nobody uses any more.
+    /// Lets go of all that is open: files, directories, and with them every key that they hold.
+    /// What was written has to be committed before. Only for a file system that nobody uses any
+    /// more.
     pub fn rest(&self) -> Rest {
         let handles = self.handles.rest(|handle| match handle {
             Handle::File(file) => file.resting(),
@@ -82,8 +83,8 @@ impl Fs {
         Rest { inodes: Arc::clone(&self.inodes), handles, keeps_times }
     }
 
-    /// The same file system on its volume, which was opened again, with what is left of it. A handle
-    /// of what can't be opened any more answers `ESTALE`.
+    /// The same file system on its volume, which was opened again, with what is left of it. A
+    /// handle of what can't be opened any more answers `ESTALE`.
     pub fn awake(volume: Arc<Volume>, root: Dir, rest: Rest) -> Arc<Self> {
         let Rest { inodes, handles, keeps_times } = rest;
         let mut fs = Self::over(volume, root, inodes);

@@ -45,14 +45,15 @@ impl Adapter {
     /// Answers a request, whatever comes; see [`guarded`]. While the volume is locked, each with
     /// the same error.
     fn answer<R: Refuse>(&self, operation: &'static str, reply: R, work: impl FnOnce(&Fs, R)) {
-        guarded(operation, || match self.door.enter() {
+        self.at_door(operation, |door| match door.enter() {
             Ok(fs) => work(&fs, reply),
             Err(error) => reply.refuse(&error),
         });
-        self.answered();
     }
 
-    fn answered(&self) {
+    /// The same for what is done also while it is locked.
+    fn at_door(&self, operation: &'static str, work: impl FnOnce(&Door)) {
+        guarded(operation, || work(&self.door));
         if let Some(linger) = &self.linger {
             linger.after_reply();
         }
@@ -84,8 +85,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
-        guarded("forget", || self.door.forget(inode(ino), nlookup));
-        self.answered();
+        self.at_door("forget", |door| door.forget(inode(ino), nlookup));
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -313,8 +313,7 @@ impl Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        guarded("release", || give_nothing(reply, self.door.release(handle(fh))));
-        self.answered();
+        self.at_door("release", |door| give_nothing(reply, door.release(handle(fh))));
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -365,8 +364,7 @@ impl Filesystem for Adapter {
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        guarded("releasedir", || give_nothing(reply, self.door.release(handle(fh))));
-        self.answered();
+        self.at_door("releasedir", |door| give_nothing(reply, door.release(handle(fh))));
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {

@@ -1,5 +1,5 @@
-//! Locks a mount, and unlocks it: the kernel keeps nothing of its content meanwhile, and whoever asks
-//! gets `EKEYREVOKED`.
+//! Locks a mount, and unlocks it: the kernel keeps nothing of its content meanwhile, and whoever
+//! asks gets `EKEYREVOKED`.
 
 use std::sync::Arc;
 

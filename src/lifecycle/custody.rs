@@ -3,12 +3,12 @@
 //!
 //! A key from KMS is asked for again every `key_recheck`, by a real `Decrypt`. A refusal locks at
 //! once. Where KMS does not answer the volume serves on, for `key_max_offline` since KMS last said
-//! yes, and is locked then. Either is undone by the first answer that is yes; what was locked by hand
-//! waits for a hand.
+//! yes, and is locked then. Either is undone by the first answer that is yes; what was locked by
+//! hand waits for a hand.
 //!
-//! While it is locked this process has no key of the volume and nothing that it opened: all that was
-//! written is committed before, files and directories are closed, the block cache is gone. Names of
-//! files that the kernel knows stay in memory.
+//! While it is locked this process has no key of the volume and nothing that it opened: all that
+//! was written is committed before, files and directories are closed, the block cache is gone.
+//! Names of files that the kernel knows stay in memory.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};

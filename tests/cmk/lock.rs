@@ -255,6 +255,7 @@ fn what_is_written_while_keys_come_and_go_is_there() {
         assert!(reader.join().unwrap() > 0);
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
+    drop(file);
     let found = |n: usize| fs::read_to_string(point.join(format!("log-{n}"))).unwrap();
     let wanted = |n: usize| (0..taken[n]).map(|line| format!("{line:07}\n")).collect::<String>();
     assert!((0..3).all(|n| found(n) == wanted(n)), "other lines than were taken: {taken:?}");
