@@ -67,6 +67,8 @@ pub(in crate::lifecycle) struct Custody {
     standing: Option<Standing>,
     /// Gone while it is locked, and when the session has ended.
     volume: RwLock<Option<Arc<Volume>>>,
+    /// The one that was let go of last.
+    former: Mutex<Weak<Volume>>,
     mounts: Mutex<Vec<(Latch, Point)>>,
     key: Mutex<Key>,
     /// What it counted before it was locked last.
@@ -95,6 +97,7 @@ impl Custody {
             how,
             standing,
             volume: RwLock::new(Some(volume)),
+            former: Mutex::default(),
             mounts: Mutex::default(),
             key: Mutex::new(key),
             figures: Mutex::default(),
@@ -168,21 +171,28 @@ impl Custody {
     /// Drops the volume, and waits until nobody has it any more: with the last its keys are zeroed.
     fn let_go(&self, volume: Arc<Volume>) {
         volume.let_go();
-        let weak: Weak<Volume> = Arc::downgrade(&volume);
+        *locked(&self.former) = Arc::downgrade(&volume);
         drop(volume);
+        if !self.is_let_go() {
+            tracing::error!(
+                "somebody still uses the volume, as a snapshot does: its keys stay in memory until \
+                 that ends"
+            );
+        }
+        give_back_memory();
+    }
+
+    /// Whether nobody has the former volume any more, now or within [`LET_GO_WAIT`].
+    fn is_let_go(&self) -> bool {
+        let former = locked(&self.former).clone();
         let due = Instant::now() + LET_GO_WAIT;
-        while weak.strong_count() > 0 {
+        while former.strong_count() > 0 {
             if Instant::now() > due {
-                tracing::error!(
-                    users = weak.strong_count(),
-                    "somebody still uses the volume, as a snapshot does: its keys stay in memory \
-                     until that ends"
-                );
-                break;
+                return false;
             }
             std::thread::sleep(LET_GO_POLL);
         }
-        give_back_memory();
+        true
     }
 
     /// Gets the key and goes on where it was locked.
@@ -200,6 +210,9 @@ impl Custody {
             if key.state != KeyState::Locked || (key.by_hand && by == By::Key) {
                 return Ok(());
             }
+        }
+        if !self.is_let_go() {
+            return Err(VerbError::StillUsed(self.store.path().to_owned()));
         }
         let how = match source {
             Some(_) => How { source, ..self.how.clone() },

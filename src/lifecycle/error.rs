@@ -92,6 +92,9 @@ pub enum VerbError {
          unlock it; `cmkfs stop` and `cmkfs terminate` end it"
     )]
     TransientLock(PathBuf),
+    /// A volume that was locked and is still used.
+    #[error("{0}: something begun before the lock, as a snapshot, still uses it; try again then")]
+    StillUsed(PathBuf),
     /// The volume is locked.
     #[error("{0}: locked, `cmkfs status {0}` says why; `cmkfs unlock {0}` gives it its key again")]
     Locked(PathBuf),
@@ -220,7 +223,7 @@ impl VerbError {
             | Self::TransientInit
             | Self::TransientOpen(_)
             | Self::TransientLock(_) => Exit::BadKeySource,
-            Self::Locked(_) => Exit::Locked,
+            Self::Locked(_) | Self::StillUsed(_) => Exit::Locked,
             Self::Untrusted { .. } => Exit::BadDescriptor,
             Self::AlreadyAVolume(_) => Exit::NotEmpty,
             Self::Interrupted(_) => Exit::Unexpected,
