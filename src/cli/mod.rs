@@ -9,6 +9,7 @@
 //! | `files`   | `ls`, `cat`, `get`, `put`                          |
 //! | `run`     | `run`                                              |
 //! | `check`   | `check`                                            |
+//! | `key`     | `key status`, `add`, `remove`, `rewrap`            |
 //! | `fail`    | how an error becomes a message and an exit code    |
 //! | `show`    | standard output, and tables                        |
 
@@ -16,6 +17,7 @@ mod args;
 mod check;
 mod fail;
 mod files;
+mod key;
 mod mount;
 mod options;
 mod run;
@@ -73,6 +75,7 @@ fn act(arguments: Arguments) -> Result<u8, Fail> {
         Verb::Check(wanted) => return check::check(&wanted),
         Verb::Stop(stop) => volume::stop(&stop),
         Verb::Snapshot(wanted) => volume::snapshot(&wanted.verb),
+        Verb::Key(wanted) => key::key(&wanted.verb),
         Verb::Terminate(wanted) => volume::terminate(&wanted),
     }
     .map(|()| Exit::Ok.code())

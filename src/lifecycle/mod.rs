@@ -15,6 +15,7 @@
 //! | `leave`      | `umount`, `stop`                                               |
 //! | `snapshot`   | `snapshot create`, `list`, `restore`                           |
 //! | `terminate`  | `terminate`                                                    |
+//! | `key`        | `key status`, `add`, `remove`, `rewrap`                        |
 //! | `check`      | `check`                                                        |
 //! | `transfer`   | `ls`, `cat`, `get`, `put`                                      |
 //! | `tree`       | files of a volume or of the machine, read and written alike    |
@@ -30,6 +31,7 @@ pub mod control;
 mod error;
 mod exit;
 pub mod init;
+pub mod key;
 pub mod leave;
 pub mod locate;
 pub mod mounts;

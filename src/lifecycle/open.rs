@@ -61,6 +61,8 @@ pub struct KeyInfo {
     pub key_id: String,
     /// Slot that was opened; `None` for a transient key.
     pub slot: Option<u32>,
+    /// When the key was proved to be this volume's, seconds since 1970 UTC.
+    pub proved_unix_s: u64,
 }
 
 /// An open volume. Dropped in this order: the volume zeroes its keys, then the lock goes.
@@ -74,6 +76,8 @@ pub struct Opened {
     pub key: KeyInfo,
     /// The store's directory, without links and dots.
     pub path: PathBuf,
+    /// The store itself, also if a mount hides it later.
+    pub store: Store,
     /// Keeps other writers out of a volume that is open for writing.
     pub lock: Option<StoreLock>,
 }
@@ -113,8 +117,12 @@ pub fn open(
     }
     let context = Context { volume_id: descriptor.volume_id, pairs: &descriptor.context };
     let opened = keys::open(&descriptor.slots, key, &context)?;
-    let info =
-        KeyInfo { provider: opened.provider, key_id: opened.key_id, slot: Some(opened.slot) };
+    let info = KeyInfo {
+        provider: opened.provider,
+        key_id: opened.key_id,
+        slot: Some(opened.slot),
+        proved_unix_s: unix_s(),
+    };
     let (key, how) = (&opened.key, (access, tuning));
     let found = finish(&store, lock, descriptor.clone(), key, info.clone(), how)?;
     if access == Access::Read && found.volume.is_behind() && recovered(&store, key, tuning) {
@@ -151,6 +159,7 @@ fn open_locked(
         provider: slot.map_or("transient", |slot| slot.provider.as_str()).to_owned(),
         key_id: slot.map(|slot| slot.key.clone()).unwrap_or_default(),
         slot: slot.map(|slot| slot.id),
+        proved_unix_s: unix_s(),
     };
     finish(store, lock, descriptor, key, info, (Access::Write, tuning))
 }
@@ -186,7 +195,7 @@ fn finish(
     let standing = lock.as_ref().and_then(StoreLock::standing);
     let volume = Volume::open_while(store, keys, &descriptor, &options, standing)
         .map_err(VerbError::file(&path))?;
-    Ok(Opened { volume, descriptor, key: info, path, lock })
+    Ok(Opened { volume, descriptor, key: info, path, store: store.clone(), lock })
 }
 
 /// Takes the store's lock to write, and says in it who has it. A holder whose mount is up is

@@ -22,11 +22,11 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::file::{Durability, Figures, Volume};
-use crate::format::VolumeId;
 use crate::format::descriptor::Descriptor;
+use crate::format::{Slot, VolumeId};
 use crate::fuse::MountOptions;
 use crate::lifecycle::open::KeyInfo;
-use crate::store::Holder;
+use crate::store::{Holder, Store};
 use crate::sys::Protection;
 
 /// One volume.
@@ -80,6 +80,12 @@ pub struct SlotReport {
     pub key: String,
 }
 
+impl SlotReport {
+    pub(in crate::lifecycle) fn of(slot: &Slot) -> Self {
+        Self { id: slot.id, provider: slot.provider.clone(), key: slot.key.clone() }
+    }
+}
+
 /// The process that serves a volume.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DaemonReport {
@@ -99,6 +105,10 @@ pub struct DaemonReport {
     pub key_id: String,
     /// Slot in use; none for a transient key.
     pub key_slot: Option<u32>,
+    /// When that key was last proved to open the volume, seconds since 1970 UTC; none from a
+    /// daemon of an earlier release.
+    #[serde(default)]
+    pub key_proved_unix_s: Option<u64>,
     /// Whether its memory can't be swapped out.
     pub memory_locked: bool,
     /// Whether it leaves no core dump.
@@ -111,12 +121,7 @@ pub struct DaemonReport {
 
 /// Slots of a description as `status` shows them.
 pub fn slots(descriptor: &Descriptor) -> Vec<SlotReport> {
-    let report = |slot: &crate::format::Slot| SlotReport {
-        id: slot.id,
-        provider: slot.provider.clone(),
-        key: slot.key.clone(),
-    };
-    descriptor.slots.iter().map(report).collect()
+    descriptor.slots.iter().map(SlotReport::of).collect()
 }
 
 /// What a session's threads know together. Holds the volume weakly, so that the session's end
@@ -126,7 +131,7 @@ pub(in crate::lifecycle) struct Shared {
     volume: Weak<Volume>,
     descriptor: Descriptor,
     key: KeyInfo,
-    store: PathBuf,
+    store: Store,
     read_only: bool,
     cache_budget_bytes: u64,
     protection: Protection,
@@ -139,7 +144,7 @@ impl Shared {
         volume: &Arc<Volume>,
         descriptor: &Descriptor,
         key: KeyInfo,
-        store: &Path,
+        store: &Store,
         options: &MountOptions,
         protection: Protection,
     ) -> Self {
@@ -147,7 +152,7 @@ impl Shared {
             volume: Arc::downgrade(volume),
             descriptor: descriptor.clone(),
             key,
-            store: store.to_owned(),
+            store: store.clone(),
             read_only: options.read_only || volume.read_only(),
             cache_budget_bytes: volume.cache_budget() as u64,
             protection,
@@ -162,7 +167,7 @@ impl Shared {
     }
 
     pub(in crate::lifecycle) fn store(&self) -> &Path {
-        &self.store
+        self.store.path()
     }
 
     pub(in crate::lifecycle) fn volume_id(&self) -> VolumeId {
@@ -194,15 +199,20 @@ impl Shared {
             key_provider: self.key.provider.clone(),
             key_id: self.key.key_id.clone(),
             key_slot: self.key.slot,
+            key_proved_unix_s: Some(self.key.proved_unix_s),
             memory_locked: self.protection.no_swap,
             core_dumps_off: self.protection.no_core_files && self.protection.no_tracing,
             cache_budget_bytes: self.cache_budget_bytes,
             figures: volume.figures(),
         };
+        // Slots may have changed since it was mounted.
+        let now = self.store.read_descriptor().ok();
+        let now = now.filter(|now| now.volume_id == self.descriptor.volume_id);
+        let descriptor = now.as_ref().unwrap_or(&self.descriptor);
         Some(Report {
             mountpoints: self.mountpoints(),
             daemon: Some(daemon),
-            ..of_store(&self.store, &self.descriptor, State::Mounted)
+            ..of_store(self.store(), descriptor, State::Mounted)
         })
     }
 }

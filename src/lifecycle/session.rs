@@ -70,8 +70,8 @@ impl Session {
         protection: Protection,
         events: &Sender<E>,
     ) -> Result<Self, VerbError> {
-        let Opened { volume, descriptor, key, path, mut lock } = opened;
-        let shared = Arc::new(Shared::new(&volume, &descriptor, key, &path, options, protection));
+        let Opened { volume, descriptor, key, store, mut lock, .. } = opened;
+        let shared = Arc::new(Shared::new(&volume, &descriptor, key, &store, options, protection));
         let control = Control::start(&shared, events.clone())?;
         let mut mounted: Vec<Mounted> = Vec::new();
         for point in points {
