@@ -186,8 +186,8 @@ unreachable: mounted, but its daemon does not answer), mountpoints, created_unix
 epochs, slots (id, provider, key), holder (pid, host, mountpoints, socket, started_unix_s) if \
 another machine or a process that does not answer says that it writes the volume, and, if mounted, \
 daemon: pid, release, uptime_s, read_only, \
-durability, key_provider, key_id, key_slot, key_proved_unix_s, memory_locked, core_dumps_off, cache_budget_bytes, \
-figures.";
+durability, key_provider, key_id, key_slot, key_proved_unix_s, memory_locked, core_dumps_off, \
+cache_budget_bytes, figures.";
 
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_FIELDS)]

@@ -9,9 +9,9 @@
 //! | `transient` | no slot    |                    | nothing: it ends with the process       |
 //!
 //! Every wrapping is bound to the same encryption context, [`Context`]. Making a volume and opening
-//! one cost one KMS call each. A slot that is added later is made by `Encrypt`; one that changes from
-//! KMS key to KMS key by `ReEncrypt`. A slot is a claim by whoever wrote the store: a key that came out of
-//! one is proved only by the `mac` of `volume.json`.
+//! one cost one KMS call each. A slot that is added later is made by `Encrypt`, one that goes from
+//! KMS key to KMS key by `ReEncrypt`. A slot is a claim by whoever wrote the store: a key that came
+//! out of one is proved only by the `mac` of `volume.json`.
 //!
 //! Errors name no secret, and neither does the log: whatever the AWS SDK would log during a call is
 //! dropped, since it can be told to print answers in full.

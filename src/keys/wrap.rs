@@ -61,8 +61,8 @@ fn key_file(source: &KeySource) -> Result<(&'static str, String, Secret), KeyErr
 }
 
 /// The same slot under another KMS key, by one `ReEncrypt` call: the volume key does not leave
-/// KMS. `from` replaces the KMS key that the slot names. `None` where that is not possible, which
-/// is logged with the reason: one of the two is no KMS key, they are of two regions, or KMS refuses.
+/// KMS. `from` replaces the KMS key that the slot names. `None` where that is not possible: one of
+/// the two is no KMS key, or, which is logged, they are of two regions, or KMS refuses.
 ///
 /// # Errors
 /// KMS can't be asked at all, so that other calls would fail too.
@@ -89,9 +89,9 @@ pub fn re_encrypt(
             slot = slot.id,
             from = key,
             to = to.as_str(),
-            "no ReEncrypt by KMS, which allows it to those who have kms:ReEncryptFrom on the old \
-             key and kms:ReEncryptTo on the new one, both of one region: {found}. Unwraps and \
-             wraps instead"
+            "KMS does not ReEncrypt this key slot, which is now unwrapped and wrapped: {found}; \
+             it wants kms:ReEncryptFrom on the old key and kms:ReEncryptTo on the new one, both \
+             of one region"
         );
         Ok(None)
     };

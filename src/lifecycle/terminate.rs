@@ -146,8 +146,8 @@ fn destroy_keys(
     Ok((held, destroyed))
 }
 
-/// No wrapped key survives this, in no slot. On a full disk the marker comes after what it announces: destroying needs no room, and makes
-/// some.
+/// No wrapped key survives this, in whatever slot. On a full disk the marker comes after what it
+/// announces: destroying needs no room, and makes some.
 fn destroy_descriptor(store: &Store, volume_id: &str) -> Result<(), VerbError> {
     let is_file = store.descriptor_path().symlink_metadata().is_ok_and(|found| found.is_file());
     let lock = is_file.then(|| store.lock_descriptor(LockMode::Exclusive, DESCRIPTOR_WAIT));

@@ -3,8 +3,8 @@
 //! Whoever changes it holds flock(2) on the file itself, and only for that: the lock of the store
 //! belongs to whoever writes the volume, which may be a mount that serves for weeks. A change puts
 //! another file in the place of the one that was locked, so whoever waited looks whether the name
-//! still leads to what it locked, and begins anew if not. Readers take no lock: a file that has lost
-//! its name while it was read is read again by the name.
+//! still leads to what it locked, and begins anew if not. Readers take no lock: a file that has
+//! lost its name while it was read is read again by the name.
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use crate::format::descriptor::{self, DESCRIPTOR_LEN_MAX, Descriptor, DescriptorError};
 use crate::store::blob::{Blob, DiskBlob};
+use crate::store::change::SetAttr;
 use crate::store::layout::{DESCRIPTOR_NAME, Store, StoreError, regular};
 use crate::store::leave;
 use crate::store::lock::LockMode;
@@ -79,24 +80,34 @@ impl Store {
     /// # Errors
     /// The system's; the old file is untouched then.
     pub fn write_descriptor(&self, descriptor: &Descriptor) -> Result<(), StoreError> {
-        self.put_descriptor(descriptor, || Ok(()))
+        self.put_descriptor(descriptor, None)
     }
 
-    /// `ready` is asked when the new one is durable and the old one still in its place.
+    /// `old` is what it is to replace.
     fn put_descriptor(
         &self,
         descriptor: &Descriptor,
-        ready: impl FnOnce() -> Result<(), Errno>,
+        old: Option<&DescriptorLock>,
     ) -> Result<(), StoreError> {
-        let write = || -> Result<(), Errno> {
+        let replace = || -> Result<(), Errno> {
             let file = regular(self.dir().create(NEW_NAME.as_bytes(), 0o600, There::Cut)?)?;
             file.write_bytes(0, &descriptor.encode())?;
+            old.map_or(Ok(()), |old| old.own_alike(&file))?;
             file.sync(false)?;
-            ready()?;
-            self.dir().rename_plain(NEW_NAME, DESCRIPTOR_NAME)?;
-            self.dir().sync()
+            // Another node may not see this one's lock.
+            if !old.map_or(Ok(true), DescriptorLock::is_in_place)? {
+                return Err(Errno::BUSY);
+            }
+            self.dir().rename_plain(NEW_NAME, DESCRIPTOR_NAME)
         };
-        write().map_err(Self::sys(&self.descriptor_path(), UNWRITTEN))
+        let replaced =
+            replace().inspect_err(|_| match self.dir().unlink_object(NEW_NAME.as_bytes()) {
+                Err(Errno::NOENT) => {}
+                removed => leave(removed, NEW_NAME),
+            });
+        replaced
+            .and_then(|()| self.dir().sync())
+            .map_err(Self::sys(&self.descriptor_path(), UNWRITTEN))
     }
 
     /// Keeps everybody from changing `volume.json`, or with [`LockMode::Shared`] from changing it
@@ -168,9 +179,9 @@ impl DescriptorLock {
         self.store.decode(file)
     }
 
-    /// Puts `descriptor` in its place, durably: a crash leaves the old one or the new one. Then
-    /// zeros over the old one, so that what it wrapped is not left in freed blocks; not where it
-    /// has another name, which is somebody's copy.
+    /// Puts `descriptor` in its place, durably, for the same owner: a crash leaves the old one or
+    /// the new one. Then zeros over the old one, so that what it wrapped is not left in freed
+    /// blocks; not where it has another name, which is somebody's copy.
     ///
     /// # Errors
     /// A description that is too long, or the system's: the old one is in its place then, or if
@@ -180,11 +191,25 @@ impl DescriptorLock {
             let action = "can't hold so many slots, remove one";
             return Err(Store::sys(&self.store.descriptor_path(), action)(Errno::FBIG));
         }
-        // Another node may not see this one's lock.
-        let ready = || if self.is_in_place()? { Ok(()) } else { Err(Errno::BUSY) };
-        self.store.put_descriptor(descriptor, ready)?;
+        self.store.put_descriptor(descriptor, Some(&self))?;
         leave(self.wipe(), "what the old volume.json said, in freed blocks");
         Ok(())
+    }
+
+    /// Whoever changes keys for somebody else, as root, must not lock them out.
+    fn own_alike(&self, new: &DiskBlob) -> Result<(), Errno> {
+        let [old, own] = [&self.file, new].map(|file| {
+            let stat = rustix::fs::fstat(file)?;
+            let mode = Some(stat.st_mode & 0o777);
+            Ok(SetAttr {
+                mode,
+                uid: Some(stat.st_uid),
+                gid: Some(stat.st_gid),
+                ..Default::default()
+            })
+        });
+        let old = old?;
+        if own? == old { Ok(()) } else { old.apply_to(new) }
     }
 
     fn wipe(&self) -> Result<(), Errno> {

@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 
 const CHANGES: &str = "\
 Works beside mounts of the volume and rewrites no data. The volume key is opened by one of the \
-slots, key files before KMS, and the whole of volume.json is checked with it. What is made is opened \
-before it counts. Interrupted at any moment, it leaves the volume as it was or as it was to be, and \
-can be run again.";
+slots, key files before KMS, and the whole of volume.json is checked with it. What is made is \
+opened before it counts. Interrupted at any moment, it leaves the volume as it was or as it was to \
+be, and can be run again.";
 
 const STATUS_FIELDS: &str = "\
 Asks for no key: what volume.json says is not checked. With --json: one object with volume_id, \

@@ -18,8 +18,8 @@ pub struct Added {
     pub was_there: bool,
 }
 
-/// Adds a slot under `new`, which is opened before it counts. `key` replaces what the slots that are
-/// there say, as for `mount`.
+/// Adds a slot under `new`, which is opened before it counts. `key` replaces what the slots that
+/// are there say, as for `mount`.
 ///
 /// # Errors
 /// See [`VerbError`]; the volume is unchanged then.

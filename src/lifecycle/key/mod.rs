@@ -2,9 +2,9 @@
 //!
 //! A change holds the lock of `volume.json`, not that of the store, so that the volume may be
 //! mounted meanwhile: a mount has read the description when it opened the volume, and never writes
-//! it. A change opens the volume key by a slot, checks the whole description with it, proves what it
-//! made by opening that, and only then puts the new description in the place of the old one, in one
-//! step. Killed anywhere, it leaves the old description or the new one.
+//! it. A change opens the volume key by a slot, checks the whole description with it, proves what
+//! it made by opening that, and only then puts the new description in the place of the old one, in
+//! one step. Killed anywhere, it leaves the old description or the new one.
 
 mod add;
 mod remove;

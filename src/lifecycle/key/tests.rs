@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -280,6 +281,18 @@ fn what_the_old_description_wrapped_is_not_left_on_the_disk() {
     fs::hard_link(&path, lab.at("copy")).unwrap();
     rewrap(&lab.at("store"), &lab.key("three"), None, None).unwrap();
     assert!(fs::read_to_string(lab.at("copy")).unwrap().contains("\"slots\""));
+}
+
+/// Root changes keys for a user, whose the store is and stays.
+#[test]
+fn a_change_leaves_the_owner_and_the_mode() {
+    let lab = Lab::new();
+    let path = lab.at("store/volume.json");
+    std::os::unix::fs::chown(&path, Some(1234), Some(1235)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    lab.add("two").unwrap();
+    let stat = path.metadata().unwrap();
+    assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o7777), (1234, 1235, 0o640));
 }
 
 #[test]
