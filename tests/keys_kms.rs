@@ -401,7 +401,7 @@ fn the_key_is_in_memory_once_and_its_text_nowhere() {
         let text = calls.last().unwrap().input["Plaintext"].as_str().unwrap();
         let key = data_encoding::BASE64.decode(text.as_bytes()).unwrap();
         assert_eq!(times_in_memory(pid, &key), 1);
-        assert_eq!(times_in_memory(pid, text[..22].as_bytes()), 0);
+        assert_eq!(times_in_memory(pid, &text.as_bytes()[..22]), 0);
     };
     let then = Then::Wrap(format!("kms:{}", lab.moto.new_key()));
     lab.run_and_look(&Step { then, ..open }, look).passed();

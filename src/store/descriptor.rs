@@ -140,15 +140,16 @@ impl Store {
                         return Ok(lock);
                     }
                 }
-                Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(PAUSE),
-                Err(Errno::WOULDBLOCK) => {
-                    return Err(StoreError::Changing(self.path().to_owned()));
-                }
+                Err(Errno::INTR) => continue,
+                Err(Errno::WOULDBLOCK) => {}
                 Err(error) => {
                     return Err(Self::sys(&self.descriptor_path(), "can't lock it")(error));
                 }
             }
+            if Instant::now() >= until {
+                return Err(StoreError::Changing(self.path().to_owned()));
+            }
+            std::thread::sleep(PAUSE);
         }
     }
 }

@@ -283,6 +283,32 @@ fn what_the_old_description_wrapped_is_not_left_on_the_disk() {
     assert!(fs::read_to_string(lab.at("copy")).unwrap().contains("\"slots\""));
 }
 
+/// As by another node that does not see this one's lock.
+#[test]
+fn a_change_that_another_one_came_before_is_not_made() {
+    let lab = Lab::new();
+    let change = Change::of(&Store::open(&lab.at("store")).unwrap()).unwrap();
+    fs::copy(lab.at("store/volume.json"), lab.at("other")).unwrap();
+    fs::rename(lab.at("other"), lab.at("store/volume.json")).unwrap();
+    let error = add_to(change, &lab.key("two"), None).unwrap_err();
+    assert_eq!(error.exit_code(), 40, "{error}");
+    assert_eq!(lab.slots("store"), numbered(&[(1, "one")]));
+    assert!(!lab.at("store/volume.json.new").exists());
+}
+
+#[test]
+fn a_change_waits_for_another_one_only_so_long() {
+    let lab = Lab::new();
+    let store = Store::open(&lab.at("store")).unwrap();
+    let _change = Change::of(&store).unwrap();
+    for mode in [LockMode::Exclusive, LockMode::Shared] {
+        let error = store.lock_descriptor(mode, std::time::Duration::ZERO).unwrap_err();
+        assert!(matches!(error, StoreError::Changing(_)), "{error}");
+        assert_eq!(VerbError::from(error).exit_code(), 35);
+    }
+    store.read_descriptor().unwrap();
+}
+
 /// Root changes keys for a user, whose the store is and stays.
 #[test]
 fn a_change_leaves_the_owner_and_the_mode() {
