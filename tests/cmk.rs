@@ -352,6 +352,8 @@ fn a_mounted_volume_goes_from_key_to_key_under_load() {
         let status = lab.key_status();
         assert_eq!(status["slots"][0]["key"], json!(two), "not what it was mounted with");
         assert_eq!(status["daemons"][0]["key"], json!(one));
+        assert_eq!(status["slots"][0]["in_use"], json!(true));
+        assert_eq!(status["slots"][0]["last_used_unix_s"], json!(null), "not under this key");
         done.store(true, Ordering::Relaxed);
         writer.join().unwrap()
     });

@@ -24,24 +24,13 @@ pub fn wrap(
     context: &Context<'_>,
     id: u32,
 ) -> Result<Slot, KeyError> {
-    if let KeySource::Kms(key) = source {
-        source::check_kms_id(key)?;
-        let made = kms::encrypt(key, secret, context)?;
-        return Ok(kms_slot(id, made.arn, &made.bytes));
-    }
-    let (provider, key, kek) = key_file(source)?;
-    let wrapped = BASE64.encode(&wrap_secret(&kek, &context.canonical(), secret));
-    Ok(Slot { id, provider: provider.to_owned(), key, wrapped })
-}
-
-/// A slot under the KMS key `arn`.
-pub(super) fn kms_slot(id: u32, arn: String, wrapped: &[u8]) -> Slot {
-    Slot { id, provider: KMS.to_owned(), key: arn, wrapped: BASE64.encode(wrapped) }
-}
-
-/// Provider, recorded path and content of the key file that a source names.
-fn key_file(source: &KeySource) -> Result<(&'static str, String, Secret), KeyError> {
     let (provider, path, kek) = match source {
+        KeySource::Transient => return Err(KeyError::Transient),
+        KeySource::Kms(key) => {
+            source::check_kms_id(key)?;
+            let made = kms::encrypt(key, secret, context)?;
+            return Ok(kms_slot(id, made.arn, &made.bytes));
+        }
         KeySource::Local(path) => {
             let path = local::path(path.as_deref())?;
             let kek = local::read_or_make(&path)?;
@@ -52,12 +41,14 @@ fn key_file(source: &KeySource) -> Result<(&'static str, String, Secret), KeyErr
             let kek = file::read(&path)?;
             (FILE, path, kek)
         }
-        KeySource::Kms(_) | KeySource::Transient => {
-            let (found, reason) = (source.to_string(), "it wraps nothing, so it makes no slot");
-            return Err(KeyError::Source { found, reason: reason.to_owned() });
-        }
     };
-    Ok((provider, file::text(&path)?, kek))
+    let wrapped = BASE64.encode(&wrap_secret(&kek, &context.canonical(), secret));
+    Ok(Slot { id, provider: provider.to_owned(), key: file::text(&path)?, wrapped })
+}
+
+/// A slot under the KMS key `arn`.
+pub(super) fn kms_slot(id: u32, arn: String, wrapped: &[u8]) -> Slot {
+    Slot { id, provider: KMS.to_owned(), key: arn, wrapped: BASE64.encode(wrapped) }
 }
 
 /// The same slot under another KMS key, by one `ReEncrypt` call: the volume key does not leave
@@ -148,7 +139,7 @@ mod tests {
         let missing = KeySource::File(dir.path().join("c"));
         assert_eq!(wrap(&secret, &missing, &context, 1).unwrap_err().exit_code(), 20);
         let error = wrap(&secret, &KeySource::Transient, &context, 1).unwrap_err();
-        assert!(error.exit_code() == 20 && error.to_string().contains("no slot"), "{error}");
+        assert!(error.exit_code() == 20 && error.to_string().contains("kept nowhere"), "{error}");
     }
 
     #[test]

@@ -58,13 +58,21 @@ pub enum VerbError {
         "{0}: being terminated, nothing else can be done with it: run `cmkfs terminate {0}` again"
     )]
     Terminating(PathBuf),
-    /// No such key slot, or not told which of several.
-    #[error("{store}: no {wanted}; there are {found}; `cmkfs key status {store}` shows them")]
+    /// No such key slot.
+    #[error("{store}: no key slot {wanted}, only {found}")]
     NoKeySlot {
         /// The store.
         store: PathBuf,
-        /// What was wanted.
-        wanted: String,
+        /// The number that was wanted.
+        wanted: u32,
+        /// The slots that are there.
+        found: String,
+    },
+    /// Not told which of several key slots.
+    #[error("{store}: which of the key slots {found}? Name one by `--slot`")]
+    WhichKeySlot {
+        /// The store.
+        store: PathBuf,
         /// The slots that are there.
         found: String,
     },
@@ -261,7 +269,9 @@ impl VerbError {
             | Self::NewSlotUnproved { .. }
             | Self::TransientInit
             | Self::TransientOpen(_) => Exit::BadKeySource,
-            Self::NoKeySlot { .. } | Self::NoSlotNumber(_) => Exit::NoKeySlot,
+            Self::NoKeySlot { .. } | Self::WhichKeySlot { .. } | Self::NoSlotNumber(_) => {
+                Exit::NoKeySlot
+            }
             Self::LastKeySlot { .. } => Exit::LastKeySlot,
             Self::Untrusted { .. } => Exit::BadDescriptor,
             Self::AlreadyAVolume(_) => Exit::NotEmpty,

@@ -136,22 +136,20 @@ fn destroy_keys(
     if path.join(DESCRIPTOR_NAME).symlink_metadata().is_ok() {
         let store = Store::open(path)?;
         held = Some(lock(&store)?);
-        // Another terminate may have come this far meanwhile.
-        if let Ok(descriptor) = store.read_descriptor() {
-            destroyed = slots(&descriptor);
-        }
-        destroy_descriptor(&store, volume_id)?;
+        destroyed = destroy_descriptor(&store, volume_id)?;
     }
     sync_dir(path)?;
     Ok((held, destroyed))
 }
 
 /// No wrapped key survives this, in whatever slot. On a full disk the marker comes after what it
-/// announces: destroying needs no room, and makes some.
-fn destroy_descriptor(store: &Store, volume_id: &str) -> Result<(), VerbError> {
+/// announces: destroying needs no room, and makes some. Returns the slots that were there, none if
+/// another terminate had come this far.
+fn destroy_descriptor(store: &Store, volume_id: &str) -> Result<Vec<SlotReport>, VerbError> {
     let is_file = store.descriptor_path().symlink_metadata().is_ok_and(|found| found.is_file());
     let lock = is_file.then(|| store.lock_descriptor(LockMode::Exclusive, DESCRIPTOR_WAIT));
     let lock = lock.transpose()?;
+    let destroyed = lock.as_ref().and_then(|lock| lock.read().ok());
     let marked = match mark(store.path(), volume_id) {
         Err(VerbError::Local { error, .. }) if is_full(&error) => false,
         marked => marked.map(|()| true)?,
@@ -164,7 +162,7 @@ fn destroy_descriptor(store: &Store, volume_id: &str) -> Result<(), VerbError> {
     if !marked && let Err(error) = mark(store.path(), volume_id) {
         tracing::warn!("{error}");
     }
-    Ok(())
+    Ok(destroyed.map(|descriptor| slots(&descriptor)).unwrap_or_default())
 }
 
 fn mark(path: &Path, volume_id: &str) -> Result<(), VerbError> {
@@ -274,5 +272,5 @@ pub fn remove_store(path: &Path) -> Result<(), VerbError> {
 
 fn destroy_keys_under(store: &Store) -> Result<(), VerbError> {
     let id = store.read_descriptor()?.volume_id.to_string();
-    destroy_descriptor(store, &id)
+    destroy_descriptor(store, &id).map(drop)
 }

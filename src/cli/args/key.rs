@@ -12,10 +12,10 @@ be, and can be run again.";
 
 const STATUS_FIELDS: &str = "\
 Asks for no key: what volume.json says is not checked. With --json: one object with volume_id, \
-store, state (mounted, stopped or unreachable), epochs, slots, each with id, provider, key, in_use \
-(a mount here was opened by it) and last_used_unix_s (when a mount here last proved its key by it; \
-null: not known), and daemons (mounts here), each with pid, slot, provider, key (the one that it \
-used) and proved_unix_s.";
+store, state (mounted, stopped or unreachable), epochs, slots, each with id, provider, key, \
+in_use (a mount here was opened by it) and last_used_unix_s (when a mount here last proved its \
+key by it as it is; null: not known), and daemons (mounts here), each with pid, slot, provider, \
+key (the one that it used) and proved_unix_s.";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct KeyVerbArgs {

@@ -68,7 +68,7 @@ impl Change {
         let at = self.found.slots.iter().position(|found| found.id == slot);
         at.ok_or_else(|| VerbError::NoKeySlot {
             store: self.path.clone(),
-            wanted: format!("key slot {slot}"),
+            wanted: slot,
             found: self.slots(),
         })
     }

@@ -66,10 +66,8 @@ fn which(change: &Change, slot: Option<u32>) -> Result<usize, VerbError> {
         (Some(slot), _) => change.at(slot),
         (None, 1) => Ok(0),
         (None, 0) => Err(keys::KeyError::Gone.into()),
-        (None, _) => Err(VerbError::NoKeySlot {
-            store: change.path.clone(),
-            wanted: "one key slot that --slot names".to_owned(),
-            found: change.slots(),
-        }),
+        (None, _) => {
+            Err(VerbError::WhichKeySlot { store: change.path.clone(), found: change.slots() })
+        }
     }
 }

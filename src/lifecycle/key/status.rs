@@ -40,8 +40,8 @@ pub struct SlotStatus {
     pub key: String,
     /// Whether one of `daemons` opened the volume by this slot.
     pub in_use: bool,
-    /// When a daemon last proved its key by this slot, seconds since 1970 UTC; null if no daemon
-    /// knows.
+    /// When a daemon last proved its key by this slot as it is now, under this key, seconds since
+    /// 1970 UTC; null if no daemon knows.
     pub last_used_unix_s: Option<u64>,
 }
 
@@ -86,12 +86,13 @@ fn of(first: &Report, reports: &[Report]) -> KeyStatus {
         .collect();
     let slots = first.slots.iter().map(|slot| {
         let uses = || daemons.iter().filter(|daemon| daemon.slot == Some(slot.id));
+        let proved = uses().filter(|daemon| daemon.key == slot.key);
         SlotStatus {
             id: slot.id,
             provider: slot.provider.clone(),
             key: slot.key.clone(),
             in_use: uses().next().is_some(),
-            last_used_unix_s: uses().filter_map(|daemon| daemon.proved_unix_s).max(),
+            last_used_unix_s: proved.filter_map(|daemon| daemon.proved_unix_s).max(),
         }
     });
     KeyStatus {

@@ -15,6 +15,7 @@ use super::rewrap::rewrap_in;
 use super::*;
 use crate::format::BlockSize;
 use crate::lifecycle::init::{InitOptions, init};
+use crate::lifecycle::snapshot;
 use crate::lifecycle::terminate::{Confirm, terminate};
 use crate::object::copy_tree;
 use crate::store::{Op, Watch};
@@ -283,6 +284,22 @@ fn what_the_old_description_wrapped_is_not_left_on_the_disk() {
     assert!(fs::read_to_string(lab.at("copy")).unwrap().contains("\"slots\""));
 }
 
+/// It would have half a description otherwise, or zeros.
+#[test]
+fn a_snapshot_waits_for_a_change_of_the_keys() {
+    let lab = Lab::new();
+    let change = Change::of(&Store::open(&lab.at("store")).unwrap()).unwrap();
+    std::thread::scope(|scope| {
+        let taking = scope.spawn(|| snapshot::create(&lab.at("store"), &lab.at("target")));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(!taking.is_finished());
+        add_to(change, &lab.key("two"), None).unwrap();
+        taking.join().unwrap().unwrap();
+    });
+    snapshot::restore(&lab.at("target"), &lab.at("new"), None).unwrap();
+    assert_eq!(lab.slots("new"), numbered(&[(1, "one"), (2, "two")]));
+}
+
 /// As by another node that does not see this one's lock.
 #[test]
 fn a_change_that_another_one_came_before_is_not_made() {
@@ -334,8 +351,7 @@ fn no_change_brings_back_what_is_terminated() {
         let waiting = scope.spawn(|| Change::of(&store).map(drop));
         add_to(change, &lab.key("two"), None).unwrap();
         let destroyed = ending.join().unwrap().unwrap();
-        // It destroyed what the change had made, or that one came to its lock in between.
-        assert!(!destroyed.slots.is_empty());
+        assert_eq!(destroyed.slots.len(), 2, "also what the change has just made");
         if let Err(error) = waiting.join().unwrap() {
             assert!(matches!(error, VerbError::Store(StoreError::NotAStore(_))), "{error}");
         }
