@@ -37,6 +37,10 @@ pub const READ_BESIDE_WAIT: Duration = Duration::from_secs(6);
 /// The longest pause between two looks of that wait.
 pub const READ_BESIDE_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long a command waits for another that changes `volume.json`, which may have to ask KMS
+/// three times meanwhile.
+pub const DESCRIPTOR_WAIT: Duration = Duration::from_secs(90);
+
 /// How long a command waits for its daemon to serve. It has to cover a KMS call with its retries.
 pub const SERVE_WAIT: Duration = Duration::from_secs(120);
 
@@ -111,6 +115,7 @@ pub const CHECK_PROGRESS: Duration = Duration::from_millis(200);
 /// Processes that an error about a busy mount names.
 pub const BUSY_NAMED_MAX: usize = 8;
 
+const _: () = assert!(LOCK_WAIT.as_secs() < DESCRIPTOR_WAIT.as_secs());
 const _: () = assert!(LOCK_WAIT.as_secs() < SERVE_WAIT.as_secs());
 const _: () = assert!(LEASE_STALE < LEASE_RENEWALS);
 const _: () = assert!(

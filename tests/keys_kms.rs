@@ -13,7 +13,7 @@ use cmkfs::format::Slot;
 use rustix::net;
 use serde_json::{Value, json};
 
-use keys_lab::{Lab, Step, VOLUME, times_in_memory};
+use keys_lab::{Lab, Step, Then, VOLUME, times_in_memory};
 use support::proxy::Fault;
 
 #[test]
@@ -46,6 +46,61 @@ fn a_volume_is_made_with_one_call_and_opened_with_one() {
         "KeyId": lab.arn, "CiphertextBlob": slot.wrapped, "EncryptionContext": context,
     });
     assert_eq!(call.input, wanted);
+}
+
+#[test]
+fn a_slot_is_added_by_encrypt_and_goes_from_key_to_key_by_re_encrypt() {
+    let lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    let (id, other) = (lab.moto.new_key(), lab.moto.new_key());
+    let alias = format!("alias/cmkfs-{}", id.rsplit('/').next().unwrap());
+    lab.moto.kms("CreateAlias", &json!({ "AliasName": alias, "TargetKeyId": id }));
+    let context = json!({ "cmkfs:volume-id": VOLUME, "team": "vision" });
+
+    let wrapped = lab.change(&slot, Then::Wrap(format!("kms:{alias}")));
+    let added = wrapped.passed().slot.clone().unwrap();
+    assert_eq!((added.id, added.provider.as_str(), &added.key), (2, "kms", &id));
+    let [.., call] = &lab.proxy.calls()[..] else { panic!("no call") };
+    assert_eq!((call.operation.as_str(), &call.input["KeyId"]), ("Encrypt", &json!(alias)));
+    assert_eq!(call.input["EncryptionContext"], context);
+    assert_eq!(call.output["CiphertextBlob"], added.wrapped.as_str());
+    assert_eq!(lab.open(&added).passed().mark, wrapped.mark);
+
+    let before = lab.proxy.calls().len();
+    let changed = lab.change(&added, Then::ReEncrypt(format!("kms:{other}")));
+    let changed = changed.passed().slot.clone().unwrap();
+    assert_eq!((changed.id, &changed.key), (2, &other));
+    let [call] = &lab.proxy.calls()[before..] else { panic!("one call") };
+    let wanted = json!({
+        "SourceKeyId": id, "DestinationKeyId": other, "CiphertextBlob": added.wrapped,
+        "SourceEncryptionContext": context, "DestinationEncryptionContext": context,
+    });
+    assert_eq!((call.operation.as_str(), &call.input), ("ReEncrypt", &wanted));
+    assert_eq!(lab.open(&changed).passed().mark, wrapped.mark);
+}
+
+/// What KMS answers leaves another way; what the way to KMS answers leaves none.
+#[test]
+fn re_encrypt_that_is_refused_is_told_and_one_that_is_not_reached_fails() {
+    let lab = Lab::new();
+    let slot = lab.made().slot.unwrap();
+    let to = || Then::ReEncrypt(format!("kms:{}", lab.moto.new_key()));
+    for (code, said) in [
+        ("AccessDeniedException", "no kms:ReEncryptFrom"),
+        ("DisabledException", "off"),
+        ("NotFoundException", "Invalid keyId"),
+        ("UnsupportedOperationException", "not here"),
+    ] {
+        lab.proxy.fault("ReEncrypt", Fault::error(code, said));
+        let outcome = lab.change(&slot, to());
+        assert!(outcome.passed().slot.is_none());
+        let told = outcome.log.contains(said) && outcome.log.contains("kms:ReEncryptTo");
+        assert!(told, "{}", outcome.log);
+    }
+    lab.proxy.fault("ReEncrypt", Fault::Reset);
+    lab.change(&slot, to()).failed(26, &["kms:ReEncrypt"]);
+    lab.proxy.fault("ReEncrypt", Fault::error("ExpiredTokenException", "expired"));
+    lab.change(&slot, to()).failed(27, &["expired"]);
 }
 
 /// Aliases move; the slot must go on naming the key.
@@ -299,9 +354,14 @@ fn no_log_holds_a_key_even_if_the_sdk_is_told_to_print_it() {
     lab.env.insert("RUST_LOG", "trace".to_owned());
     let made = lab.made();
     let opened = lab.open(made.slot.as_ref().unwrap());
-    for (outcome, call) in [made, opened].iter().zip(lab.proxy.calls()) {
-        let log = &outcome.passed().log;
-        let text = call.output["Plaintext"].as_str().unwrap();
+    let wrapped =
+        lab.change(made.slot.as_ref().unwrap(), Then::Wrap(format!("kms:{}", lab.moto.new_key())));
+    let calls = lab.proxy.calls();
+    let last = calls.last().unwrap();
+    assert_eq!(last.input["Plaintext"], calls[1].output["Plaintext"], "what is looked for");
+    for (outcome, call) in [(made, 0), (opened, 1), (wrapped, 3)] {
+        let (log, call) = (&outcome.passed().log, &calls[call]);
+        let text = calls[0].output["Plaintext"].as_str().unwrap();
         let bytes = data_encoding::BASE64.decode(text.as_bytes()).unwrap();
         let listed = format!("{:?}", &bytes[..8]);
         for form in [text, &data_encoding::HEXLOWER.encode(&bytes), listed.trim_matches(['[', ']'])]
@@ -322,6 +382,7 @@ fn the_key_is_in_memory_once_and_its_text_nowhere() {
         pairs: lab.pairs.clone(),
         source: Some(format!("kms:{}", lab.arn)),
         slots: None,
+        then: Then::Open,
     };
     let look = |pid| {
         let calls = lab.proxy.calls();
@@ -333,7 +394,17 @@ fn the_key_is_in_memory_once_and_its_text_nowhere() {
         }
     };
     let made = lab.run_and_look(&create, look);
-    lab.run_and_look(&lab.opening(made.passed().slot.as_ref().unwrap()), look).passed();
+    let open = lab.opening(made.passed().slot.as_ref().unwrap());
+    lab.run_and_look(&open, look).passed();
+    let look = |pid| {
+        let calls = lab.proxy.calls();
+        let text = calls.last().unwrap().input["Plaintext"].as_str().unwrap();
+        let key = data_encoding::BASE64.decode(text.as_bytes()).unwrap();
+        assert_eq!(times_in_memory(pid, &key), 1);
+        assert_eq!(times_in_memory(pid, &text.as_bytes()[..22]), 0);
+    };
+    let then = Then::Wrap(format!("kms:{}", lab.moto.new_key()));
+    lab.run_and_look(&Step { then, ..open }, look).passed();
 }
 
 /// One slot under a key file and one under KMS: KMS is not asked as long as the file is there.

@@ -366,21 +366,54 @@ fn terminate_goes_on_where_it_was_interrupted() {
 fn terminate_destroys_the_wrapped_keys_first() {
     let desk = Desk::new();
     desk.volume();
+    desk.ok("key add store --new local:second");
     let wrapped = fs::read(desk.at("store/volume.json")).unwrap();
-    let before = fs::File::open(desk.at("store/volume.json")).unwrap();
+    // As a change of the keys leaves it that was killed.
+    fs::write(desk.at("store/volume.json.new"), &wrapped).unwrap();
+    let names = ["volume.json", "volume.json.new"].map(|name| desk.at("store").join(name));
+    let before = names.each_ref().map(|path| fs::File::open(path).unwrap());
     // The tree can't be removed: a mount holds a directory in it.
     let held = desk.dir("store/tree/held");
     let mut tmpfs = Command::new("mount");
     assert!(tmpfs.args(["-t", "tmpfs", "none"]).arg(&held).status().unwrap().success());
     let output = desk.command("terminate store --yes").output().unwrap();
     judge("terminate", &output, 1, &["held"]);
-    assert!(!desk.at("store/volume.json").exists());
-    let mut now = Vec::new();
-    (&before).read_to_end(&mut now).unwrap();
-    assert_eq!(now, vec![0; wrapped.len()]);
+    for (path, mut file) in names.iter().zip(&before) {
+        assert!(!path.exists());
+        let mut now = Vec::new();
+        file.read_to_end(&mut now).unwrap();
+        assert_eq!(now, vec![0; wrapped.len()]);
+    }
     assert!(Command::new("umount").arg(&held).status().unwrap().success());
     desk.ok("terminate store --yes");
     assert!(!desk.at("store").exists());
+}
+
+#[test]
+fn keys_of_a_store_that_its_mount_hides_are_shown_and_not_changed() {
+    let desk = Desk::new();
+    desk.dir("over");
+    desk.ok("init over/store");
+    desk.ok("mount over/store over -o nonempty");
+    let shown = desk.ok("key status over");
+    assert!(shown.contains("by key slot 1") && shown.contains("local.key"), "{shown}");
+    desk.refused("key remove over 1", 35, &["hidden", "unmount"]);
+    desk.ok("umount over");
+    desk.refused("key remove over/store 1", 16, &["only one"]);
+}
+
+/// Whoever can write to the store may have put it there.
+#[test]
+fn terminate_does_not_write_where_a_link_leads() {
+    let desk = Desk::new();
+    desk.volume();
+    fs::rename(desk.at("store/volume.json"), desk.at("kept")).unwrap();
+    std::os::unix::fs::symlink("../kept", desk.at("store/volume.json")).unwrap();
+    let before = fs::read(desk.at("kept")).unwrap();
+    fs::write(desk.at("store/terminating.cmkfs"), "id\n").unwrap();
+    desk.ok("terminate store --yes");
+    assert!(!desk.at("store").exists());
+    assert_eq!(fs::read(desk.at("kept")).unwrap(), before);
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! Verbs and flags.
 
+mod key;
+
 use std::ffi::OsString;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+
+pub(in crate::cli) use key::{KeyVerb, KeyVerbArgs, OpenedBy};
 
 use crate::cli::options::MountWords;
 use crate::cli::tuning::{TuningArgs, threads};
@@ -68,6 +72,8 @@ pub(in crate::cli) enum Verb {
     Stop(StopArgs),
     /// Copy the ciphertext of a volume to a directory, and back
     Snapshot(SnapshotArgs),
+    /// Show and change what opens a volume, without touching its data
+    Key(KeyVerbArgs),
     /// Destroy a volume: its wrapped keys first, then snapshots, then the store
     Terminate(TerminateArgs),
 }
@@ -166,9 +172,8 @@ unreachable: mounted, but its daemon does not answer), mountpoints, created_unix
 epochs, slots (id, provider, key), holder (pid, host, mountpoints, socket, started_unix_s) if \
 another machine or a process that does not answer says that it writes the volume, and, if mounted, \
 daemon: pid, release, uptime_s, read_only, \
-durability, key_provider, key_id, key_slot, key_state (held, unproved or locked), key_proved_s, \
-key_reason, memory_locked, core_dumps_off, cache_budget_bytes, \
-figures.";
+durability, key_provider, key_id, key_slot, key_state (held, unproved or locked), key_reason, \
+key_proved_unix_s, memory_locked, core_dumps_off, cache_budget_bytes, figures.";
 
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_FIELDS)]
@@ -417,9 +422,22 @@ mod tests {
             .filter(|verb| !verb.is_hide_set())
             .map(|verb| verb.get_name().to_owned())
             .collect();
-        let wanted =
-            "init mount umount status ls cat get put run lock unlock check stop snapshot terminate";
+        let wanted = "init mount umount status ls cat get put run lock unlock check stop snapshot key terminate";
         assert_eq!(verbs.join(" "), wanted);
+    }
+
+    #[test]
+    fn only_the_verbs_of_key_that_exist_are_there() {
+        let all = Arguments::command();
+        let key = all.find_subcommand("key").unwrap();
+        let verbs: Vec<&str> = key.get_subcommands().map(|verb| verb.get_name()).collect();
+        assert_eq!(verbs.join(" "), "status add remove rewrap");
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("cmkfs key add store --new kms:alias/x --key local").is_ok());
+        assert!(parse("cmkfs key rewrap store --to kms:alias/x --slot 2").is_ok());
+        for bad in ["key", "key add store", "key remove store", "key remove store x"] {
+            assert!(parse(&format!("cmkfs {bad}")).is_err(), "{bad}");
+        }
     }
 
     #[test]

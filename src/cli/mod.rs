@@ -10,6 +10,7 @@
 //! | `run`     | `run`                                              |
 //! | `check`   | `check`                                            |
 //! | `tuning`  | flags of how an open volume behaves                |
+//! | `key`     | `key status`, `add`, `remove`, `rewrap`            |
 //! | `fail`    | how an error becomes a message and an exit code    |
 //! | `show`    | standard output, and tables                        |
 
@@ -17,6 +18,7 @@ mod args;
 mod check;
 mod fail;
 mod files;
+mod key;
 mod mount;
 mod options;
 mod run;
@@ -77,6 +79,7 @@ fn act(arguments: Arguments) -> Result<u8, Fail> {
         Verb::Check(wanted) => return check::check(&wanted),
         Verb::Stop(stop) => volume::stop(&stop),
         Verb::Snapshot(wanted) => volume::snapshot(&wanted.verb),
+        Verb::Key(wanted) => key::key(&wanted.verb),
         Verb::Terminate(wanted) => volume::terminate(&wanted),
     }
     .map(|()| Exit::Ok.code())

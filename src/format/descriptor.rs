@@ -77,7 +77,7 @@ pub struct EpochKey {
 pub struct Features {
     /// A reader that does not know one of these must refuse the volume.
     pub required: Vec<String>,
-    /// A reader may ignore these.
+    /// A reader may ignore these. One is written here: see [`Descriptor::last_slot`].
     pub optional: Vec<String>,
 }
 
@@ -103,8 +103,14 @@ pub enum DescriptorError {
     Value(String),
 }
 
-/// Features that this release knows.
+/// Features that this release knows and a reader must.
 const KNOWN_FEATURES: &[&str] = &[];
+/// Begins the optional feature that keeps the number of the last slot; the number follows.
+const LAST_SLOT: &str = "last-slot-";
+
+fn last_slot_of(feature: &str) -> Option<u32> {
+    feature.strip_prefix(LAST_SLOT)?.parse().ok()
+}
 
 /// Reads format and version before anything else, so that a later release's fields are no
 /// puzzle. What it returns is a claim until [`Descriptor::mac`] has been checked.
@@ -156,6 +162,24 @@ impl Descriptor {
         serde_json::to_vec(&object).expect("plain data has a JSON form")
     }
 
+    /// The highest number that a slot has or had: `last-slot-N` of the optional features where
+    /// that slot was removed. 0 for a volume that never had one.
+    pub fn last_slot(&self) -> u32 {
+        let kept = self.features.optional.iter().filter_map(|feature| last_slot_of(feature));
+        self.slots.iter().map(|slot| slot.id).chain(kept).max().unwrap_or(0)
+    }
+
+    /// Replaces the slots, so that no number of a removed one is given out again.
+    pub fn set_slots(&mut self, slots: Vec<Slot>) {
+        let highest = slots.iter().map(|slot| slot.id).max().unwrap_or(0);
+        let last = self.last_slot().max(highest);
+        self.slots = slots;
+        self.features.optional.retain(|feature| last_slot_of(feature).is_none());
+        if last > highest {
+            self.features.optional.push(format!("{LAST_SLOT}{last}"));
+        }
+    }
+
     /// Block size of new files.
     pub fn block_size(&self) -> BlockSize {
         BlockSize::from_bytes(self.block_size).expect("checked when read and when made")
@@ -198,6 +222,25 @@ mod tests {
         );
         let found = String::from_utf8(sample().canonical()).unwrap();
         assert_eq!(found, wanted.replace('@', "\u{e9}"));
+    }
+
+    #[test]
+    fn numbers_of_slots_are_never_given_out_again() {
+        let slot = |id| Slot { id, provider: "local".into(), key: "/k".into(), wrapped: "".into() };
+        let mut volume = sample();
+        volume.features.optional = vec!["other".into(), "last-slot-x".into()];
+        assert_eq!(volume.last_slot(), 0);
+        volume.set_slots(vec![slot(1), slot(2), slot(3)]);
+        assert_eq!(volume.features.optional, ["other", "last-slot-x"], "the slots tell it");
+        volume.set_slots(vec![slot(1), slot(2)]);
+        assert_eq!(volume.features.optional, ["other", "last-slot-x", "last-slot-3"]);
+        assert_eq!(decode(&volume.encode()).unwrap().last_slot(), 3);
+        volume.set_slots(vec![slot(2)]);
+        assert_eq!(volume.last_slot(), 3);
+        volume.set_slots(vec![slot(2), slot(4)]);
+        assert_eq!((volume.last_slot(), volume.features.optional.len()), (4, 2));
+        volume.features.optional.push(format!("{LAST_SLOT}{}", u32::MAX));
+        assert_eq!(volume.last_slot(), u32::MAX);
     }
 
     #[test]

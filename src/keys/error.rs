@@ -39,8 +39,8 @@ pub enum KeyError {
     NoHome,
     /// A volume without slots.
     #[error(
-        "the volume has no key slot: its key was transient, lived in the memory of the process \
-         that made the volume, and is gone; make a new volume"
+        "the volume has no key slot: its key is transient, in the memory of the process that made \
+         the volume and nowhere else, and gone with it; make a new volume"
     )]
     Gone,
     /// The named source has no slot.
@@ -53,6 +53,12 @@ pub enum KeyError {
         /// Providers and keys of the slots that are there.
         found: String,
     },
+    /// A slot was wanted of what wraps nothing.
+    #[error(
+        "a transient key is kept nowhere, so there is no key slot for it; wanted kms:ID, \
+         local[:FILE] or file:FILE"
+    )]
+    Transient,
     /// A slot of a later release.
     #[error(
         "key slot {slot} has provider {provider:?}, which this release does not know: use a \
@@ -95,7 +101,11 @@ impl KeyError {
             Self::Context(_) => 2,
             Self::Provider { .. } => 13,
             Self::Slot { .. } => 14,
-            Self::Source { .. } | Self::KeyFile { .. } | Self::NoHome | Self::NoSlot { .. } => 20,
+            Self::Source { .. }
+            | Self::KeyFile { .. }
+            | Self::NoHome
+            | Self::NoSlot { .. }
+            | Self::Transient => 20,
             Self::Gone | Self::WrongKey { .. } => 21,
             Self::Kms(error) => error.failure.exit_code(),
         }
@@ -114,6 +124,7 @@ impl KeyError {
             | Self::Context(_)
             | Self::NoHome
             | Self::Gone
+            | Self::Transient
             | Self::NoSlot { .. } => 0,
         }
     }

@@ -1,5 +1,7 @@
-//! The two KMS calls: `GenerateDataKey` when a volume is made, `Decrypt` when one is opened.
+//! The KMS calls: `GenerateDataKey` when a volume is made, `Decrypt` when one is opened, `Encrypt`
+//! and `ReEncrypt` when its keys are changed, and `DescribeKey` to tell why one of them was denied.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -11,18 +13,22 @@ use aws_sdk_kms::config::timeout::TimeoutConfig;
 use aws_sdk_kms::config::{ConfigBag, Intercept, ProvideCredentials, Region, RuntimeComponents};
 use aws_sdk_kms::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
-use aws_sdk_kms::types::DataKeySpec;
+use aws_sdk_kms::types::{DataKeySpec, KeyManagerType};
 
 use crate::cipher::Secret;
 use crate::keys::context::Context;
 use crate::keys::error::KeyError;
 use crate::keys::kms_error::{KmsError, KmsFailure, causes, classify};
 use crate::keys::policy::{self, Scope};
-use crate::keys::source::Arn;
+use crate::keys::source::{self, Arn};
 use crate::sys::scrubbing;
 
 const GENERATE_DATA_KEY: &str = "kms:GenerateDataKey";
 const DECRYPT: &str = "kms:Decrypt";
+const ENCRYPT: &str = "kms:Encrypt";
+/// As CloudTrail has it. Policies know its two halves.
+const RE_ENCRYPT: &str = "kms:ReEncrypt";
+const DESCRIBE_KEY: &str = "kms:DescribeKey";
 
 /// How long a call may take. Answers come within milliseconds; the rest is for retries.
 #[derive(Clone, Copy, Debug)]
@@ -46,19 +52,21 @@ const LIMITS: Limits = Limits {
 /// The SDK's own number: the first, and two retries of what may pass.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// A new volume key, as KMS made it.
-pub(super) struct DataKey {
-    /// The key.
-    pub(super) secret: Secret,
-    /// The same, wrapped by KMS; opaque.
-    pub(super) wrapped: Vec<u8>,
+/// A volume key as KMS wrapped it.
+pub(super) struct Wrapped {
+    /// Opaque.
+    pub(super) bytes: Vec<u8>,
     /// ARN of the KMS key, also where an alias was named: an alias may move.
     pub(super) arn: String,
 }
 
-/// One `GenerateDataKey` under the KMS key `id`.
-pub(super) fn generate_data_key(id: &str, context: &Context<'_>) -> Result<DataKey, KeyError> {
-    Call::new(GENERATE_DATA_KEY, id, context, LIMITS).run(async |call, client| {
+/// One `GenerateDataKey` under the KMS key `id`: a new volume key.
+pub(super) fn generate_data_key(
+    id: &str,
+    context: &Context<'_>,
+) -> Result<(Secret, Wrapped), KeyError> {
+    let call = Call::new(GENERATE_DATA_KEY, id, context, LIMITS);
+    let made = call.run(async |call, client| {
         let request = client
             .generate_data_key()
             .key_id(id)
@@ -66,11 +74,70 @@ pub(super) fn generate_data_key(id: &str, context: &Context<'_>) -> Result<DataK
             .set_encryption_context(Some(context.all().into_iter().collect()));
         let mut answer = request.send().await.map_err(|error| call.failed(&error))?;
         let secret = call.secret(answer.plaintext.take())?;
-        let wrapped = answer.ciphertext_blob.take().map(Blob::into_inner);
-        let wrapped = wrapped.ok_or_else(|| call.odd("an answer without a ciphertext"))?;
-        let arn = answer.key_id.take().filter(|arn| Arn::parse(arn).is_some());
-        let arn = arn.ok_or_else(|| call.odd("an answer without the ARN of the key"))?;
-        Ok(DataKey { secret, wrapped, arn })
+        let wrapped = call.wrapped(answer.ciphertext_blob.take(), answer.key_id.take())?;
+        Ok((secret, wrapped))
+    });
+    made.map_err(|error| told_if_managed(error, id, context))
+}
+
+/// One `Encrypt` of a volume key under the KMS key `id`.
+pub(super) fn encrypt(
+    id: &str,
+    secret: &Secret,
+    context: &Context<'_>,
+) -> Result<Wrapped, KeyError> {
+    let made = Call::new(ENCRYPT, id, context, LIMITS).run(async |call, client| {
+        let request = client
+            .encrypt()
+            .key_id(id)
+            .plaintext(Blob::new(secret.expose().to_vec()))
+            .set_encryption_context(Some(context.all().into_iter().collect()));
+        let mut answer = request.send().await.map_err(|error| call.failed(&error))?;
+        call.wrapped(answer.ciphertext_blob.take(), answer.key_id.take())
+    });
+    made.map_err(|error| told_if_managed(error, id, context))
+}
+
+/// One `ReEncrypt` of a wrapped volume key from the KMS key `from` to the KMS key `id`.
+pub(super) fn re_encrypt(
+    from: &str,
+    id: &str,
+    wrapped: Vec<u8>,
+    context: &Context<'_>,
+) -> Result<Wrapped, KeyError> {
+    let call = Call { from: Some(from), ..Call::new(RE_ENCRYPT, id, context, LIMITS) };
+    call.run(async |call, client| {
+        let pairs: HashMap<String, String> = context.all().into_iter().collect();
+        let request = client
+            .re_encrypt()
+            .source_key_id(from)
+            .destination_key_id(id)
+            .ciphertext_blob(Blob::new(wrapped))
+            .set_source_encryption_context(Some(pairs.clone()))
+            .set_destination_encryption_context(Some(pairs));
+        let mut answer = request.send().await.map_err(|error| call.failed(&error))?;
+        call.wrapped(answer.ciphertext_blob.take(), answer.key_id.take())
+    })
+}
+
+/// The error of a call that was to wrap; where it was denied because AWS manages the key, that one
+/// instead, since no policy can be changed then. A key that is named by its id does not show it, so
+/// KMS is asked once, if it may be.
+fn told_if_managed(error: KeyError, id: &str, context: &Context<'_>) -> KeyError {
+    let denied = matches!(&error, KeyError::Kms(kms) if kms.failure == KmsFailure::Denied);
+    if denied && is_managed(id, context).unwrap_or(false) {
+        return source::managed(id);
+    }
+    error
+}
+
+/// Whether AWS manages the KMS key `id`, by one `DescribeKey`.
+fn is_managed(id: &str, context: &Context<'_>) -> Result<bool, KeyError> {
+    Call::new(DESCRIBE_KEY, id, context, LIMITS).run(async |call, client| {
+        let answer = client.describe_key().key_id(id).send().await;
+        let answer = answer.map_err(|error| call.failed(&error))?;
+        let manager = answer.key_metadata.as_ref().and_then(|found| found.key_manager());
+        Ok(manager == Some(&KeyManagerType::Aws))
     })
 }
 
@@ -102,6 +169,8 @@ pub(super) fn decrypt(
 struct Call<'a> {
     action: &'static str,
     key: &'a str,
+    /// The other key, which wrapped before.
+    from: Option<&'a str>,
     context: &'a Context<'a>,
     limits: Limits,
     /// Where the request went, known once it goes.
@@ -110,7 +179,7 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn new(action: &'static str, key: &'a str, context: &'a Context<'a>, limits: Limits) -> Self {
-        Self { action, key, context, limits, endpoint: Arc::default() }
+        Self { action, key, from: None, context, limits, endpoint: Arc::default() }
     }
 
     /// Connects, does `work`, logs that it was done. In a thread and a runtime of its own, so that
@@ -145,7 +214,8 @@ impl<'a> Call<'a> {
         });
         let endpoint = self.endpoint.get().map_or("none", String::as_str);
         let (elapsed_ms, passed) = (start.elapsed().as_millis(), result.is_ok());
-        tracing::info!(action = self.action, key = self.key, endpoint, elapsed_ms, passed, "KMS");
+        let (action, key, from) = (self.action, self.key, self.from);
+        tracing::info!(action, key, from, endpoint, elapsed_ms, passed, "KMS");
         Ok(result?)
     }
 
@@ -196,6 +266,13 @@ impl<'a> Call<'a> {
             .ok_or_else(|| self.odd(&format!("a key of {length} bytes, wanted 32")))
     }
 
+    fn wrapped(&self, bytes: Option<Blob>, arn: Option<String>) -> Result<Wrapped, KmsError> {
+        let bytes = bytes.ok_or_else(|| self.odd("an answer without a ciphertext"))?.into_inner();
+        let arn = arn.filter(|arn| Arn::parse(arn).is_some());
+        let arn = arn.ok_or_else(|| self.odd("an answer without the ARN of the key"))?;
+        Ok(Wrapped { bytes, arn })
+    }
+
     fn failed<E>(&self, error: &SdkError<E>) -> KmsError
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -210,11 +287,11 @@ impl<'a> Call<'a> {
 
     fn error(&self, failure: KmsFailure, found: String) -> KmsError {
         let statement = (failure == KmsFailure::Denied).then(|| {
-            let making = self.action == GENERATE_DATA_KEY;
-            let (actions, scope) = if making {
-                (&[GENERATE_DATA_KEY, DECRYPT][..], Scope::AnyVolume)
-            } else {
-                (&[DECRYPT][..], Scope::ThisVolume)
+            // Who wraps has to unwrap later.
+            let (actions, scope) = match self.action {
+                GENERATE_DATA_KEY => (&[GENERATE_DATA_KEY, DECRYPT][..], Scope::AnyVolume),
+                ENCRYPT => (&[ENCRYPT, DECRYPT][..], Scope::ThisVolume),
+                _ => (&[DECRYPT][..], Scope::ThisVolume),
             };
             policy::statement(actions, &found, &self.context.all(), scope)
         });

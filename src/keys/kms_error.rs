@@ -97,8 +97,8 @@ impl KmsFailure {
             Self::Denied => "wanted a policy that allows it",
             Self::Unusable => {
                 "wanted an enabled symmetric key of usage ENCRYPT_DECRYPT: enable it or cancel \
-                 its deletion (aws kms enable-key, cancel-key-deletion); only a new volume can \
-                 take another key"
+                 its deletion (aws kms enable-key, cancel-key-deletion), or open the volume by \
+                 another of its key slots"
             }
             Self::Mismatch => {
                 "wanted the wrapped key and the encryption context as they were at init: \

@@ -9,8 +9,9 @@
 //! | `transient` | no slot    |                    | nothing: it ends with the process       |
 //!
 //! Every wrapping is bound to the same encryption context, [`Context`]. Making a volume and opening
-//! one cost one KMS call each. A slot is a claim by whoever wrote the store: a key that came out of
-//! one is proved only by the `mac` of `volume.json`.
+//! one cost one KMS call each. A slot that is added later is made by `Encrypt`, one that goes from
+//! KMS key to KMS key by `ReEncrypt`. A slot is a claim by whoever wrote the store: a key that came
+//! out of one is proved only by the `mac` of `volume.json`.
 //!
 //! Errors name no secret, and neither does the log: whatever the AWS SDK would log during a call is
 //! dropped, since it can be told to print answers in full.
@@ -24,16 +25,16 @@ mod local;
 mod open;
 mod policy;
 mod source;
+mod wrap;
 
 pub use context::{CONTEXT_BYTES_MAX, CONTEXT_PAIRS_MAX, Context, VOLUME_ID, check_user_pairs};
 pub use error::KeyError;
 pub use kms_error::{KmsError, KmsFailure};
 pub use open::{Opened, open};
 pub use source::{KMS, KeySource};
+pub use wrap::{re_encrypt, wrap};
 
-use data_encoding::BASE64;
-
-use crate::cipher::{Secret, wrap_secret};
+use crate::cipher::Secret;
 use crate::format::Slot;
 
 /// Number of the slot that [`create`] returns.
@@ -52,29 +53,17 @@ pub fn create(
     context: &Context<'_>,
 ) -> Result<(Secret, Option<Slot>), KeyError> {
     check_user_pairs(context.pairs)?;
-    let (provider, path, kek) = match source {
-        KeySource::Transient => return Ok((Secret::random(), None)),
+    match source {
+        KeySource::Transient => Ok((Secret::random(), None)),
         KeySource::Kms(id) => {
             source::check_kms_id(id)?;
-            let made = kms::generate_data_key(id, context)?;
-            let wrapped = BASE64.encode(&made.wrapped);
-            let slot =
-                Slot { id: FIRST_SLOT, provider: source::KMS.to_owned(), key: made.arn, wrapped };
-            return Ok((made.secret, Some(slot)));
+            let (secret, made) = kms::generate_data_key(id, context)?;
+            Ok((secret, Some(wrap::kms_slot(FIRST_SLOT, made.arn, &made.bytes))))
         }
-        KeySource::Local(path) => {
-            let path = local::path(path.as_deref())?;
-            let kek = local::read_or_make(&path)?;
-            (source::LOCAL, path, kek)
+        KeySource::Local(_) | KeySource::File(_) => {
+            let secret = Secret::random();
+            let slot = wrap(&secret, source, context, FIRST_SLOT)?;
+            Ok((secret, Some(slot)))
         }
-        KeySource::File(path) => {
-            let path = file::absolute(path)?;
-            let kek = file::read(&path)?;
-            (source::FILE, path, kek)
-        }
-    };
-    let key = file::text(&path)?;
-    let secret = Secret::random();
-    let wrapped = BASE64.encode(&wrap_secret(&kek, &context.canonical(), &secret));
-    Ok((secret, Some(Slot { id: FIRST_SLOT, provider: provider.to_owned(), key, wrapped })))
+    }
 }

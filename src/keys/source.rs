@@ -91,12 +91,18 @@ pub(super) fn check_kms_id(id: &str) -> Result<(), KeyError> {
         Some(arn) => arn.resource,
     };
     if name.starts_with("alias/aws/") {
-        return refuse(
-            "that is an AWS managed key, which only AWS services can use, on your behalf, and \
-             whose policy nobody can change: make a customer managed key and an alias for it",
-        );
+        return Err(managed(id));
     }
     Ok(())
+}
+
+/// Why the KMS key `id` can't wrap a volume key: AWS manages it.
+pub(super) fn managed(id: &str) -> KeyError {
+    refused(
+        &format!("kms:{id}"),
+        "that is an AWS managed key, which only AWS services can use, on your behalf, and whose \
+         policy nobody can change: make a customer managed key and an alias for it",
+    )
 }
 
 /// The parts of a KMS key's or alias's ARN that matter here.

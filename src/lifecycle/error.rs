@@ -58,6 +58,64 @@ pub enum VerbError {
         "{0}: being terminated, nothing else can be done with it: run `cmkfs terminate {0}` again"
     )]
     Terminating(PathBuf),
+    /// No such key slot.
+    #[error("{store}: no key slot {wanted}, only {found}")]
+    NoKeySlot {
+        /// The store.
+        store: PathBuf,
+        /// The number that was wanted.
+        wanted: u32,
+        /// The slots that are there.
+        found: String,
+    },
+    /// Not told which of several key slots.
+    #[error("{store}: which of the key slots {found}? Name one by `--slot`")]
+    WhichKeySlot {
+        /// The store.
+        store: PathBuf,
+        /// The slots that are there.
+        found: String,
+    },
+    /// The only way to open the volume.
+    #[error(
+        "{store}: key slot {slot} is the only one, nobody could open the volume without it: add \
+         another first (`cmkfs key add`), or give it another key (`cmkfs key rewrap`)"
+    )]
+    LastKeySlot {
+        /// The store.
+        store: PathBuf,
+        /// The slot.
+        slot: u32,
+    },
+    /// Perhaps the only way to open the volume: no other slot did.
+    #[error("{store}: key slot {slot} stays, since no other one opens the volume now: {error}")]
+    KeySlotNeeded {
+        /// The store.
+        store: PathBuf,
+        /// The slot.
+        slot: u32,
+        /// Why the others do not open.
+        error: KeyError,
+    },
+    /// A new slot that nobody could open.
+    #[error("{store}: nothing was changed, since the new key slot does not open: {error}")]
+    NewSlotUnproved {
+        /// The store.
+        store: PathBuf,
+        /// Why it does not.
+        error: KeyError,
+    },
+    /// Every number of a slot was used.
+    #[error("{0}: no number is left for another key slot; `cmkfs key rewrap` needs none")]
+    NoSlotNumber(PathBuf),
+    /// A store that its own mount hides.
+    #[error("{store}: hidden by what is mounted at {mountpoint}; unmount it first")]
+    Hidden {
+        /// The store.
+        store: PathBuf,
+        /// Where it is mounted.
+        mountpoint: PathBuf,
+    },
     /// A store that can't be changed, wanted for changes.
     #[error("{path}: can't be changed ({error}); `cmkfs mount --read-only` mounts it as it is")]
     ReadOnlyStore {
@@ -208,7 +266,9 @@ impl VerbError {
     /// The exit code of this error.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Key(error) => error.exit_code(),
+            Self::Key(error)
+            | Self::KeySlotNeeded { error, .. }
+            | Self::NewSlotUnproved { error, .. } => error.exit_code(),
             Self::Daemon { code, .. } => *code,
             _ => self.exit().code(),
         }
@@ -217,13 +277,21 @@ impl VerbError {
     fn exit(&self) -> Exit {
         match self {
             Self::Store(error) => store_exit(error),
-            Self::Lock(LockError::Held { .. }) | Self::Mounted { .. } => Exit::InUse,
+            Self::Lock(LockError::Held { .. }) | Self::Mounted { .. } | Self::Hidden { .. } => {
+                Exit::InUse
+            }
             Self::Lock(LockError::Sys { error, .. }) => io_exit(error, Exit::StoreFailed),
             Self::Key(_)
+            | Self::KeySlotNeeded { .. }
+            | Self::NewSlotUnproved { .. }
             | Self::TransientInit
             | Self::TransientOpen(_)
             | Self::TransientLock(_) => Exit::BadKeySource,
             Self::Locked(_) | Self::StillUsed(_) => Exit::Locked,
+            Self::NoKeySlot { .. } | Self::WhichKeySlot { .. } | Self::NoSlotNumber(_) => {
+                Exit::NoKeySlot
+            }
+            Self::LastKeySlot { .. } => Exit::LastKeySlot,
             Self::Untrusted { .. } => Exit::BadDescriptor,
             Self::AlreadyAVolume(_) => Exit::NotEmpty,
             Self::Interrupted(_) => Exit::Unexpected,
@@ -269,6 +337,7 @@ fn store_exit(error: &StoreError) -> Exit {
                 Exit::BadDescriptor
             }
         },
+        StoreError::Changing(_) => Exit::InUse,
         StoreError::Sys { error, .. } => errno_exit(*error, Exit::StoreFailed),
     }
 }

@@ -22,6 +22,10 @@ pub enum Exit {
     NewerFormat = 13,
     /// `volume.json` is damaged or was changed.
     BadDescriptor = 14,
+    /// No such key slot, or not told which of several.
+    NoKeySlot = 15,
+    /// The last key slot stays.
+    LastKeySlot = 16,
     /// The key source or key file can't be used.
     BadKeySource = 20,
     /// The key does not open this volume.

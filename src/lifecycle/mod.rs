@@ -18,6 +18,7 @@
 //! | `locking`    | `lock`, `unlock`                                               |
 //! | `snapshot`   | `snapshot create`, `list`, `restore`                           |
 //! | `terminate`  | `terminate`                                                    |
+//! | `key`        | `key status`, `add`, `remove`, `rewrap`                        |
 //! | `check`      | `check`                                                        |
 //! | `transfer`   | `ls`, `cat`, `get`, `put`                                      |
 //! | `tree`       | files of a volume or of the machine, read and written alike    |
@@ -34,6 +35,7 @@ mod custody;
 mod error;
 mod exit;
 pub mod init;
+pub mod key;
 pub mod leave;
 pub mod locate;
 pub mod locking;

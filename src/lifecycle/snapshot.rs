@@ -13,9 +13,10 @@ use crate::lifecycle::init::unix_ms;
 use crate::lifecycle::locate::{daemon, describe, locate};
 use crate::lifecycle::open::lock_still;
 use crate::lifecycle::terminate::MARKER_NAME as TERMINATING_NAME;
+use crate::limits::DESCRIPTOR_WAIT;
 use crate::object::{Begun, CopyError, ManifestError, Shelf, ShelfError, Summary};
 use crate::object::{copy_tree, remove_tree};
-use crate::store::StoreError;
+use crate::store::{LockMode, StoreError};
 
 /// In a store that is being restored, until it is whole.
 const RESTORING_NAME: &str = "restoring.cmkfs";
@@ -36,10 +37,16 @@ pub fn create(volume: &Path, target: &Path) -> Result<Summary, VerbError> {
     let begin = || shelf.begin(store.path(), NOT_COPIED, unix_ms()).map_err(fail);
     let writer = daemon(store.path(), None)
         .filter(|(_, report)| report.daemon.as_ref().is_some_and(|daemon| !daemon.read_only));
+    let unchanged = || store.lock_descriptor(LockMode::Shared, DESCRIPTOR_WAIT);
     let begun = match writer {
-        Some((client, report)) => frozen(client, store.path(), &report.mountpoints, begin)?,
+        Some((client, report)) => {
+            // Before writers are held up: who changes keys may have to wait for KMS.
+            let _unchanged = unchanged()?;
+            frozen(client, store.path(), &report.mountpoints, begin)?
+        }
         None => {
             let lock = lock_still(&store)?;
+            let _unchanged = unchanged()?;
             let begun = begin()?;
             match store.still_free(&lock) {
                 Ok(()) => begun,

@@ -1,8 +1,9 @@
 //! `terminate`: destroys the wrapped keys, then snapshots, then the store.
 //!
 //! 1. A marker file is made durable: from now on the store can only be terminated.
-//! 2. `volume.json` is overwritten with zeros, synced and removed. Nobody can open the volume any
-//!    more; what follows only frees space.
+//! 2. `volume.json`, and what an interrupted change of it left, are overwritten with zeros, synced
+//!    and removed, under the lock of the description, so that no change of its keys brings it back.
+//!    Nobody can open the volume any more; what follows only frees space.
 //! 3. Snapshots of the volume in the named target are removed.
 //! 4. The rest of the store is removed, the marker last.
 //!
@@ -20,8 +21,9 @@ use crate::lifecycle::locate::locate;
 use crate::lifecycle::mounts;
 use crate::lifecycle::open::{is_full, lock};
 use crate::lifecycle::report::{SlotReport, slots};
+use crate::limits::DESCRIPTOR_WAIT;
 use crate::object::{CopyError, Shelf, remove_tree};
-use crate::store::{Store, StoreLock};
+use crate::store::{LockMode, Store, StoreLock};
 
 /// In a store whose keys are being, or have been, destroyed.
 pub const MARKER_NAME: &str = "terminating.cmkfs";
@@ -134,28 +136,33 @@ fn destroy_keys(
     if path.join(DESCRIPTOR_NAME).symlink_metadata().is_ok() {
         let store = Store::open(path)?;
         held = Some(lock(&store)?);
-        // Another terminate may have come this far meanwhile.
-        if let Ok(descriptor) = store.read_descriptor() {
-            destroyed = slots(&descriptor);
-        }
-        destroy_descriptor(&store, volume_id)?;
+        destroyed = destroy_descriptor(&store, volume_id)?;
     }
     sync_dir(path)?;
     Ok((held, destroyed))
 }
 
-/// On a full disk the marker comes after what it announces: destroying needs no room, and makes
-/// some.
-fn destroy_descriptor(store: &Store, volume_id: &str) -> Result<(), VerbError> {
+/// No wrapped key survives this, in whatever slot. On a full disk the marker comes after what it
+/// announces: destroying needs no room, and makes some. Returns the slots that were there, none if
+/// another terminate had come this far.
+fn destroy_descriptor(store: &Store, volume_id: &str) -> Result<Vec<SlotReport>, VerbError> {
+    let is_file = store.descriptor_path().symlink_metadata().is_ok_and(|found| found.is_file());
+    let lock = is_file.then(|| store.lock_descriptor(LockMode::Exclusive, DESCRIPTOR_WAIT));
+    let lock = lock.transpose()?;
+    let destroyed = lock.as_ref().and_then(|lock| lock.read().ok());
     let marked = match mark(store.path(), volume_id) {
         Err(VerbError::Local { error, .. }) if is_full(&error) => false,
         marked => marked.map(|()| true)?,
     };
-    overwrite(&store.descriptor_path())?;
+    match lock {
+        Some(lock) => lock.destroy()?,
+        // Whatever it is, no wrapped key was written to it, and a link leads out of the store.
+        None => remove_part(store.path(), DESCRIPTOR_NAME)?,
+    }
     if !marked && let Err(error) = mark(store.path(), volume_id) {
         tracing::warn!("{error}");
     }
-    Ok(())
+    Ok(destroyed.map(|descriptor| slots(&descriptor)).unwrap_or_default())
 }
 
 fn mark(path: &Path, volume_id: &str) -> Result<(), VerbError> {
@@ -168,17 +175,6 @@ fn mark(path: &Path, volume_id: &str) -> Result<(), VerbError> {
     };
     write().map_err(VerbError::local(&marker, "can't make it"))?;
     sync_dir(path)
-}
-
-fn overwrite(path: &Path) -> Result<(), VerbError> {
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
-        let len = usize::try_from(file.metadata()?.len()).unwrap_or(0);
-        file.write_all(&vec![0; len])?;
-        file.sync_all()?;
-        std::fs::remove_file(path)
-    };
-    write().map_err(VerbError::local(path, "can't destroy it"))
 }
 
 fn sync_dir(path: &Path) -> Result<(), VerbError> {
@@ -276,5 +272,5 @@ pub fn remove_store(path: &Path) -> Result<(), VerbError> {
 
 fn destroy_keys_under(store: &Store) -> Result<(), VerbError> {
     let id = store.read_descriptor()?.volume_id.to_string();
-    destroy_descriptor(store, &id)
+    destroy_descriptor(store, &id).map(drop)
 }

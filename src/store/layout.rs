@@ -1,6 +1,5 @@
-//! A store's own directory: making, opening, `volume.json`.
+//! A store's own directory: making, opening, what is in it.
 
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +7,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::format::descriptor::{self, DESCRIPTOR_LEN_MAX, Descriptor, DescriptorError};
+use crate::format::descriptor::DescriptorError;
 use crate::store::blob::{Blob, DiskBlob};
 use crate::store::dir::StoreDir;
 use crate::store::durability::Durability;
@@ -16,7 +15,7 @@ use crate::store::lease::Standing;
 use crate::store::sessions::SessionFile;
 use crate::store::watch::{Hook, There, Watch, Watched};
 
-const DESCRIPTOR_NAME: &str = "volume.json";
+pub(in crate::store) const DESCRIPTOR_NAME: &str = "volume.json";
 const TREE_NAME: &str = "tree";
 const LINKS_NAME: &str = "links";
 const JOURNAL_NAME: &str = "journal";
@@ -45,6 +44,9 @@ pub enum StoreError {
         /// Why.
         error: DescriptorError,
     },
+    /// Another command is changing `volume.json`.
+    #[error("{0}/volume.json: another command is changing it; try again when that has ended")]
+    Changing(PathBuf),
     /// The system said no.
     #[error("{path}: {action}: {error}")]
     Sys {
@@ -57,8 +59,8 @@ pub enum StoreError {
     },
 }
 
-/// A store by its directory.
-#[derive(Debug)]
+/// A store by its directory. Cheap to clone: the copies share one descriptor.
+#[derive(Clone, Debug)]
 pub struct Store {
     path: PathBuf,
     root: StoreDir,
@@ -75,7 +77,10 @@ pub(in crate::store) fn regular(file: DiskBlob) -> Result<DiskBlob, Errno> {
 }
 
 impl Store {
-    fn sys(path: &Path, action: &'static str) -> impl FnOnce(Errno) -> StoreError {
+    pub(in crate::store) fn sys(
+        path: &Path,
+        action: &'static str,
+    ) -> impl FnOnce(Errno) -> StoreError + use<> {
         let path = path.to_owned();
         move |error| StoreError::Sys { path, action, error }
     }
@@ -155,6 +160,10 @@ impl Store {
         self.root.as_fd()
     }
 
+    pub(in crate::store) fn dir(&self) -> &StoreDir {
+        &self.root
+    }
+
     /// The directory as it was given.
     pub fn path(&self) -> &Path {
         &self.path
@@ -163,45 +172,6 @@ impl Store {
     /// Path of `volume.json`.
     pub fn descriptor_path(&self) -> PathBuf {
         self.path.join(DESCRIPTOR_NAME)
-    }
-
-    /// Reads `volume.json`: a claim, until its `mac` is checked with the volume key.
-    ///
-    /// # Errors
-    /// Why it can't be used, or the system's.
-    pub fn read_descriptor(&self) -> Result<Descriptor, StoreError> {
-        let action = "can't read volume.json";
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(&self.root, DESCRIPTOR_NAME, flags, Mode::empty())
-            .map_err(Self::sys(&self.path, action))?;
-        let mut bytes = Vec::new();
-        std::fs::File::from(file)
-            .take(DESCRIPTOR_LEN_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-            .map_err(Self::sys(&self.path, action))?;
-        let fail = |error| StoreError::Descriptor { path: self.path.clone(), error };
-        if bytes.len() as u64 > DESCRIPTOR_LEN_MAX {
-            let text = format!("longer than {DESCRIPTOR_LEN_MAX} bytes");
-            return Err(fail(DescriptorError::Value(text)));
-        }
-        descriptor::decode(&bytes).map_err(fail)
-    }
-
-    /// Replaces `volume.json` as a whole, durably: a crash leaves the old one or the new one.
-    ///
-    /// # Errors
-    /// The system's; the old file is untouched then.
-    pub fn write_descriptor(&self, descriptor: &Descriptor) -> Result<(), StoreError> {
-        const TEMPORARY: &str = "volume.json.new";
-        let write = || -> Result<(), Errno> {
-            let file = self.root.create(TEMPORARY.as_bytes(), 0o600, There::Cut)?;
-            file.write_bytes(0, &descriptor.encode())?;
-            file.sync(false)?;
-            self.root.rename_plain(TEMPORARY, DESCRIPTOR_NAME)?;
-            self.root.sync()
-        };
-        write().map_err(Self::sys(&self.descriptor_path(), "can't write it"))
     }
 
     fn child(&self, name: &str, durability: Durability) -> Result<StoreDir, StoreError> {

@@ -49,10 +49,6 @@ impl Lab {
         let all: Value = serde_json::from_slice(&output.stdout).unwrap();
         all["volumes"][0]["daemon"].clone()
     }
-
-    fn umount(&self) {
-        self.ok(&["umount", self.point().to_str().unwrap()]);
-    }
 }
 
 /// What a program has open when its volume is locked.

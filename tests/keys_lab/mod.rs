@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::{env, fs};
 
+use cmkfs::cipher::Secret;
 use cmkfs::format::{Slot, VolumeId};
-use cmkfs::keys::{self, Context, KeySource};
+use cmkfs::keys::{self, Context, KeyError, KeySource};
 use serde::{Deserialize, Serialize};
 
 use crate::support::moto::{Moto, REGION};
@@ -30,6 +31,21 @@ pub(crate) struct Step {
     pub(crate) source: Option<String>,
     /// `None` to create.
     pub(crate) slots: Option<Vec<Slot>>,
+    /// What to do with the slots besides.
+    #[serde(default)]
+    pub(crate) then: Then,
+}
+
+/// What a child process does with slots.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) enum Then {
+    /// Opens them.
+    #[default]
+    Open,
+    /// Opens them, and wraps the key under this source.
+    Wrap(String),
+    /// Has KMS put the first under this source.
+    ReEncrypt(String),
 }
 
 /// What came of it.
@@ -94,6 +110,7 @@ impl Lab {
             pairs: self.pairs.clone(),
             source: Some(source.to_owned()),
             slots: None,
+            then: Then::Open,
         })
     }
 
@@ -114,7 +131,13 @@ impl Lab {
             pairs: self.pairs.clone(),
             source: None,
             slots: Some(vec![slot.clone()]),
+            then: Then::Open,
         }
+    }
+
+    /// What became of a slot that was opened and wrapped again, or put under another key by KMS.
+    pub(crate) fn change(&self, slot: &Slot, then: Then) -> Outcome {
+        self.run(&Step { then, ..self.opening(slot) })
     }
 
     pub(crate) fn run(&self, step: &Step) -> Outcome {
@@ -183,18 +206,15 @@ pub(crate) fn child() {
 
     let volume_id: VolumeId = step.volume.parse().expect("an id");
     let context = Context { volume_id, pairs: &step.pairs };
-    let source: Option<KeySource> = step.source.map(|source| source.parse().expect("a source"));
-    let result = match &step.slots {
-        None => keys::create(source.as_ref().expect("a source"), &context)
-            .map(|(key, slot)| (key, slot, String::new())),
-        Some(slots) => keys::open(slots, source.as_ref(), &context)
-            .map(|opened| (opened.key, None, opened.key_id)),
-    };
+    let source: Option<KeySource> =
+        step.source.as_ref().map(|source| source.parse().expect("a source"));
+    let result = done(&step, source.as_ref(), &context);
     let mut kept = None;
     let mut outcome = match result {
         Ok((key, slot, key_id)) => {
-            let mark = data_encoding::HEXLOWER.encode(key.derive("mark").expose());
-            kept = Some(key);
+            let mark = |key: &Secret| data_encoding::HEXLOWER.encode(key.derive("mark").expose());
+            let mark = key.as_ref().map(mark).unwrap_or_default();
+            kept = key;
             Outcome { mark, slot, key_id, ..Outcome::default() }
         }
         Err(error) => {
@@ -208,6 +228,26 @@ pub(crate) fn child() {
     // The parent may look at this process now, until it closes the pipe.
     io::stdin().read_to_end(&mut Vec::new()).expect("a pipe");
     drop(kept);
+}
+
+/// Volume key, slot and id of the KMS key that come of a step.
+type Done = (Option<Secret>, Option<Slot>, String);
+
+fn done(step: &Step, source: Option<&KeySource>, context: &Context<'_>) -> Result<Done, KeyError> {
+    let Some(slots) = &step.slots else {
+        let (key, slot) = keys::create(source.expect("a source"), context)?;
+        return Ok((Some(key), slot, String::new()));
+    };
+    if let Then::ReEncrypt(to) = &step.then {
+        let slot = keys::re_encrypt(&slots[0], &to.parse()?, source, context)?;
+        return Ok((None, slot, String::new()));
+    }
+    let opened = keys::open(slots, source, context)?;
+    let slot = match &step.then {
+        Then::Wrap(to) => Some(keys::wrap(&opened.key, &to.parse()?, context, 2)?),
+        _ => None,
+    };
+    Ok((Some(opened.key), slot, opened.key_id))
 }
 
 /// How often `wanted` stands in the writable memory of a child process.

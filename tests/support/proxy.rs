@@ -59,6 +59,8 @@ pub(crate) struct Call {
 struct State {
     /// By operation: the fault and how many more calls get it.
     faults: HashMap<String, (Fault, usize)>,
+    /// By ARN of a key.
+    keys: HashMap<String, Fault>,
     calls: Vec<Call>,
     ending: bool,
 }
@@ -113,6 +115,16 @@ impl Proxy {
         }
     }
 
+    /// From now on, calls that name this key, and meet no fault of their operation, meet `fault`;
+    /// `None`: they pass.
+    pub(crate) fn fault_of_key(&self, arn: &str, fault: Option<Fault>) {
+        let keys = &mut self.shared.lock().keys;
+        match fault {
+            Some(fault) => drop(keys.insert(arn.to_owned(), fault)),
+            None => drop(keys.remove(arn)),
+        }
+    }
+
     /// Every call so far, in the order in which they came in.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.shared.lock().calls.clone()
@@ -160,9 +172,9 @@ fn serve(stream: &TcpStream, shared: &Shared, upstream: &str) -> io::Result<()> 
     let input = serde_json::from_slice(&request.body).unwrap_or_default();
     let (fault, index) = {
         let mut state = shared.lock();
-        let call = Call { operation: operation.clone(), input, output: Value::Null };
-        state.calls.push(call);
-        (take_fault(&mut state, &operation), state.calls.len() - 1)
+        let fault = take_fault(&mut state, &operation).or_else(|| fault_of_keys(&state, &input));
+        state.calls.push(Call { operation, input, output: Value::Null });
+        (fault, state.calls.len() - 1)
     };
     let answer = match fault {
         None => request.exchange(upstream)?,
@@ -194,6 +206,13 @@ fn take_fault(state: &mut State, operation: &str) -> Option<Fault> {
         state.faults.remove(operation);
     }
     Some(fault)
+}
+
+fn fault_of_keys(state: &State, input: &Value) -> Option<Fault> {
+    ["KeyId", "SourceKeyId", "DestinationKeyId"]
+        .iter()
+        .filter_map(|field| input[field].as_str())
+        .find_map(|arn| state.keys.get(arn).cloned())
 }
 
 fn answer(status: u16, body: String) -> Message {

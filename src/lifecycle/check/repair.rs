@@ -4,6 +4,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -15,7 +16,7 @@ use crate::lifecycle::check::finding::{Finding, FindingKind};
 use crate::lifecycle::check::judge::link_file;
 use crate::lifecycle::check::lost::Lost;
 use crate::lifecycle::check::walk::list;
-use crate::store::{Attributed, Blob, LinkContent, StoreDir, parse_link};
+use crate::store::{Attributed, Blob, LinkContent, LockMode, Store, StoreDir, parse_link};
 
 pub(in crate::lifecycle::check) struct Repair<'a> {
     pub(in crate::lifecycle::check) volume: &'a Arc<Volume>,
@@ -132,12 +133,21 @@ impl Repair<'_> {
                 dir.remove_temporary(object)?;
                 Ok(done("removed"))
             }
-            FindingKind::Leftover => {
-                let removed = std::fs::remove_file(self.store.join(&finding.stored));
-                removed.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-                Ok(done("removed"))
-            }
+            FindingKind::Leftover => self.leftover(&finding.stored),
             FindingKind::Unread => Ok(left("the disk refuses it")),
+        }
+    }
+
+    /// Removes what an interrupted change of `volume.json` left, unless it is one that goes on.
+    fn leftover(&self, stored: &Path) -> Result<Done, FileError> {
+        let lock = Store::open(self.store)
+            .and_then(|store| store.lock_descriptor(LockMode::Exclusive, Duration::ZERO));
+        let Ok(_unchanged) = lock else { return Ok(left("volume.json is being changed")) };
+        match std::fs::remove_file(self.store.join(stored)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Errno::from_io_error(&error).unwrap_or(Errno::IO).into())
+            }
+            _ => Ok(done("removed")),
         }
     }
 

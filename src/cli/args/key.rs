@@ -1,0 +1,79 @@
+//! Verbs and flags of `key`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+const CHANGES: &str = "\
+Works beside mounts of the volume and rewrites no data. The volume key is opened by one of the \
+slots, key files before KMS, and the whole of volume.json is checked with it. What is made is \
+opened before it counts. Interrupted at any moment, it leaves the volume as it was or as it was to \
+be, and can be run again.";
+
+const STATUS_FIELDS: &str = "\
+Asks for no key: what volume.json says is not checked. With --json: one object with volume_id, \
+store, state (mounted, stopped or unreachable), epochs, slots, each with id, provider, key, \
+in_use (a mount here was opened by it) and last_used_unix_s (when a mount here last proved its \
+key by it as it is; null: not known), and daemons (mounts here), each with pid, slot, provider, \
+key (the one that it used) and proved_unix_s.";
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct KeyVerbArgs {
+    #[command(subcommand)]
+    pub(in crate::cli) verb: KeyVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum KeyVerb {
+    /// List the key slots, each a way to open the volume
+    #[command(after_help = STATUS_FIELDS)]
+    Status {
+        /// A store or a mountpoint
+        volume: PathBuf,
+        /// For programs; the fields keep their names
+        #[arg(long)]
+        json: bool,
+    },
+    /// Add a slot, one more way to open the volume
+    #[command(after_help = CHANGES)]
+    Add {
+        /// A store or a mountpoint
+        volume: PathBuf,
+        /// What is to open the volume too: kms:ID, local[:FILE] or file:FILE
+        #[arg(long, value_name = "SOURCE")]
+        new: String,
+        #[command(flatten)]
+        key: OpenedBy,
+    },
+    /// Remove a slot, if another one opens the volume
+    #[command(after_help = CHANGES)]
+    Remove {
+        /// A store or a mountpoint
+        volume: PathBuf,
+        /// Number of the slot, as `cmkfs key status` shows it
+        slot: u32,
+        #[command(flatten)]
+        key: OpenedBy,
+    },
+    /// Put a slot under another key; from KMS key to KMS key by ReEncrypt, where that is allowed
+    #[command(after_help = CHANGES)]
+    Rewrap {
+        /// A store or a mountpoint
+        volume: PathBuf,
+        /// The slot's new key: kms:ID, local[:FILE] or file:FILE
+        #[arg(long, value_name = "SOURCE")]
+        to: String,
+        /// Number of the slot; not needed if there is only one
+        #[arg(long, value_name = "N")]
+        slot: Option<u32>,
+        #[command(flatten)]
+        key: OpenedBy,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct OpenedBy {
+    /// Key source that opens the volume now, instead of the recorded ones
+    #[arg(long, value_name = "SOURCE")]
+    pub(in crate::cli) key: Option<String>,
+}
