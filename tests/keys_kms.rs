@@ -208,8 +208,8 @@ fn nobody_listening_is_unreachable_and_named() {
 fn a_name_that_does_not_resolve_is_unreachable() {
     let mut lab = Lab::new();
     let slot = lab.made().slot.unwrap();
-    lab.env.insert("AWS_ENDPOINT_URL_KMS", "http://kms.invalid".to_owned());
-    lab.open(&slot).failed(26, &["http://kms.invalid"]);
+    lab.env.insert("AWS_ENDPOINT_URL_KMS", "https://kms.invalid".to_owned());
+    lab.open(&slot).failed(26, &["https://kms.invalid"]);
 }
 
 #[test]

@@ -31,6 +31,9 @@ pub(in crate::cli) struct Arguments {
     /// Log more: once for what happens, twice for details
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(in crate::cli) verbose: u8,
+    /// Let keys cross the network unencrypted: allow an http:// endpoint of another machine
+    #[arg(long, global = true)]
+    pub(in crate::cli) allow_plain_http: bool,
     #[command(subcommand)]
     pub(in crate::cli) verb: Verb,
 }

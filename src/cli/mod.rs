@@ -28,6 +28,7 @@ use clap::Parser;
 
 use crate::cli::args::{Arguments, Verb};
 use crate::cli::fail::Fail;
+use crate::keys;
 use crate::lifecycle::Exit;
 use crate::telemetry;
 
@@ -50,6 +51,9 @@ pub fn main() -> ExitCode {
         Err(error) => return Fail::new(Exit::Unexpected, format!("the log: {error}")).tell(),
     };
     telemetry::start(arguments.verbose, log);
+    if arguments.allow_plain_http {
+        keys::allow_plain_http();
+    }
     match act(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(fail) => fail.tell(),

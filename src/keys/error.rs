@@ -83,6 +83,15 @@ pub enum KeyError {
         /// Path of the key file.
         key: String,
     },
+    /// KMS gave another key than the one that it had wrapped a moment before.
+    #[error(
+        "KMS key {key}: what Decrypt gave is not what GenerateDataKey had made: check what \
+         answers at the KMS endpoint"
+    )]
+    Trial {
+        /// ARN of the KMS key.
+        key: String,
+    },
     /// KMS refused or was not reached.
     #[error(transparent)]
     Kms(Box<KmsError>),
@@ -97,6 +106,7 @@ impl KeyError {
             Self::Slot { .. } => 14,
             Self::Source { .. } | Self::KeyFile { .. } | Self::NoHome | Self::NoSlot { .. } => 20,
             Self::Gone | Self::WrongKey { .. } => 21,
+            Self::Trial { .. } => 29,
             Self::Kms(error) => error.failure.exit_code(),
         }
     }
@@ -114,6 +124,7 @@ impl KeyError {
             | Self::Context(_)
             | Self::NoHome
             | Self::Gone
+            | Self::Trial { .. }
             | Self::NoSlot { .. } => 0,
         }
     }

@@ -31,6 +31,8 @@ pub enum KmsFailure {
     BadCredentials,
     /// Too many requests, also after the retries.
     Throttled,
+    /// Not sent: the way there is not HTTPS and leaves this machine.
+    PlainHttp,
     /// Anything else.
     Other,
 }
@@ -47,6 +49,7 @@ impl KmsFailure {
             Self::NoCredentials | Self::NoRegion | Self::BadCredentials => 27,
             Self::Throttled => 28,
             Self::Other => 29,
+            Self::PlainHttp => 70,
         }
     }
 
@@ -56,7 +59,7 @@ impl KmsFailure {
             Self::Denied | Self::Unusable | Self::Mismatch => 7,
             Self::NotFound | Self::IncorrectKey => 6,
             Self::Unreachable | Self::Throttled | Self::Other => 4,
-            Self::NoCredentials | Self::NoRegion | Self::BadCredentials => 3,
+            Self::NoCredentials | Self::NoRegion | Self::BadCredentials | Self::PlainHttp => 3,
         }
     }
 
@@ -128,6 +131,11 @@ impl KmsFailure {
             }
             Self::Throttled => {
                 "wanted capacity: try again later, or raise the account's KMS request quota"
+            }
+            Self::PlainHttp => {
+                "nothing was sent; wanted https://, or an address of this machine (127.0.0.1, \
+                 [::1], localhost): if nobody else is on that network, as between containers of \
+                 one host, allow it by --allow-plain-http or CMKFS_ALLOW_PLAIN_HTTP=1"
             }
             Self::Other => "wanted a key; try again, and if it stays see the KMS API reference",
         }
@@ -226,6 +234,7 @@ pub(super) fn causes(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::address::PLAIN_HTTP_VARIABLE;
 
     #[test]
     fn every_cause_has_its_code_and_says_what_to_do() {
@@ -247,5 +256,7 @@ mod tests {
         }
         assert_eq!(KmsFailure::Unreachable.exit_code(), 26);
         assert_eq!(KmsFailure::NoRegion.exit_code(), 27);
+        assert_eq!(KmsFailure::PlainHttp.exit_code(), 70);
+        assert!(KmsFailure::PlainHttp.remedy().contains(PLAIN_HTTP_VARIABLE));
     }
 }
