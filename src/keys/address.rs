@@ -26,8 +26,13 @@ pub fn plain_http_is_allowed() -> bool {
 
 /// Why no request may go to this address; `None` if one may.
 pub(super) fn refusal(url: &str) -> Option<String> {
+    if plain_http_is_allowed() { None } else { exposure(url) }
+}
+
+/// Who would see what is sent to this address; `None` for HTTPS and for this machine.
+pub fn exposure(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("no scheme", url));
-    if scheme.eq_ignore_ascii_case("https") || plain_http_is_allowed() {
+    if scheme.eq_ignore_ascii_case("https") {
         return None;
     }
     let host = host(rest);

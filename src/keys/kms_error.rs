@@ -95,7 +95,8 @@ impl KmsFailure {
         }
     }
 
-    fn remedy(self) -> &'static str {
+    /// What was wanted, and what to do.
+    pub fn remedy(self) -> &'static str {
         match self {
             Self::Denied => "wanted a policy that allows it",
             Self::Unusable => {
@@ -159,19 +160,28 @@ pub struct KmsError {
     pub statement: Option<String>,
 }
 
+impl KmsError {
+    /// What was tried, and what came of it.
+    pub fn what(&self) -> String {
+        let at = self.endpoint.as_ref().map_or_else(String::new, |at| format!(" at {at}"));
+        format!("{} with {}{at}: {}", self.action, self.key, self.found)
+    }
+
+    /// What to do, with the statement that the key policy lacks.
+    pub fn remedy(&self) -> String {
+        let mut text = self.failure.remedy().to_owned();
+        if let Some(statement) = &self.statement {
+            text += &format!(". {}", policy::advice(&self.found, statement));
+        }
+        text
+    }
+}
+
 impl Error for KmsError {}
 
 impl fmt::Display for KmsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} with {}", self.action, self.key)?;
-        if let Some(endpoint) = &self.endpoint {
-            write!(f, " at {endpoint}")?;
-        }
-        write!(f, ": {}; {}", self.found, self.failure.remedy())?;
-        if let Some(statement) = &self.statement {
-            write!(f, ". {}", policy::advice(&self.found, statement))?;
-        }
-        Ok(())
+        write!(f, "{}; {}", self.what(), self.remedy())
     }
 }
 

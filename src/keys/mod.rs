@@ -32,7 +32,7 @@ mod policy;
 mod source;
 mod trial;
 
-pub use address::{PLAIN_HTTP_VARIABLE, allow_plain_http, plain_http_is_allowed};
+pub use address::{PLAIN_HTTP_VARIABLE, allow_plain_http, exposure, plain_http_is_allowed};
 pub use context::{CONTEXT_BYTES_MAX, CONTEXT_PAIRS_MAX, Context, VOLUME_ID, check_user_pairs};
 pub use error::KeyError;
 pub use kms_error::{KmsError, KmsFailure};
