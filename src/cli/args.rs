@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cli::doctor::DoctorArgs;
+use crate::cli::key::KeyVerbArgs;
 use crate::cli::options::MountWords;
 use crate::config::Size;
 use crate::format::BlockSize;
@@ -70,6 +72,10 @@ pub(in crate::cli) enum Verb {
     Snapshot(SnapshotArgs),
     /// Destroy a volume: its wrapped keys first, then snapshots, then the store
     Terminate(TerminateArgs),
+    /// Print what a role has to be allowed to use a KMS key
+    Key(KeyVerbArgs),
+    /// Say whether a volume could be made and mounted here, and what to do if not
+    Doctor(DoctorArgs),
 }
 
 impl Verb {
@@ -410,7 +416,7 @@ fn open_dirs(text: &str) -> Result<NonZero<usize>, String> {
     if count.get() > OPEN_DIRS_MAX { Err(wanted()) } else { Ok(count) }
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(in crate::cli) fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| {
         format!("{text:?} is no pair for the encryption context: wanted KEY=VALUE")
     })?;
@@ -438,7 +444,8 @@ mod tests {
             .filter(|verb| !verb.is_hide_set())
             .map(|verb| verb.get_name().to_owned())
             .collect();
-        let wanted = "init mount umount status ls cat get put run check stop snapshot terminate";
+        let wanted = "init mount umount status ls cat get put run check stop snapshot terminate key \
+                      doctor";
         assert_eq!(verbs.join(" "), wanted);
     }
 
@@ -458,6 +465,8 @@ mod tests {
         assert!(parse("cmkfs mount store mnt -o ro,allow_other").is_ok());
         assert!(parse("cmkfs mount --role training --root /r --store /s").is_ok());
         assert!(parse("cmkfs run --role training --durability strict -- true").is_ok());
+        assert!(parse("cmkfs doctor --store /s").is_ok());
+        assert!(parse("cmkfs key policy --for init,output --key kms:x store").is_ok());
         for bad in [
             "cmkfs mount",
             "cmkfs mount store",
@@ -467,6 +476,9 @@ mod tests {
             "cmkfs run --role training",
             "cmkfs stop",
             "cmkfs check",
+            "cmkfs doctor --root /r",
+            "cmkfs key policy --for unmount",
+            "cmkfs key policy --role Train",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -9,13 +9,17 @@
 //! | `files`   | `ls`, `cat`, `get`, `put`                          |
 //! | `run`     | `run`                                              |
 //! | `check`   | `check`                                            |
+//! | `key`     | `key`                                              |
+//! | `doctor`  | `doctor`                                           |
 //! | `fail`    | how an error becomes a message and an exit code    |
 //! | `show`    | standard output, and tables                        |
 
 mod args;
 mod check;
+mod doctor;
 mod fail;
 mod files;
+mod key;
 mod mount;
 mod options;
 mod run;
@@ -78,6 +82,8 @@ fn act(arguments: Arguments) -> Result<u8, Fail> {
         Verb::Stop(stop) => volume::stop(&stop),
         Verb::Snapshot(wanted) => volume::snapshot(&wanted.verb),
         Verb::Terminate(wanted) => volume::terminate(&wanted),
+        Verb::Key(wanted) => key::key(&wanted.verb),
+        Verb::Doctor(wanted) => return doctor::doctor(&wanted),
     }
     .map(|()| Exit::Ok.code())
 }

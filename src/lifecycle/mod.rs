@@ -16,6 +16,7 @@
 //! | `snapshot`   | `snapshot create`, `list`, `restore`                           |
 //! | `terminate`  | `terminate`                                                    |
 //! | `check`      | `check`                                                        |
+//! | `doctor`     | `doctor`                                                       |
 //! | `transfer`   | `ls`, `cat`, `get`, `put`                                      |
 //! | `tree`       | files of a volume or of the machine, read and written alike    |
 //! | `locate`     | a volume by its store or mountpoint, and its daemon            |
@@ -27,6 +28,7 @@
 pub mod background;
 pub mod check;
 pub mod control;
+pub mod doctor;
 mod error;
 mod exit;
 pub mod init;
