@@ -444,8 +444,8 @@ mod tests {
             .filter(|verb| !verb.is_hide_set())
             .map(|verb| verb.get_name().to_owned())
             .collect();
-        let wanted = "init mount umount status ls cat get put run check stop snapshot terminate key \
-                      doctor";
+        let wanted = "init mount umount status ls cat get put run check stop snapshot terminate \
+                      key doctor";
         assert_eq!(verbs.join(" "), wanted);
     }
 

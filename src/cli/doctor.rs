@@ -15,15 +15,16 @@ use crate::lifecycle::doctor::{self, Diagnosis, Wish};
 use crate::lifecycle::{Exit, VerbError};
 
 const DOCTOR_FIELDS: &str = "\
-Checks, in this order: kernel, device, mounting, allow_other, memory_lock, swap, store, filesystem, \
-disk, path (of a role), key_source, then key_file, or with KMS credentials, region, endpoint, \
-generate_data_key (without a volume), decrypt, clock, and of a volume that is there volume. A \
-trial of a KMS key is two calls, with cmkfs:trial in the encryption context.
+Checks, in this order: kernel, device, mounting, allow_other, memory_lock, swap, store, \
+filesystem, disk, path (of a role), key_source, then key_file, or with KMS credentials, region, \
+endpoint, generate_data_key (without a volume), decrypt, clock, and of a volume that is there \
+volume. A trial of a KMS key is two calls, with cmkfs:trial in the encryption context.
 
-Exits with 0 if nothing fails, with 71 if something does. With --json: {\"passed\", \"checks\"}, each \
-check with check, subject (of several of one name: a path, slot N), status (ok, warning, fails, \
-not_checked), found, value (the word or number in it for a program: of disk instance_store, ebs, \
-memory, network, other or unknown; of clock the seconds by which it is ahead) and remedy.";
+Exits with 0 if nothing fails, with 71 if something does. With --json: {\"passed\", \"checks\"}, \
+each check with check, subject (of several of one name: a path, slot N), status (ok, warning, \
+fails, not_checked), found, value (the word or number in it for a program: of disk \
+instance_store, ebs, memory, network, other or unknown; of clock the seconds by which it is \
+ahead) and remedy.";
 
 #[derive(Debug, Args)]
 #[command(after_help = DOCTOR_FIELDS)]

@@ -170,27 +170,30 @@ pub fn policies(wish: &PolicyWish<'_>) -> Policies {
         [one] => json!(one),
         many => json!(many),
     };
-    let document = |with: (&str, Value), resource: &Value| {
-        let statement = |allow: &Allow| {
-            let mut statement = Map::new();
-            statement.insert("Sid".to_owned(), json!(allow.sid));
-            statement.insert("Effect".to_owned(), json!("Allow"));
-            if !with.1.is_null() {
-                statement.insert(with.0.to_owned(), with.1.clone());
-            }
-            statement.insert("Action".to_owned(), json!(allow.actions));
-            statement.insert("Resource".to_owned(), resource.clone());
-            if !allow.condition.is_empty() {
-                statement.insert("Condition".to_owned(), json!(allow.condition));
-            }
-            Value::Object(statement)
-        };
-        let statements: Vec<Value> = allows.iter().map(statement).collect();
+    let document = |who: Option<Value>, resource: &Value| {
+        let statements: Vec<Value> =
+            allows.iter().map(|allow| allow.statement(who.as_ref(), resource)).collect();
         json!({ "Version": VERSION, "Statement": statements })
     };
     Policies {
-        key_policy: document(("Principal", json!({ "AWS": principal })), &json!("*")),
-        identity_policy: document(("Principal", Value::Null), &keys),
+        key_policy: document(Some(json!({ "AWS": principal })), &json!("*")),
+        identity_policy: document(None, &keys),
+    }
+}
+
+impl Allow {
+    /// The policy of a key names who; that of a role is the role's.
+    fn statement(&self, who: Option<&Value>, resource: &Value) -> Value {
+        let mut statement = json!({
+            "Sid": self.sid, "Effect": "Allow", "Action": self.actions, "Resource": resource,
+        });
+        if let Some(who) = who {
+            statement["Principal"] = who.clone();
+        }
+        if !self.condition.is_empty() {
+            statement["Condition"] = json!(self.condition);
+        }
+        statement
     }
 }
 
@@ -237,6 +240,7 @@ fn by_s3(keys: &[String]) -> Map<String, Value> {
         // Some partitions have another suffix.
         .map(|arn| format!("s3.{}.amazonaws.com*", arn.region))
         .collect();
+    services.sort();
     services.dedup();
     if services.is_empty() {
         services.push("s3.*.amazonaws.com*".to_owned());

@@ -60,6 +60,9 @@ struct State {
     /// By operation: the fault and how many more calls get it.
     faults: HashMap<String, (Fault, usize)>,
     calls: Vec<Call>,
+    connections: usize,
+    /// Stands in answers instead of their own.
+    date: Option<String>,
     ending: bool,
 }
 
@@ -113,9 +116,19 @@ impl Proxy {
         }
     }
 
+    /// From now on, answers that are passed on have this `Date`.
+    pub(crate) fn date(&self, date: &str) {
+        self.shared.lock().date = Some(date.to_owned());
+    }
+
     /// Every call so far, in the order in which they came in.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.shared.lock().calls.clone()
+    }
+
+    /// How many connections came in.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.lock().connections
     }
 
     /// How often `operation` was called.
@@ -144,6 +157,7 @@ fn listen(listener: &TcpListener, shared: &Arc<Shared>, upstream: &str) {
         if shared.lock().ending {
             return;
         }
+        shared.lock().connections += 1;
         let (shared, upstream) = (Arc::clone(shared), upstream.to_owned());
         thread::spawn(move || {
             let served = stream.and_then(|stream| serve(&stream, &shared, &upstream));
@@ -158,13 +172,13 @@ fn serve(stream: &TcpStream, shared: &Shared, upstream: &str) -> io::Result<()> 
     let Some(request) = Message::read(stream)? else { return Ok(()) };
     let operation = request.operation();
     let input = serde_json::from_slice(&request.body).unwrap_or_default();
-    let (fault, index) = {
+    let (fault, date, index) = {
         let mut state = shared.lock();
         let call = Call { operation: operation.clone(), input, output: Value::Null };
         state.calls.push(call);
-        (take_fault(&mut state, &operation), state.calls.len() - 1)
+        (take_fault(&mut state, &operation), state.date.clone(), state.calls.len() - 1)
     };
-    let answer = match fault {
+    let mut answer = match fault {
         None => request.exchange(upstream)?,
         Some(Fault::Error { status, code, message }) => {
             answer(status, json!({ "__type": code, "message": message }).to_string())
@@ -181,6 +195,10 @@ fn serve(stream: &TcpStream, shared: &Shared, upstream: &str) -> io::Result<()> 
             return Ok(());
         }
     };
+    if let Some(date) = date {
+        answer.headers.retain(|(name, _)| name != "date");
+        answer.headers.push(("date".to_owned(), date));
+    }
     shared.lock().calls[index].output = serde_json::from_slice(&answer.body).unwrap_or_default();
     answer.write(stream)?;
     stream.shutdown(Shutdown::Write)

@@ -162,6 +162,28 @@ fn every_policy_keeps_to_the_grammar() {
 }
 
 #[test]
+fn the_grammar_is_one() {
+    let good = made(&[Purpose::Mount], None).identity_policy;
+    let edits: [fn(&mut Value); 9] = [
+        |policy| policy["Version"] = json!("2008-10-17"),
+        |policy| policy["Id"] = json!("x"),
+        |policy| policy["Statement"] = json!([]),
+        |policy| policy["Statement"][0]["Sid"] = json!("a b"),
+        |policy| policy["Statement"][0]["Effect"] = json!("allow"),
+        |policy| policy["Statement"][0]["Action"] = json!(["kms:*"]),
+        |policy| policy["Statement"][0]["Resource"] = json!("*"),
+        |policy| policy["Statement"][0]["Condition"] = json!({ "StringEqual": { "kms:x": "y" } }),
+        |policy| policy["Statement"][0]["Condition"] = json!({ "StringEquals": { "kms:x": [] } }),
+    ];
+    for (index, edit) in edits.into_iter().enumerate() {
+        let mut policy = good.clone();
+        edit(&mut policy);
+        let passed = std::panic::catch_unwind(|| check_grammar(&policy, false)).is_ok();
+        assert!(!passed, "edit {index} passes");
+    }
+}
+
+#[test]
 fn both_sides_say_the_same() {
     let made = made(&[Purpose::Mount, Purpose::Init, Purpose::Mount], None);
     let [init, mount] = &made.key_policy["Statement"].as_array().unwrap()[..] else {

@@ -138,7 +138,10 @@ fn way(notes: &KmsNotes, error: Option<&KeyError>) -> Vec<Finding> {
         Some(error) => fails("endpoint", error),
         None => reached(notes),
     };
-    let endpoint = notes.endpoint().map_or(endpoint.clone(), |url| endpoint.value(url));
+    let endpoint = match notes.endpoint() {
+        Some(url) => endpoint.value(url),
+        None => endpoint,
+    };
     vec![credentials, region, endpoint]
 }
 
@@ -211,15 +214,20 @@ pub(in crate::lifecycle::doctor) fn of_volume(
     let word = source.map_or("slots", kind);
     let named = format!("{} of {count} key slots of the volume{by}", tried.len());
     let mut findings = vec![Finding::ok("key_source", named).value(word)];
-    let opened = tried.iter_mut().find_map(|(_, opened)| opened.take());
-    for (of_slot, _) in tried {
+    let others_open = tried.iter().any(|(_, opened)| opened.is_some());
+    let mut key = None;
+    for (of_slot, opened) in tried {
+        // Another slot opens the volume; the clock is the same for all.
+        let spared = opened.is_none() && others_open;
         findings.extend(of_slot.into_iter().map(|finding| match finding.status {
-            // Another slot opens the volume.
-            Status::Fails if opened.is_some() => Finding { status: Status::Warning, ..finding },
+            Status::Fails if spared && finding.check != "clock" => {
+                Finding { status: Status::Warning, ..finding }
+            }
             _ => finding,
         }));
+        key = key.or(opened);
     }
-    findings.push(volume(descriptor, opened.as_ref()));
+    findings.push(volume(descriptor, key.as_ref()));
     findings
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use crate::fuse::unescaped;
 use crate::lifecycle::doctor::disk::{self, Kind};
 use crate::lifecycle::doctor::finding::Finding;
 use crate::lifecycle::doctor::machine::Machine;
@@ -32,7 +33,7 @@ impl Machine {
             .lines()
             .skip(1)
             .filter_map(|line| line.split_whitespace().next())
-            .map(path)
+            .map(|field| OsString::from_vec(unescaped(field.as_bytes())).into())
             .collect();
         if areas.is_empty() {
             return Swap::None;
@@ -54,26 +55,6 @@ impl Machine {
         let is_memory = |below: &disk::Below| below.disks.iter().all(|d| d.kind == Kind::Memory);
         below.is_some_and(|below| below.is_encrypted() || is_memory(&below))
     }
-}
-
-/// The kernel writes blanks in a path as `\040`.
-fn path(field: &str) -> PathBuf {
-    let mut bytes = Vec::new();
-    let mut rest = field.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let code = tail.get(..3).filter(|_| first == b'\\').and_then(|c| str::from_utf8(c).ok());
-        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    OsString::from_vec(bytes).into()
 }
 
 /// Whether the memory of cmkfs is locked.
