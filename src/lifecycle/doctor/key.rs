@@ -81,7 +81,8 @@ fn failing(check: &'static str, error: &KeyError) -> Finding {
 }
 
 fn of_trial(trial: &KmsTrial) -> Vec<Finding> {
-    let first = trial.made.as_ref().err().or(trial.opened.as_ref().and_then(|o| o.as_ref().err()));
+    let opened = || trial.opened.as_ref().and_then(|opened| opened.as_ref().err());
+    let first = trial.made.as_ref().err().or_else(opened);
     let mut findings = way(&trial.notes, first);
     findings.push(call("generate_data_key", "a data key was made and forgotten", &trial.made));
     findings.push(match &trial.opened {
@@ -118,23 +119,23 @@ fn way(notes: &KmsNotes, error: Option<&KeyError>) -> Vec<Finding> {
         Some(KeyError::Kms(error)) => Some(&**error),
         _ => None,
     };
-    let failed = |failure| error.filter(|error| error.failure == failure);
+    let failed = |failures: &[KmsFailure]| error.filter(|error| failures.contains(&error.failure));
     let fails = |check, error: &KmsError| Finding::fails(check, error.what(), error.remedy());
-    let credentials = failed(KmsFailure::NoCredentials).or(failed(KmsFailure::BadCredentials));
+    let credentials = failed(&[KmsFailure::NoCredentials, KmsFailure::BadCredentials]);
     let credentials = match (credentials, notes.credentials()) {
         (Some(error), _) => fails("credentials", error),
         (None, Some(validity)) => Finding::ok("credentials", shown(validity)),
-        (None, None) if failed(KmsFailure::NoRegion).is_some() => {
+        (None, None) if failed(&[KmsFailure::NoRegion]).is_some() => {
             Finding::not_checked("credentials", NO_REGION)
         }
         (None, None) => Finding::not_checked("credentials", "not asked for"),
     };
-    let region = match (failed(KmsFailure::NoRegion), notes.region()) {
+    let region = match (failed(&[KmsFailure::NoRegion]), notes.region()) {
         (Some(error), _) => fails("region", error),
         (None, Some(region)) => Finding::ok("region", region).value(region),
         (None, None) => Finding::not_checked("region", "not asked for"),
     };
-    let endpoint = match failed(KmsFailure::Unreachable).or(failed(KmsFailure::PlainHttp)) {
+    let endpoint = match failed(&[KmsFailure::Unreachable, KmsFailure::PlainHttp]) {
         Some(error) => fails("endpoint", error),
         None => reached(notes),
     };
@@ -275,6 +276,8 @@ fn volume(descriptor: &Descriptor, opened: Option<&keys::Opened>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::BlockSize;
+    use crate::lifecycle::init::{InitOptions, init};
 
     #[test]
     fn what_a_key_error_says_is_parted_from_what_to_do() {
@@ -287,6 +290,36 @@ mod tests {
         let error = KeyError::Provider { slot: 2, provider: "tpm".to_owned() };
         let (found, remedy) = explained(&error);
         assert!(found.ends_with("does not know") && remedy == "use a later one", "{found}");
+    }
+
+    fn statuses(findings: &[Finding]) -> Vec<(&str, Status)> {
+        findings.iter().map(|finding| (finding.check, finding.status)).collect()
+    }
+
+    #[test]
+    fn a_slot_that_fails_is_a_warning_where_another_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = KeySource::Local(Some(dir.path().join("key")));
+        let options = InitOptions { key, block_size: BlockSize::DEFAULT, context: BTreeMap::new() };
+        let mut descriptor = init(&dir.path().join("store"), &options).unwrap().descriptor;
+        let ok = [("key_source", Status::Ok), ("key_file", Status::Ok), ("volume", Status::Ok)];
+        assert_eq!(statuses(&of_volume(&descriptor, None)), ok);
+        let missing = KeySource::File(dir.path().join("none"));
+        let fails = of_volume(&descriptor, Some(&missing));
+        let wanted = [ok[0], ("key_file", Status::Fails), ("volume", Status::NotChecked)];
+        assert_eq!(statuses(&fails), wanted);
+        assert!(fails[1].remedy.is_some());
+
+        // A slot that nobody with the key has put there: the volume is told too.
+        let lost = Slot { id: 2, key: "/none/key".to_owned(), ..descriptor.slots[0].clone() };
+        descriptor.slots.insert(0, lost);
+        let found = of_volume(&descriptor, None);
+        let wanted = [ok[0], ("key_file", Status::Warning), ok[1], ("volume", Status::Fails)];
+        assert_eq!(statuses(&found), wanted);
+        assert_eq!(found[1].subject.as_deref(), Some("slot 2"));
+        let foreign = of_volume(&descriptor, Some(&KeySource::Kms("alias/x".to_owned())));
+        let wanted = [("key_source", Status::Fails), ("volume", Status::NotChecked)];
+        assert_eq!(statuses(&foreign), wanted);
     }
 
     #[test]
