@@ -87,10 +87,18 @@ fn of_trial(trial: &KmsTrial) -> Vec<Finding> {
     findings.push(call("generate_data_key", "a data key was made and forgotten", &trial.made));
     findings.push(match &trial.opened {
         Some(opened) => call("decrypt", "it was unwrapped, under the context of a trial", opened),
-        None => Finding::not_checked("decrypt", "generate_data_key fails"),
+        None => Finding::not_checked("decrypt", because_of(trial.made.as_ref().err())),
     });
     findings.push(clock(&trial.notes));
     findings
+}
+
+/// Which check tells why nothing was made.
+fn because_of(error: Option<&KeyError>) -> &'static str {
+    match error {
+        Some(KeyError::Kms(error)) => before_the_key(error).unwrap_or("generate_data_key fails"),
+        _ => "generate_data_key fails",
+    }
 }
 
 /// Whether a failure says that the key itself was not reached, and which check says so.
@@ -148,7 +156,7 @@ fn way(notes: &KmsNotes, error: Option<&KeyError>) -> Vec<Finding> {
 
 fn shown(validity: Validity) -> String {
     match validity {
-        Validity::Lasting => "found, without an end: a user's; a role's would end".to_owned(),
+        Validity::Lasting => "found, a user's: they do not end by themselves".to_owned(),
         Validity::Session => "found, of a session".to_owned(),
         Validity::Until(end) => {
             let seconds = end.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
