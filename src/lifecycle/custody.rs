@@ -320,6 +320,7 @@ fn is_refusal(error: &VerbError) -> bool {
             | KmsFailure::NotFound
             | KmsFailure::IncorrectKey => true,
             KmsFailure::Unreachable
+            | KmsFailure::PlainHttp
             | KmsFailure::NoCredentials
             | KmsFailure::NoRegion
             | KmsFailure::BadCredentials
