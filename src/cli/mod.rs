@@ -10,6 +10,7 @@
 //! | `run`     | `run`                                              |
 //! | `check`   | `check`                                            |
 //! | `key`     | `key`                                              |
+//! | `policy`  | `key policy`                                       |
 //! | `doctor`  | `doctor`                                           |
 //! | `fail`    | how an error becomes a message and an exit code    |
 //! | `show`    | standard output, and tables                        |
@@ -22,6 +23,7 @@ mod files;
 mod key;
 mod mount;
 mod options;
+mod policy;
 mod run;
 mod show;
 mod volume;

@@ -62,7 +62,8 @@ pub(super) fn generate_data_key(
     context: &Context<'_>,
     notes: &KmsNotes,
 ) -> Result<DataKey, KeyError> {
-    Call::new(GENERATE_DATA_KEY, id, context, notes).run(async |call, client| {
+    let call = Call::new(GENERATE_DATA_KEY, id, context, LIMITS).noting(notes);
+    call.run(async |call, client| {
         let request = client
             .generate_data_key()
             .key_id(id)
@@ -85,7 +86,8 @@ pub(super) fn decrypt(
     context: &Context<'_>,
     notes: &KmsNotes,
 ) -> Result<(Secret, String), KeyError> {
-    Call::new(DECRYPT, id, context, notes).run(async |call, client| {
+    let call = Call::new(DECRYPT, id, context, LIMITS).noting(notes);
+    call.run(async |call, client| {
         let request = client
             .decrypt()
             .key_id(id)
@@ -109,17 +111,18 @@ struct Call<'a> {
     key: &'a str,
     context: &'a Context<'a>,
     limits: Limits,
-    notes: &'a KmsNotes,
+    /// What is learnt on the way, such as where the request went.
+    notes: KmsNotes,
 }
 
 impl<'a> Call<'a> {
-    fn new(
-        action: &'static str,
-        key: &'a str,
-        context: &'a Context<'a>,
-        notes: &'a KmsNotes,
-    ) -> Self {
-        Self { action, key, context, limits: LIMITS, notes }
+    fn new(action: &'static str, key: &'a str, context: &'a Context<'a>, limits: Limits) -> Self {
+        Self { action, key, context, limits, notes: KmsNotes::default() }
+    }
+
+    /// Notes what is learnt there too.
+    fn noting(self, notes: &KmsNotes) -> Self {
+        Self { notes: notes.clone(), ..self }
     }
 
     /// Connects, does `work`, logs that it was done. In a thread and a runtime of its own, so that
