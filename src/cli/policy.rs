@@ -14,9 +14,9 @@ const POLICY_HELP: &str = "\
 Prints {\"key_policy\", \"identity_policy\"}. The statements of key_policy are to be added to \
 those that the policy of the KMS key has: alone they would shut out whoever manages the key. \
 identity_policy is for the role; in the account of the key one of the two is enough, across \
-accounts both are needed. Without VOLUME they are for every volume under the key. To rewrap \
-where one of the two keys can't re-encrypt, kms:Decrypt of the one and kms:Encrypt of the other \
-are needed instead.";
+accounts both are needed. Without VOLUME they are for every volume under the key. Where \
+one of two keys can't re-encrypt, to rewrap takes kms:Decrypt of the old and kms:Encrypt of the \
+new one instead.";
 
 #[derive(Debug, Args)]
 #[command(after_help = POLICY_HELP)]

@@ -66,7 +66,7 @@ pub(super) fn generate_data_key(
     context: &Context<'_>,
     notes: &KmsNotes,
 ) -> Result<(Secret, Wrapped), KeyError> {
-    let call = Call::new(GENERATE_DATA_KEY, id, context, notes);
+    let call = Call::new(GENERATE_DATA_KEY, id, context, LIMITS).noting(notes);
     let made = call.run(async |call, client| {
         let request = client
             .generate_data_key()
@@ -87,7 +87,7 @@ pub(super) fn encrypt(
     secret: &Secret,
     context: &Context<'_>,
 ) -> Result<Wrapped, KeyError> {
-    let made = Call::new(ENCRYPT, id, context, &KmsNotes::default()).run(async |call, client| {
+    let made = Call::new(ENCRYPT, id, context, LIMITS).run(async |call, client| {
         let request = client
             .encrypt()
             .key_id(id)
@@ -106,8 +106,7 @@ pub(super) fn re_encrypt(
     wrapped: Vec<u8>,
     context: &Context<'_>,
 ) -> Result<Wrapped, KeyError> {
-    let notes = KmsNotes::default();
-    let call = Call { from: Some(from), ..Call::new(RE_ENCRYPT, id, context, &notes) };
+    let call = Call { from: Some(from), ..Call::new(RE_ENCRYPT, id, context, LIMITS) };
     call.run(async |call, client| {
         let pairs: HashMap<String, String> = context.all().into_iter().collect();
         let request = client
@@ -135,7 +134,7 @@ fn told_if_managed(error: KeyError, id: &str, context: &Context<'_>) -> KeyError
 
 /// Whether AWS manages the KMS key `id`, by one `DescribeKey`.
 fn is_managed(id: &str, context: &Context<'_>) -> Result<bool, KeyError> {
-    Call::new(DESCRIBE_KEY, id, context, &KmsNotes::default()).run(async |call, client| {
+    Call::new(DESCRIBE_KEY, id, context, LIMITS).run(async |call, client| {
         let answer = client.describe_key().key_id(id).send().await;
         let answer = answer.map_err(|error| call.failed(&error))?;
         let manager = answer.key_metadata.as_ref().and_then(|found| found.key_manager());
@@ -150,7 +149,8 @@ pub(super) fn decrypt(
     context: &Context<'_>,
     notes: &KmsNotes,
 ) -> Result<(Secret, String), KeyError> {
-    Call::new(DECRYPT, id, context, notes).run(async |call, client| {
+    let call = Call::new(DECRYPT, id, context, LIMITS).noting(notes);
+    call.run(async |call, client| {
         let request = client
             .decrypt()
             .key_id(id)
@@ -176,17 +176,18 @@ struct Call<'a> {
     from: Option<&'a str>,
     context: &'a Context<'a>,
     limits: Limits,
-    notes: &'a KmsNotes,
+    /// What is learnt on the way, such as where the request went.
+    notes: KmsNotes,
 }
 
 impl<'a> Call<'a> {
-    fn new(
-        action: &'static str,
-        key: &'a str,
-        context: &'a Context<'a>,
-        notes: &'a KmsNotes,
-    ) -> Self {
-        Self { action, key, from: None, context, limits: LIMITS, notes }
+    fn new(action: &'static str, key: &'a str, context: &'a Context<'a>, limits: Limits) -> Self {
+        Self { action, key, from: None, context, limits, notes: KmsNotes::default() }
+    }
+
+    /// Notes what is learnt there too.
+    fn noting(self, notes: &KmsNotes) -> Self {
+        Self { notes: notes.clone(), ..self }
     }
 
     /// Connects, does `work`, logs that it was done. In a thread and a runtime of its own, so that
