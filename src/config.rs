@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -45,6 +46,28 @@ impl std::fmt::Display for Size {
             .unwrap_or_default();
         let unit = ["", "K", "M", "G", "T"][shift / 10];
         write!(f, "{}{unit}", self.0 >> shift)
+    }
+}
+
+/// A time as typed: digits, then `s`, `m` or `h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = || format!("{text:?} is no time: wanted digits and then s, m or h");
+        let digits = text.trim_end_matches(|end: char| !end.is_ascii_digit());
+        let seconds = match &text[digits.len()..] {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return Err(wanted()),
+        };
+        let count: u64 = digits.parse().map_err(|_| wanted())?;
+        let count = count.checked_mul(seconds).ok_or_else(wanted)?;
+        Ok(Self(Duration::from_secs(count)))
     }
 }
 
@@ -112,6 +135,18 @@ fn private_dir(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read() {
+        for (text, seconds) in [("60s", 60), ("15m", 900), ("2h", 7200), ("0s", 0)] {
+            assert_eq!(text.parse(), Ok(Span(Duration::from_secs(seconds))), "{text}");
+        }
+        for text in
+            ["", "s", "5", "1d", "-1s", "1.5h", "9999999999999999999h", "99999999999999999h"]
+        {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_and_written() {

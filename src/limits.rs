@@ -56,6 +56,19 @@ pub const LEAVE_WAIT: Duration = Duration::from_secs(300);
 /// How long the other end of a control socket may take for a line that needs no work.
 pub const CONTROL_WAIT: Duration = Duration::from_secs(10);
 
+/// Between two requests to KMS for the key of a mounted volume, unless a flag says otherwise: so
+/// long a key that was taken away is still used, at most.
+pub const KEY_RECHECK_DEFAULT: Duration = Duration::from_secs(60);
+
+/// How long a mounted volume is served while KMS does not answer, unless a flag says otherwise.
+pub const KEY_MAX_OFFLINE_DEFAULT: Duration = Duration::from_secs(15 * 60);
+
+/// How long a lock waits for those who use the volume at that moment, as a snapshot does.
+pub const LET_GO_WAIT: Duration = Duration::from_secs(10);
+
+/// Between two looks of that wait: nobody tells when the last one goes.
+pub const LET_GO_POLL: Duration = Duration::from_millis(2);
+
 /// Bytes of a line on a control socket.
 pub const CONTROL_LINE_LEN_MAX: u64 = 64 << 10;
 

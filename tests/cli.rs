@@ -22,7 +22,7 @@ fn wrong_usage_is_2_and_names_what_is_wrong() {
         ("", "Usage"),
         ("frobnicate", "frobnicate"),
         ("start store", "start"),
-        ("lock store", "lock"),
+        ("lock", "VOLUME"),
         ("check store --threads 0", "1 to 64"),
         ("key rotate store", "rotate"),
         ("key remove store x", "invalid value"),

@@ -128,7 +128,6 @@ impl Played {
             match ends {
                 Ends::KilledThenCut => {
                     let disk = self.recorder.killed(calls);
-                    disk.put(&disk.now());
                     self.cut_in_recovery(&disk, &mut random, trial)?;
                 }
                 Ends::Cut | Ends::CutTwice => {

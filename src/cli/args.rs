@@ -11,13 +11,12 @@ use clap::{Args, Parser, Subcommand};
 pub(in crate::cli) use key::{KeyVerb, KeyVerbArgs, OpenedBy};
 
 use crate::cli::options::MountWords;
+use crate::cli::tuning::{TuningArgs, threads};
 use crate::config::Size;
 use crate::format::BlockSize;
 use crate::job::{CHILD_VERB, Role};
-use crate::lifecycle::Durability;
 use crate::lifecycle::background::DAEMON_VERB;
 use crate::lifecycle::transfer::VolumePath;
-use crate::limits::{CACHE_BYTES_MIN, OPEN_DIRS_DEFAULT, OPEN_DIRS_MAX, THREADS_MAX};
 
 const TERMS: &str = "\
 STORE is the directory with the ciphertext, VOLUME a store or the mountpoint of one, TARGET a \
@@ -63,6 +62,10 @@ pub(in crate::cli) enum Verb {
     Run(RunArgs),
     #[command(name = CHILD_VERB, hide = true)]
     RunChild(RunChildArgs),
+    /// Take the keys of a mounted volume away until it is unlocked
+    Lock(LockArgs),
+    /// Give a locked volume its key again
+    Unlock(UnlockArgs),
     /// Walk a store and say what is not as it was written
     Check(CheckArgs),
     /// Unmount a volume everywhere, zero its keys, and take a snapshot if told to
@@ -136,23 +139,6 @@ impl MountArgs {
     }
 }
 
-#[derive(Debug, Args)]
-pub(in crate::cli) struct TuningArgs {
-    /// Bytes of the cache of opened blocks
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = cache_size)]
-    pub(in crate::cli) cache_size: Size,
-    /// Threads of the mount and of the ciphers; by default one a core
-    #[arg(long, value_name = "N", value_parser = threads)]
-    pub(in crate::cli) threads: Option<NonZero<usize>>,
-    /// Directories that stay open, a descriptor each, besides those that are in use
-    #[arg(long, value_name = "N", default_value_t = OPEN_DIRS_DEFAULT, value_parser = open_dirs)]
-    pub(in crate::cli) open_dirs: NonZero<usize>,
-    /// strict: what fsync acknowledged survives a power cut; relaxed: not while it is overwritten.
-    /// By default relaxed with a transient key and for every role but notebook, strict otherwise
-    #[arg(long, value_name = "strict|relaxed")]
-    pub(in crate::cli) durability: Option<Durability>,
-}
-
 /// A role, in place of a path.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RoleArgs {
@@ -186,8 +172,9 @@ unreachable: mounted, but its daemon does not answer), mountpoints, created_unix
 epochs, slots (id, provider, key), holder (pid, host, mountpoints, socket, started_unix_s) if \
 another machine or a process that does not answer says that it writes the volume, and, if mounted, \
 daemon: pid, release, uptime_s, read_only, \
-durability, key_provider, key_id, key_slot, key_proved_unix_s, memory_locked, core_dumps_off, \
-cache_budget_bytes, figures.";
+durability, key_provider, key_id, key_slot, key_state (held, unproved or locked), key_proved_s, \
+key_reason, memory_locked, core_dumps_off, cache_budget_bytes, \
+figures.";
 
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_FIELDS)]
@@ -251,6 +238,21 @@ pub(in crate::cli) struct PutArgs {
     pub(in crate::cli) path: VolumePath,
     #[command(flatten)]
     pub(in crate::cli) key: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct LockArgs {
+    /// A store or a mountpoint
+    pub(in crate::cli) volume: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct UnlockArgs {
+    /// A store or a mountpoint
+    pub(in crate::cli) volume: PathBuf,
+    /// Key source instead of the one that it was mounted with
+    #[arg(long, value_name = "SOURCE")]
+    pub(in crate::cli) key: Option<String>,
 }
 
 const CHECK_FIELDS: &str = "\
@@ -393,26 +395,6 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
     BlockSize::from_bytes(bytes).ok_or_else(wanted)
 }
 
-fn cache_size(text: &str) -> Result<Size, String> {
-    let size: Size = text.parse()?;
-    if size.0 < CACHE_BYTES_MIN {
-        return Err(format!("{size} is too little: wanted at least {}", Size(CACHE_BYTES_MIN)));
-    }
-    Ok(size)
-}
-
-fn threads(text: &str) -> Result<NonZero<usize>, String> {
-    let wanted = || format!("{text} is no number of threads: wanted 1 to {THREADS_MAX}");
-    let count: NonZero<usize> = text.parse().map_err(|_| wanted())?;
-    if count.get() > THREADS_MAX { Err(wanted()) } else { Ok(count) }
-}
-
-fn open_dirs(text: &str) -> Result<NonZero<usize>, String> {
-    let wanted = || format!("{text} is no number of directories: wanted 1 to {OPEN_DIRS_MAX}");
-    let count: NonZero<usize> = text.parse().map_err(|_| wanted())?;
-    if count.get() > OPEN_DIRS_MAX { Err(wanted()) } else { Ok(count) }
-}
-
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| {
         format!("{text:?} is no pair for the encryption context: wanted KEY=VALUE")
@@ -441,8 +423,8 @@ mod tests {
             .filter(|verb| !verb.is_hide_set())
             .map(|verb| verb.get_name().to_owned())
             .collect();
-        let wanted =
-            "init mount umount status ls cat get put run check stop snapshot key terminate";
+        let wanted = "init mount umount status ls cat get put run lock unlock check stop snapshot \
+                      key terminate";
         assert_eq!(verbs.join(" "), wanted);
     }
 
@@ -464,9 +446,6 @@ mod tests {
     fn numbers_out_of_range_are_refused() {
         assert!(block_size("16K").is_ok() && block_size("12K").is_err());
         assert!(block_size("2K").is_err() && block_size("128K").is_err());
-        assert!(cache_size("64M").is_ok() && cache_size("1M").is_err());
-        assert!(open_dirs("1").is_ok() && open_dirs("0").is_err() && open_dirs("9e9").is_err());
-        assert!(threads("4").is_ok() && threads("0").is_err() && threads("1000").is_err());
         assert!(pair("a=b=c").is_ok_and(|(_, value)| value == "b=c") && pair("a").is_err());
     }
 

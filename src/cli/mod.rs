@@ -10,6 +10,7 @@
 //! | `run`     | `run`                                              |
 //! | `check`   | `check`                                            |
 //! | `key`     | `key status`, `add`, `remove`, `rewrap`            |
+//! | `tuning`  | flags of how an open volume behaves                |
 //! | `fail`    | how an error becomes a message and an exit code    |
 //! | `show`    | standard output, and tables                        |
 
@@ -22,6 +23,7 @@ mod mount;
 mod options;
 mod run;
 mod show;
+mod tuning;
 mod volume;
 
 use std::process::ExitCode;
@@ -30,7 +32,7 @@ use clap::Parser;
 
 use crate::cli::args::{Arguments, Verb};
 use crate::cli::fail::Fail;
-use crate::lifecycle::Exit;
+use crate::lifecycle::{Exit, locking};
 use crate::telemetry;
 
 /// Does what was typed.
@@ -72,6 +74,8 @@ fn act(arguments: Arguments) -> Result<u8, Fail> {
         Verb::Put(put) => files::put(&put),
         Verb::Run(wanted) => return run::run(&wanted),
         Verb::RunChild(child) => return Err(run::child(&child)),
+        Verb::Lock(wanted) => Ok(locking::lock(&wanted.volume)?),
+        Verb::Unlock(wanted) => mount::unlock(&wanted),
         Verb::Check(wanted) => return check::check(&wanted),
         Verb::Stop(stop) => volume::stop(&stop),
         Verb::Snapshot(wanted) => volume::snapshot(&wanted.verb),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::args::{MountArgs, RoleArgs};
+use crate::cli::args::{MountArgs, RoleArgs, UnlockArgs};
 use crate::cli::fail::Fail;
 use crate::cli::show;
 use crate::config;
@@ -11,8 +11,8 @@ use crate::keys::KeySource;
 use crate::lifecycle::report::Report;
 use crate::lifecycle::request::{KernelOptions, MountRequest};
 use crate::lifecycle::session::Point;
-use crate::lifecycle::{Durability, Exit, background, leave, locate, serve};
-use crate::limits::OPEN_DIRS_DEFAULT;
+use crate::lifecycle::{Durability, Exit, background, leave, locate, locking, serve};
+use crate::limits::{KEY_MAX_OFFLINE_DEFAULT, KEY_RECHECK_DEFAULT, OPEN_DIRS_DEFAULT};
 
 /// The role's place; `None` if a path was typed instead.
 pub(in crate::cli) fn place(arguments: &RoleArgs) -> Result<Option<Place>, Fail> {
@@ -76,6 +76,11 @@ pub(in crate::cli) fn umount(mountpoint: &Path) -> Result<(), Fail> {
     Ok(leave::umount(mountpoint)?)
 }
 
+pub(in crate::cli) fn unlock(arguments: &UnlockArgs) -> Result<(), Fail> {
+    let key = arguments.key.as_deref().map(key_source).transpose()?;
+    Ok(locking::unlock(&arguments.volume, key.as_deref())?)
+}
+
 fn request(arguments: &MountArgs) -> Result<MountRequest, Fail> {
     let words = arguments.words().map_err(Fail::usage)?;
     let key = arguments.key.as_deref().map(key_source).transpose()?;
@@ -84,10 +89,7 @@ fn request(arguments: &MountArgs) -> Result<MountRequest, Fail> {
         (None, Some(store), Some(mountpoint)) => plain(store, mountpoint, key)?,
         _ => return Err(Fail::usage("wanted STORE and MOUNTPOINT, or --role")),
     };
-    request.cache_bytes = arguments.tuning.cache_size.0;
-    request.threads = arguments.tuning.threads;
-    request.open_dirs = arguments.tuning.open_dirs;
-    request.durability = arguments.tuning.durability.unwrap_or(request.durability);
+    arguments.tuning.apply(&mut request);
     request.read_only = words.read_only.unwrap_or(false) || arguments.read_only;
     if request.read_only {
         // Nothing can be made in a volume that is not to be changed.
@@ -119,6 +121,8 @@ fn plain(store: &Path, mountpoint: &Path, key: Option<String>) -> Result<MountRe
         threads: None,
         open_dirs: OPEN_DIRS_DEFAULT,
         durability: Durability::Strict,
+        key_recheck: KEY_RECHECK_DEFAULT,
+        key_max_offline: KEY_MAX_OFFLINE_DEFAULT,
         read_only: false,
         kernel: KernelOptions::usual(),
     })

@@ -19,10 +19,7 @@ pub(in crate::cli) fn run(arguments: &RunArgs) -> Result<u8, Fail> {
     let key = arguments.key.as_deref().map(key_source).transpose();
     let key = key.map_err(|fail| fail.with(Exit::NotRun))?;
     let mut request = place.request(key.as_deref());
-    request.cache_bytes = arguments.tuning.cache_size.0;
-    request.threads = arguments.tuning.threads;
-    request.open_dirs = arguments.tuning.open_dirs;
-    request.durability = arguments.tuning.durability.unwrap_or(request.durability);
+    arguments.tuning.apply(&mut request);
     let options = JobOptions {
         place,
         request,

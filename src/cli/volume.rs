@@ -13,7 +13,9 @@ use crate::lifecycle::init::InitOptions;
 use crate::lifecycle::report::{Report, State};
 use crate::lifecycle::terminate as destroy;
 use crate::lifecycle::terminate::Confirm;
-use crate::lifecycle::{VerbError, init as make, leave, snapshot as snapshots, status as look};
+use crate::lifecycle::{
+    KeyState, VerbError, init as make, leave, snapshot as snapshots, status as look,
+};
 use crate::telemetry;
 
 pub(in crate::cli) fn init(arguments: &InitArgs) -> Result<(), Fail> {
@@ -90,6 +92,15 @@ fn report_text(report: &Report) -> String {
     row("read-only", yes(daemon.read_only));
     row("durability", daemon.durability.to_string());
     row("key in use", format!("{} {}", daemon.key_provider, daemon.key_id));
+    let state = match daemon.key_state {
+        KeyState::Held => "held",
+        KeyState::Unproved => "not known: KMS does not answer",
+        KeyState::Locked => "locked: keys are gone until it is unlocked",
+    };
+    row("key state", format!("{state}; last had {} s ago", daemon.key_proved_s));
+    if let Some(reason) = &daemon.key_reason {
+        row("because", reason.clone());
+    }
     row("memory locked", yes(daemon.memory_locked));
     row("core dumps off", yes(daemon.core_dumps_off));
     row("cache budget", daemon.cache_budget_bytes.to_string());

@@ -8,6 +8,7 @@ use crate::fs::core::Fs;
 use crate::fs::error::FsError;
 use crate::fs::handles::Handle;
 use crate::fs::ids::{HandleId, InodeId, OpenFlags, Privileges, Sync};
+use crate::fs::rest::Resting;
 use crate::limits::DESCRIPTORS_SPARE;
 
 const SET_UID: u32 = 0o4000;
@@ -26,7 +27,7 @@ pub(in crate::fs) struct OpenFile {
 }
 
 impl OpenFile {
-    fn new(file: Arc<File>, access: Access) -> Arc<Self> {
+    pub(in crate::fs) fn new(file: Arc<File>, access: Access) -> Arc<Self> {
         Arc::new(Self {
             file,
             writable: AtomicBool::new(access == Access::Write),
@@ -115,6 +116,16 @@ pub(in crate::fs) struct FileHandle {
 }
 
 impl FileHandle {
+    pub(in crate::fs) fn new(inode: InodeId, open: Arc<OpenFile>, sync: Sync) -> Self {
+        Self { inode, open, sync }
+    }
+
+    pub(in crate::fs) fn resting(&self) -> Resting {
+        let write = self.open.allows(Access::Write);
+        let access = if write { Access::Write } else { Access::Read };
+        Resting::File { inode: self.inode, access, sync: self.sync }
+    }
+
     fn file(&self) -> &File {
         &self.open.file
     }
@@ -215,7 +226,7 @@ impl Fs {
         open: Arc<OpenFile>,
         sync: Sync,
     ) -> HandleId {
-        self.handles.insert(Handle::File(FileHandle { inode, open, sync }))
+        self.handles.insert(Handle::of_file(inode, open, sync))
     }
 
     /// Does something with the file of a handle.
@@ -227,6 +238,7 @@ impl Fs {
         match &*self.handles.get(handle)? {
             Handle::File(file) => work(file),
             Handle::Dir(_) => Err(FsError::IsDir),
+            Handle::Gone { .. } => Err(FsError::Stale),
         }
     }
 
@@ -379,7 +391,14 @@ impl Fs {
     /// # Errors
     /// `BadHandle`.
     pub fn release(&self, handle: HandleId) -> Result<(), FsError> {
-        if let Handle::File(file) = &*self.handles.remove(handle)? {
+        let handle = self.handles.remove(handle)?;
+        if let Handle::Gone { file: Some(inode) } = &*handle {
+            self.inodes.drop_handle(*inode);
+        }
+        if let Handle::Dir(stream) = &*handle {
+            self.keep_no_more(stream);
+        }
+        if let Handle::File(file) = &*handle {
             match self.close(file.inode, &file.open) {
                 // That was told when the file failed.
                 Ok(()) | Err(FsError::File(FileError::Latched)) => {}

@@ -34,30 +34,35 @@ const DEPTH_MAX: usize = 1 << 16;
 pub struct Fs {
     pub(in crate::fs) volume: Arc<Volume>,
     pub(in crate::fs) root: Dir,
-    pub(in crate::fs) inodes: Table,
+    pub(in crate::fs) inodes: Arc<Table>,
     pub(in crate::fs) dirs: OpenDirs,
     pub(in crate::fs) guards: NameGuards,
     pub(in crate::fs) handles: Handles,
     pub(in crate::fs) seen: Seen,
     pub(in crate::fs) keepers: Keepers,
     /// Whoever asks keeps size and times of the files that it writes itself.
-    keeps_times: AtomicBool,
+    pub(in crate::fs) keeps_times: AtomicBool,
 }
 
 impl Fs {
     /// The file system of an open volume, with `root` as its root.
     pub fn new(volume: Arc<Volume>, root: Dir) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::over(volume, root, Arc::default()))
+    }
+
+    /// The same, with inodes that are known already.
+    pub(in crate::fs) fn over(volume: Arc<Volume>, root: Dir, inodes: Arc<Table>) -> Self {
+        Self {
             dirs: OpenDirs::new(volume.open_dirs()),
             volume,
             root,
-            inodes: Table::new(),
+            inodes,
             guards: NameGuards::new(),
             handles: Handles::default(),
             seen: Seen::default(),
             keepers: Keepers::default(),
             keeps_times: AtomicBool::new(false),
-        })
+        }
     }
 
     /// The volume behind it.

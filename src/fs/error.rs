@@ -41,6 +41,9 @@ pub enum FsError {
     /// More than 40 symbolic links on the way.
     #[error("more than 40 symbolic links on the way: they may lead in a circle")]
     Loop,
+    /// The key was taken away.
+    #[error("the volume is locked: its key may not be used")]
+    Locked,
     /// What is there now is not what was there before.
     #[error("not what was there before: look again")]
     Stale,
@@ -65,6 +68,7 @@ impl FsError {
             Self::NotSupported => Errno::OPNOTSUPP,
             Self::NameTooLong => Errno::NAMETOOLONG,
             Self::Loop => Errno::LOOP,
+            Self::Locked => Errno::KEYREVOKED,
             Self::Stale => Errno::STALE,
         }
     }
@@ -126,6 +130,7 @@ mod tests {
             (FsError::NotSupported, libc::EOPNOTSUPP),
             (FsError::NameTooLong, libc::ENAMETOOLONG),
             (FsError::Loop, libc::ELOOP),
+            (FsError::Locked, libc::EKEYREVOKED),
             (FsError::Stale, libc::ESTALE),
         ];
         for (error, errno) in table {

@@ -2,35 +2,87 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::fs::content::FileHandle;
+use crate::fs::content::{FileHandle, OpenFile};
 use crate::fs::error::FsError;
-use crate::fs::ids::HandleId;
+use crate::fs::ids::{HandleId, InodeId, Sync};
 use crate::fs::listing::DirHandle;
+use crate::fs::rest::Resting;
 
 /// What a handle stands for.
 #[derive(Debug)]
 pub(in crate::fs) enum Handle {
     File(FileHandle),
     Dir(DirHandle),
+    /// Of something that could not be opened again when the volume was; of a file, which.
+    Gone {
+        file: Option<InodeId>,
+    },
+}
+
+impl Handle {
+    pub(in crate::fs) fn of_file(inode: InodeId, open: Arc<OpenFile>, sync: Sync) -> Self {
+        Self::File(FileHandle::new(inode, open, sync))
+    }
 }
 
 #[derive(Debug)]
-struct Slot {
+struct Slot<H> {
     /// How often the slot was given out.
     generation: u32,
-    handle: Option<Arc<Handle>>,
+    handle: Option<H>,
 }
 
-#[derive(Debug, Default)]
-struct Slots {
-    slots: Vec<Slot>,
+#[derive(Debug)]
+struct Slots<H> {
+    slots: Vec<Slot<H>>,
     free: Vec<u32>,
+}
+
+impl<H> Default for Slots<H> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<H> Slots<H> {
+    /// Takes the handle out; `None` for one that is not open.
+    fn remove(&mut self, id: HandleId) -> Option<H> {
+        let (place, generation) = place_of(id);
+        let slot = self.slots.get_mut(place as usize);
+        let slot = slot.filter(|slot| slot.generation == generation);
+        let handle = slot.and_then(|slot| slot.handle.take())?;
+        self.free.push(place);
+        Some(handle)
+    }
+
+    /// Each handle as another, under the same number.
+    fn map<T>(self, mut other: impl FnMut(H) -> T) -> Slots<T> {
+        let slots = self
+            .slots
+            .into_iter()
+            .map(|Slot { generation, handle }| Slot { generation, handle: handle.map(&mut other) });
+        Slots { slots: slots.collect(), free: self.free }
+    }
+}
+
+/// Handles while nothing is open.
+#[derive(Debug)]
+pub(in crate::fs) struct RestingHandles(Slots<Resting>);
+
+impl RestingHandles {
+    pub(in crate::fs) fn remove(&mut self, id: HandleId) -> Option<Resting> {
+        self.0.remove(id)
+    }
+
+    pub(in crate::fs) fn each(&self, look: impl FnMut(&Resting)) {
+        self.0.slots.iter().filter_map(|slot| slot.handle.as_ref()).for_each(look);
+    }
 }
 
 /// All open handles. A [`HandleId`] is the slot's place in its lower half, and how often the slot
 /// was given out in its upper half.
 #[derive(Debug, Default)]
-pub(in crate::fs) struct Handles(RwLock<Slots>);
+pub(in crate::fs) struct Handles(RwLock<Slots<Arc<Handle>>>);
 
 fn place_of(id: HandleId) -> (u32, u32) {
     let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("masked to 32 bits");
@@ -38,11 +90,11 @@ fn place_of(id: HandleId) -> (u32, u32) {
 }
 
 impl Handles {
-    fn read(&self) -> RwLockReadGuard<'_, Slots> {
+    fn read(&self) -> RwLockReadGuard<'_, Slots<Arc<Handle>>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Slots> {
+    fn write(&self) -> RwLockWriteGuard<'_, Slots<Arc<Handle>>> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -71,12 +123,21 @@ impl Handles {
     /// # Errors
     /// `BadHandle` for one that is not open.
     pub(in crate::fs) fn remove(&self, id: HandleId) -> Result<Arc<Handle>, FsError> {
-        let (place, generation) = place_of(id);
-        let mut slots = self.write();
-        let slot = slots.slots.get_mut(place as usize).filter(|slot| slot.generation == generation);
-        let handle = slot.and_then(|slot| slot.handle.take()).ok_or(FsError::BadHandle)?;
-        slots.free.push(place);
-        Ok(handle)
+        self.write().remove(id).ok_or(FsError::BadHandle)
+    }
+
+    /// Takes all; what is left of each keeps its number.
+    pub(in crate::fs) fn rest(&self, resting: impl Fn(&Handle) -> Resting) -> RestingHandles {
+        let slots = std::mem::take(&mut *self.write());
+        RestingHandles(slots.map(|handle| resting(&handle)))
+    }
+
+    /// What `open` makes of each.
+    pub(in crate::fs) fn awake(
+        resting: RestingHandles,
+        mut open: impl FnMut(Resting) -> Handle,
+    ) -> Self {
+        Self(RwLock::new(resting.0.map(|resting| Arc::new(open(resting)))))
     }
 
     pub(in crate::fs) fn count(&self) -> usize {

@@ -10,6 +10,7 @@ use crate::fs::core::Fs;
 use crate::fs::error::FsError;
 use crate::fs::handles::Handle;
 use crate::fs::ids::{Attr, HandleId, InodeId};
+use crate::fs::rest::Resting;
 use crate::limits::DESCRIPTORS_SPARE_LAST;
 
 /// An open directory stream.
@@ -56,6 +57,11 @@ pub struct Listed<'a> {
 type Taken = bool;
 
 impl DirHandle {
+    pub(in crate::fs) fn resting(&self) -> Resting {
+        let keeps = self.keeps.load(Ordering::Relaxed);
+        Resting::Dir { inode: self.inode, parent: self.parent, keeps }
+    }
+
     /// The stream's listing, where it was left or begun now.
     fn listing(&self) -> Result<MutexGuard<'_, Option<Listing>>, FsError> {
         let mut listing = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,9 +81,22 @@ impl Fs {
         self.must_leave(DESCRIPTORS_SPARE_LAST)?;
         let dir = self.dir(id)?;
         let parent = self.inodes.parent(id).unwrap_or(InodeId::ROOT);
-        let (listing, keeps) = (Mutex::default(), AtomicBool::new(false));
-        let handle = DirHandle { inode: id, parent, dir, listing, keeps };
-        Ok(self.handles.insert(Handle::Dir(handle)))
+        Ok(self.handles.insert(Handle::Dir(self.stream(id, parent, dir, false))))
+    }
+
+    /// A stream at its beginning; `keeps` if the kernel keeps what it reads by it already.
+    pub(in crate::fs) fn stream(
+        &self,
+        inode: InodeId,
+        parent: InodeId,
+        dir: Dir,
+        keeps: bool,
+    ) -> DirHandle {
+        if keeps {
+            self.keepers.with(|all| all.insert(inode));
+        }
+        let (listing, keeps) = (Mutex::default(), AtomicBool::new(keeps));
+        DirHandle { inode, parent, dir, listing, keeps }
     }
 
     /// Whether the kernel may keep what it reads by this new stream, and show what it has kept:
@@ -144,7 +163,11 @@ impl Fs {
         mut take: impl FnMut(&DirHandle, Listed<'_>) -> Taken,
     ) -> Result<(), FsError> {
         let handle = self.handles.get(handle)?;
-        let Handle::Dir(stream) = &*handle else { return Err(FsError::NotDir) };
+        let stream = match &*handle {
+            Handle::Dir(stream) => stream,
+            Handle::File(_) => return Err(FsError::NotDir),
+            Handle::Gone { .. } => return Err(FsError::Stale),
+        };
         let mut listing = stream.listing()?;
         let listing = listing.as_mut().expect("begun if it was not");
         listing.seek(offset)?;
@@ -180,6 +203,14 @@ impl Fs {
         match &*self.handles.get(handle)? {
             Handle::Dir(stream) => Ok(stream.dir.sync()?),
             Handle::File(_) => Err(FsError::NotDir),
+            Handle::Gone { .. } => Err(FsError::Stale),
+        }
+    }
+
+    /// A stream is closed: the next may be kept.
+    pub(in crate::fs) fn keep_no_more(&self, stream: &DirHandle) {
+        if stream.keeps.load(Ordering::Relaxed) {
+            self.keepers.with(|all| all.remove(&stream.inode));
         }
     }
 
@@ -188,11 +219,6 @@ impl Fs {
     /// # Errors
     /// `BadHandle`.
     pub fn releasedir(&self, handle: HandleId) -> Result<(), FsError> {
-        if let Handle::Dir(stream) = &*self.handles.remove(handle)?
-            && stream.keeps.load(Ordering::Relaxed)
-        {
-            self.keepers.with(|all| all.remove(&stream.inode));
-        }
-        Ok(())
+        self.release(handle)
     }
 }

@@ -14,6 +14,7 @@
 //! | `namespace` | lookup, and all that makes a name                                        |
 //! | `removal`   | unlink, rmdir, rename                                                    |
 //! | `content`   | open, read, write, sync, close                                           |
+//! | `rest`      | what is left of it while the volume is locked                            |
 //! | `seen`      | which states of files those outside may have kept                        |
 //! | `listing`   | directory streams                                                        |
 //! | `path`      | walking a path, for those who have no kernel to do it                    |
@@ -30,6 +31,7 @@ mod listing;
 mod namespace;
 mod path;
 mod removal;
+mod rest;
 mod seen;
 mod table;
 
@@ -39,6 +41,7 @@ pub use error::FsError;
 pub use ids::{Attr, HandleId, InodeId, OpenFlags, Privileges, Sync};
 pub use listing::Listed;
 pub use path::{Follow, Located};
+pub use rest::{Door, Inside, Rest};
 
 pub use crate::file::{
     Access, Allocate, Creator, Dir, DirEntry, File, Kind, NodeKind, RenameMode, Seek, SetAttr,

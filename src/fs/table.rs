@@ -6,7 +6,8 @@
 //! 2. `names` are names it has: they are added and removed under the guard of their directory.
 //! 3. Without a name it has `held`, from before its last name went, so its lower number is not
 //!    given to another while it is known. The root is not in here.
-//! 4. `open` is there exactly while `handles` > 0.
+//! 4. `open` is there exactly while `handles` > 0. Neither `open` nor `held` is there while the
+//!    volume is locked, nor afterwards for what can't be opened any more.
 //! 5. `entries` counts the `names` in it, of all inodes. So a directory is known as long as
 //!    something in it is, also when those outside have forgotten it: a file of two names may be
 //!    used by one of them only, and each of `names` has to lead to it.
@@ -57,11 +58,13 @@ struct Inode {
 #[derive(Debug)]
 pub(in crate::fs) struct Table(Vec<Mutex<HashMap<InodeId, Inode>>>);
 
-impl Table {
-    pub(in crate::fs) fn new() -> Self {
+impl Default for Table {
+    fn default() -> Self {
         Self((0..1 << SHARDS_LOG2).map(|_| Mutex::default()).collect())
     }
+}
 
+impl Table {
     fn shard(&self, id: InodeId) -> MutexGuard<'_, HashMap<InodeId, Inode>> {
         self.0[id.spread(SHARDS_LOG2)].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -270,6 +273,32 @@ impl Table {
             closed = (inode.handles == 0).then(|| inode.open.take()).flatten();
         });
         drop(closed);
+    }
+
+    /// Closes all files and lets go of what keeps those without a name; the handles stay counted.
+    pub(in crate::fs) fn close_all(&self) {
+        for shard in &self.0 {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let taken: Vec<_> =
+                shard.values_mut().map(|inode| (inode.open.take(), inode.held.take())).collect();
+            drop(shard);
+            drop(taken);
+        }
+    }
+
+    /// The file of an inode that has handles is open again.
+    pub(in crate::fs) fn open_again(&self, id: InodeId, open: Arc<OpenFile>) {
+        if self.with(id, |inode| inode.open = Some(open)).is_none() {
+            tracing::debug!(inode = id.0, "nobody knows it any more");
+        }
+    }
+
+    /// All that are known, in no order.
+    pub(in crate::fs) fn ids(&self) -> Vec<InodeId> {
+        let ids = |shard: &Mutex<HashMap<InodeId, Inode>>| -> Vec<InodeId> {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        };
+        self.0.iter().flat_map(ids).collect()
     }
 
     pub(in crate::fs) fn count(&self) -> usize {

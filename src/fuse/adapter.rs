@@ -14,12 +14,12 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::fs::{Change, Fs, FsError, NodeKind, Privileges, SetAttr};
-use crate::fuse::convert::{self, TTL, errno, file_attr, generation, inode, ttl};
+use crate::fs::{Change, Door, Fs, FsError, NodeKind, Privileges, SetAttr};
+use crate::fuse::convert::{self, errno, file_attr, generation, inode, ttl};
 use crate::fuse::linger::Linger;
 use crate::fuse::request::{
-    creator, fopen_flags, give_attr, give_entry, give_nothing, give_opened, give_stream,
-    give_value, guarded, handle, privileges, settle, sync, visible,
+    Refuse, creator, fopen_flags, give_attr, give_entry, give_nothing, give_opened, give_stream,
+    give_value, guarded, handle, name_ttl, privileges, settle, sync, visible,
 };
 use crate::fuse::umask;
 
@@ -32,7 +32,7 @@ const MODE_BITS: u32 = 0o7777;
 /// What serves a mount.
 #[derive(Debug)]
 pub(in crate::fuse) struct Adapter {
-    pub(in crate::fuse) fs: Arc<Fs>,
+    pub(in crate::fuse) door: Arc<Door>,
     /// Whether the kernel checks permissions, and access control lists with them.
     pub(in crate::fuse) checks: bool,
     /// Whether the kernel gathers writes.
@@ -42,49 +42,54 @@ pub(in crate::fuse) struct Adapter {
 }
 
 impl Adapter {
-    /// Answers a request, whatever comes; see [`guarded`].
-    fn answer(&self, operation: &'static str, work: impl FnOnce()) {
-        guarded(operation, work);
+    /// Answers a request, whatever comes; see [`guarded`]. While the volume is locked, each with
+    /// the same error.
+    fn answer<R: Refuse>(&self, operation: &'static str, reply: R, work: impl FnOnce(&Fs, R)) {
+        self.at_door(operation, |door| match door.enter() {
+            Ok(fs) => work(&fs, reply),
+            Err(error) => reply.refuse(&error),
+        });
+    }
+
+    /// The same for what is done also while it is locked.
+    fn at_door(&self, operation: &'static str, work: impl FnOnce(&Door)) {
+        guarded(operation, || work(&self.door));
         if let Some(linger) = &self.linger {
             linger.after_reply();
         }
-    }
-
-    /// How long the kernel may remember a name, or that there is none.
-    fn name_ttl(&self) -> Duration {
-        if self.fs.changes_here_only() { TTL } else { Duration::ZERO }
     }
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        settle(config, self.checks, self.gathers, self.fs.changes_here_only());
+        let alone = self.door.enter().is_ok_and(|fs| fs.changes_here_only());
+        settle(config, self.checks, self.gathers, alone);
         Ok(())
     }
 
     fn destroy(&mut self) {
         guarded("destroy", || {
-            if let Err(error) = self.fs.finish() {
+            if let Err(error) = self.door.finish() {
                 tracing::debug!(%error, "the volume was unmounted");
             }
         });
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.answer("lookup", || match self.fs.lookup(inode(parent), name.as_bytes()) {
+        self.answer("lookup", reply, |fs, reply| match fs.lookup(inode(parent), name.as_bytes()) {
             Err(error) if error.is_not_found() => {
-                reply.entry(&self.name_ttl(), &convert::absent(), Generation(0));
+                reply.entry(&name_ttl(fs), &convert::absent(), Generation(0));
             }
-            found => give_entry(reply, found, self.name_ttl()),
+            found => give_entry(reply, found, name_ttl(fs)),
         });
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
-        self.answer("forget", || self.fs.forget(inode(ino), nlookup));
+        self.at_door("forget", |door| door.forget(inode(ino), nlookup));
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.answer("getattr", || give_attr(reply, self.fs.getattr(inode(ino))));
+        self.answer("getattr", reply, |fs, reply| give_attr(reply, fs.getattr(inode(ino))));
     }
 
     fn setattr(
@@ -109,11 +114,13 @@ impl Filesystem for Adapter {
         let mode = mode.map(|mode| mode & MODE_BITS);
         let set = SetAttr { mode, uid, gid, atime, mtime };
         let change = Change { size, set, privileges: privileges(request) };
-        self.answer("setattr", || give_attr(reply, self.fs.setattr(inode(ino), &change)));
+        self.answer("setattr", reply, |fs, reply| {
+            give_attr(reply, fs.setattr(inode(ino), &change))
+        });
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        self.answer("readlink", || match self.fs.readlink(inode(ino)) {
+        self.answer("readlink", reply, |fs, reply| match fs.readlink(inode(ino)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
         });
@@ -129,13 +136,13 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.answer("mknod", || {
+        self.answer("mknod", reply, |fs, reply| {
             let make = |kind: NodeKind| {
                 let mode = umask::applied(mode & MODE_BITS, umask);
-                self.fs.mknod(inode(parent), name.as_bytes(), kind, mode, creator(request))
+                fs.mknod(inode(parent), name.as_bytes(), kind, mode, creator(request))
             };
             let kind = convert::node_kind(mode, rdev).ok_or(FsError::Invalid);
-            give_entry(reply, kind.and_then(make), self.name_ttl());
+            give_entry(reply, kind.and_then(make), name_ttl(fs));
         });
     }
 
@@ -148,21 +155,23 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.answer("mkdir", || {
+        self.answer("mkdir", reply, |fs, reply| {
             let mode = umask::applied(mode & MODE_BITS, umask);
-            let made = self.fs.mkdir(inode(parent), name.as_bytes(), mode, creator(request));
-            give_entry(reply, made, self.name_ttl());
+            let made = fs.mkdir(inode(parent), name.as_bytes(), mode, creator(request));
+            give_entry(reply, made, name_ttl(fs));
         });
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer("unlink", || {
-            give_nothing(reply, self.fs.unlink(inode(parent), name.as_bytes()))
+        self.answer("unlink", reply, |fs, reply| {
+            give_nothing(reply, fs.unlink(inode(parent), name.as_bytes()))
         });
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer("rmdir", || give_nothing(reply, self.fs.rmdir(inode(parent), name.as_bytes())));
+        self.answer("rmdir", reply, |fs, reply| {
+            give_nothing(reply, fs.rmdir(inode(parent), name.as_bytes()))
+        });
     }
 
     fn symlink(
@@ -173,10 +182,10 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        self.answer("symlink", || {
+        self.answer("symlink", reply, |fs, reply| {
             let (name, target) = (link_name.as_bytes(), target.as_os_str().as_bytes());
-            let made = self.fs.symlink(inode(parent), name, target, creator(request));
-            give_entry(reply, made, self.name_ttl());
+            let made = fs.symlink(inode(parent), name, target, creator(request));
+            give_entry(reply, made, name_ttl(fs));
         });
     }
 
@@ -190,11 +199,11 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.answer("rename", || {
+        self.answer("rename", reply, |fs, reply| {
             let mode = convert::rename_mode(flags).ok_or(FsError::Invalid);
             let (from, to) = (inode(parent), inode(newparent));
             let (name, newname) = (name.as_bytes(), newname.as_bytes());
-            let rename = |mode| self.fs.rename(from, name, to, newname, mode);
+            let rename = |mode| fs.rename(from, name, to, newname, mode);
             give_nothing(reply, mode.and_then(rename));
         });
     }
@@ -207,17 +216,17 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.answer("link", || {
-            let made = self.fs.link(inode(ino), inode(newparent), newname.as_bytes());
-            give_entry(reply, made, self.name_ttl());
+        self.answer("link", reply, |fs, reply| {
+            let made = fs.link(inode(ino), inode(newparent), newname.as_bytes());
+            give_entry(reply, made, name_ttl(fs));
         });
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.answer("open", || {
+        self.answer("open", reply, |fs, reply| {
             let flags = crate::fs::OpenFlags::from_bits(flags.0);
-            let opened = self.fs.open(inode(ino), flags);
-            let spoiled = self.fs.take_spoiled(inode(ino));
+            let opened = fs.open(inode(ino), flags);
+            let spoiled = fs.take_spoiled(inode(ino));
             give_opened(reply, opened, fopen_flags(flags.access, spoiled));
         });
     }
@@ -232,11 +241,11 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.answer("create", || {
+        self.answer("create", reply, |fs, reply| {
             let mode = umask::applied(mode & MODE_BITS, umask);
             let flags = crate::fs::OpenFlags::from_bits(flags);
             let (name, creator) = (name.as_bytes(), creator(request));
-            match self.fs.create(inode(parent), name, mode, flags, creator) {
+            match fs.create(inode(parent), name, mode, flags, creator) {
                 Ok((attr, opened)) => reply.created(
                     &ttl(&attr),
                     &file_attr(&attr),
@@ -260,7 +269,7 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.answer("read", || match self.fs.read(handle(fh), offset, size as usize) {
+        self.answer("read", reply, |fs, reply| match fs.read(handle(fh), offset, size as usize) {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(errno(&error)),
         });
@@ -278,12 +287,12 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.answer("write", || {
+        self.answer("write", reply, |fs, reply| {
             let privileges = match write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 true => Privileges::Drop,
                 false => Privileges::Keep,
             };
-            match self.fs.write(handle(fh), offset, data, privileges) {
+            match fs.write(handle(fh), offset, data, privileges) {
                 Ok(()) => reply.written(u32::try_from(data.len()).expect("one request")),
                 Err(error) => reply.error(errno(&error)),
             }
@@ -291,7 +300,7 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.answer("flush", || give_nothing(reply, self.fs.flush(handle(fh))));
+        self.answer("flush", reply, |fs, reply| give_nothing(reply, fs.flush(handle(fh))));
     }
 
     fn release(
@@ -304,27 +313,22 @@ impl Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.answer("release", || give_nothing(reply, self.fs.release(handle(fh))));
+        self.at_door("release", |door| give_nothing(reply, door.release(handle(fh))));
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.answer("fsync", || give_nothing(reply, self.fs.fsync(handle(fh), sync(datasync))));
+        self.answer("fsync", reply, |fs, reply| {
+            give_nothing(reply, fs.fsync(handle(fh), sync(datasync)))
+        });
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.answer("opendir", || give_stream(reply, &self.fs, self.fs.opendir(inode(ino))));
+        self.answer("opendir", reply, |fs, reply| give_stream(reply, fs, fs.opendir(inode(ino))));
     }
 
-    fn readdir(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        self.answer("readdir", || {
-            let listed = self.fs.readdir(handle(fh), offset, |entry| {
+    fn readdir(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.answer("readdir", reply, |fs, mut reply| {
+            let listed = fs.readdir(handle(fh), offset, |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 !reply.add(INodeNo(entry.ino.0), entry.next, convert::file_type(entry), name)
             });
@@ -341,10 +345,10 @@ impl Filesystem for Adapter {
         _: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        self.answer("readdirplus", || {
-            let listed = self.fs.readdirplus(handle(fh), offset, |entry| {
+        self.answer("readdirplus", reply, |fs, mut reply| {
+            let listed = fs.readdirplus(handle(fh), offset, |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 let (attr, ttl, generation) = match &entry.attr {
                     Some(attr) => (file_attr(attr), ttl(attr), generation(attr)),
@@ -360,15 +364,15 @@ impl Filesystem for Adapter {
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.answer("releasedir", || give_nothing(reply, self.fs.releasedir(handle(fh))));
+        self.at_door("releasedir", |door| give_nothing(reply, door.release(handle(fh))));
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.answer("fsyncdir", || give_nothing(reply, self.fs.fsyncdir(handle(fh))));
+        self.answer("fsyncdir", reply, |fs, reply| give_nothing(reply, fs.fsyncdir(handle(fh))));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        self.answer("statfs", || match self.fs.statfs() {
+        self.answer("statfs", reply, |fs, reply| match fs.statfs() {
             Ok(space) => {
                 let size = |bytes: u64| u32::try_from(bytes).unwrap_or(4096);
                 reply.statfs(
@@ -396,29 +400,29 @@ impl Filesystem for Adapter {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        self.answer("setxattr", || {
-            let set = |mode| self.fs.setxattr(inode(ino), name.as_bytes(), value, mode);
+        self.answer("setxattr", reply, |fs, reply| {
+            let set = |mode| fs.setxattr(inode(ino), name.as_bytes(), value, mode);
             let mode = convert::xattr_mode(flags).ok_or(FsError::Invalid);
             give_nothing(reply, mode.and_then(set));
         });
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.answer("getxattr", || {
-            give_value(reply, self.fs.getxattr(inode(ino), name.as_bytes()), size);
+        self.answer("getxattr", reply, |fs, reply| {
+            give_value(reply, fs.getxattr(inode(ino), name.as_bytes()), size);
         });
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.answer("listxattr", || {
-            let names = self.fs.listxattr(inode(ino));
+        self.answer("listxattr", reply, |fs, reply| {
+            let names = fs.listxattr(inode(ino));
             give_value(reply, names.map(|names| visible(request, names)), size);
         });
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer("removexattr", || {
-            give_nothing(reply, self.fs.removexattr(inode(ino), name.as_bytes()));
+        self.answer("removexattr", reply, |fs, reply| {
+            give_nothing(reply, fs.removexattr(inode(ino), name.as_bytes()));
         });
     }
 
@@ -437,9 +441,9 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.answer("fallocate", || {
+        self.answer("fallocate", reply, |fs, reply| {
             let privileges = privileges(request);
-            let allocate = |mode| self.fs.fallocate(handle(fh), mode, offset, length, privileges);
+            let allocate = |mode| fs.fallocate(handle(fh), mode, offset, length, privileges);
             let mode = convert::allocate(mode).ok_or(FsError::NotSupported);
             give_nothing(reply, mode.and_then(allocate));
         });
@@ -454,15 +458,15 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        if self.gathers && self.fs.may_be_written(handle(fh)) {
-            // What the kernel has gathered and not sent would be told as a hole; programs that
-            // copy would lose it. From now on the kernel tells all of a file as data.
-            return reply.error(Errno::ENOSYS);
-        }
-        self.answer("lseek", || {
+        self.answer("lseek", reply, |fs, reply| {
+            if self.gathers && fs.may_be_written(handle(fh)) {
+                // What the kernel has gathered and not sent would be told as a hole; programs that
+                // copy would lose it. From now on the kernel tells all of a file as data.
+                return reply.error(Errno::ENOSYS);
+            }
             let offset = u64::try_from(offset).map_err(|_| FsError::Invalid);
             let seek = convert::seek(whence).ok_or(FsError::Invalid);
-            let found = offset.and_then(|offset| self.fs.lseek(handle(fh), offset, seek?));
+            let found = offset.and_then(|offset| fs.lseek(handle(fh), offset, seek?));
             match found.map(i64::try_from) {
                 Ok(Ok(offset)) => reply.offset(offset),
                 Ok(Err(_)) => reply.error(Errno::EOVERFLOW),
@@ -484,10 +488,10 @@ impl Filesystem for Adapter {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.answer("copy_file_range", || {
+        self.answer("copy_file_range", reply, |fs, reply| {
             let (source, target) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
             let len = len.min(COPY_LEN_MAX);
-            match self.fs.copy_file_range(source, target, len, privileges(request)) {
+            match fs.copy_file_range(source, target, len, privileges(request)) {
                 Ok(copied) => reply.written(u32::try_from(copied).expect("at most what was asked")),
                 Err(error) => reply.error(errno(&error)),
             }

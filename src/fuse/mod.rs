@@ -6,6 +6,7 @@
 //! | `convert` | between the kernel's types and ours                             |
 //! | `error`   | why a mount failed, and its exit code                           |
 //! | `helper`  | mounting without being root, through fusermount3                |
+//! | `latch`   | locking a mount and unlocking it                                |
 //! | `linger`  | looking for the next request before a thread waits for it      |
 //! | `mount`   | mounting, waiting, unmounting                                   |
 //! | `point`   | what is at a mountpoint                                         |
@@ -16,6 +17,7 @@ mod adapter;
 mod convert;
 mod error;
 mod helper;
+mod latch;
 mod linger;
 mod mount;
 mod point;
@@ -23,5 +25,6 @@ mod request;
 mod umask;
 
 pub use error::MountError;
+pub use latch::Latch;
 pub use mount::{MountOptions, Mounted, Unmounter, check_device, mount};
 pub use point::{MountInfo, checked, mount_at, mounts};

@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, Notifier, Session, SessionACL};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::fs::Fs;
+use crate::fs::{Door, Fs};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::error::MountError;
 use crate::fuse::helper::{self, HelperError};
+use crate::fuse::latch::Latch;
 use crate::fuse::linger::Linger;
 use crate::fuse::point::{self, mount_at};
 use crate::fuse::umask;
@@ -99,6 +100,7 @@ impl MountOptions {
 #[derive(Debug)]
 pub struct Mounted {
     unmounter: Unmounter,
+    latch: Latch,
     session: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -129,7 +131,8 @@ pub fn mount(
     let before = std::fs::metadata(&path).map_err(failed("looking at it"))?.dev();
     let fd = attach(&path, options)?;
     let undo = || drop(detach(&path));
-    let session = serve(fs, fd, options).map_err(|error| {
+    let door = Door::new(fs);
+    let (session, notifier) = serve(&door, fd, options).map_err(|error| {
         undo();
         failed("greeting the kernel")(error)
     })?;
@@ -147,18 +150,21 @@ pub fn mount(
         }
     };
     read_further_ahead(device);
-    Ok(Mounted { unmounter: Unmounter { path, device }, session: Some(session) })
+    let (unmounter, latch) = (Unmounter { path, device }, Latch { door, notifier });
+    Ok(Mounted { unmounter, latch, session: Some(session) })
 }
 
 /// Starts the threads that serve a mount; returns once the kernel and we know each other.
 fn serve(
-    fs: Arc<Fs>,
+    door: &Arc<Door>,
     fd: OwnedFd,
     options: &MountOptions,
-) -> io::Result<JoinHandle<io::Result<()>>> {
-    fs.set_keeps_times(options.write_back);
+) -> io::Result<(JoinHandle<io::Result<()>>, Notifier)> {
+    if let Ok(fs) = door.enter() {
+        fs.set_keeps_times(options.write_back);
+    }
     let adapter = Adapter {
-        fs: fs.clone(),
+        door: Arc::clone(door),
         checks: options.default_permissions,
         gathers: options.write_back,
         // Without it requests are answered all the same.
@@ -172,30 +178,29 @@ fn serve(
     config.clone_fd = OpenOptions::new().read(true).write(true).open(DEVICE).is_ok();
     let acl = config.acl;
     let (greeted, greeting) = mpsc::sync_channel(1);
+    let door = Arc::clone(door);
     let thread = std::thread::Builder::new().name("cmkfs-session".into()).spawn(move || {
         umask::prepare();
         match Session::from_fd(adapter, fd, acl, config) {
             Ok(session) => {
-                drop(greeted);
+                let waits = greeted.send(Ok(session.notifier()));
+                waits.map_err(|_| io::Error::other("nobody waits"))?;
                 // Threads may be left that hold the adapter, so it may not have been told.
-                session.run().inspect_err(|_| commit(&fs))
+                session.run().inspect_err(|_| commit(&door))
             }
             Err(error) => {
-                greeted.send(error).map_err(|_| io::Error::other("nobody waits"))?;
+                greeted.send(Err(error)).map_err(|_| io::Error::other("nobody waits"))?;
                 Ok(())
             }
         }
     })?;
-    match greeting.recv() {
-        Ok(error) => Err(error),
-        // The sender is gone without an error.
-        Err(mpsc::RecvError) => Ok(thread),
-    }
+    let notifier = greeting.recv().map_err(|_| io::Error::other("the session panicked"))??;
+    Ok((thread, notifier))
 }
 
 /// Saves what can be saved of a session that failed.
-fn commit(fs: &Fs) {
-    if let Err(error) = fs.commit("the session failed") {
+fn commit(door: &Door) {
+    if let Err(error) = door.commit("the session failed") {
         tracing::debug!(%error, "the session failed");
     }
 }
@@ -357,6 +362,11 @@ impl Mounted {
     /// To unmount it from another thread while this one waits.
     pub fn unmounter(&self) -> Unmounter {
         self.unmounter.clone()
+    }
+
+    /// To lock and unlock it from another thread.
+    pub fn latch(&self) -> Latch {
+        self.latch.clone()
     }
 
     /// See [`Unmounter::unmount`].

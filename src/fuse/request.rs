@@ -5,12 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use fuser::{
-    Errno, FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyAttr, ReplyEmpty, ReplyEntry,
-    ReplyOpen, ReplyXattr, Request,
+    Errno, FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request,
 };
 
 use crate::fs::{Access, Attr, Creator, Fs, FsError, HandleId, Privileges, Sync};
-use crate::fuse::convert::{errno, file_attr, generation, ttl};
+use crate::fuse::convert::{TTL, errno, file_attr, generation, ttl};
 
 /// Bytes of the largest request. Linux gives at most 256 pages unless told otherwise.
 const REQUEST_LEN_MAX: u32 = 1 << 20;
@@ -92,6 +93,42 @@ pub(in crate::fuse) fn fopen_flags(access: Access, spoiled: bool) -> FopenFlags 
         Access::Write => FopenFlags::FOPEN_KEEP_CACHE,
     }
 }
+
+/// How long the kernel may remember a name, or that there is none.
+pub(in crate::fuse) fn name_ttl(fs: &Fs) -> Duration {
+    if fs.changes_here_only() { TTL } else { Duration::ZERO }
+}
+
+/// A reply that can be an error.
+pub(in crate::fuse) trait Refuse {
+    /// Gives the error.
+    fn refuse(self, error: &FsError);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, error: &FsError) {
+                self.error(errno(error));
+            }
+        })*
+    };
+}
+
+refuse!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);
 
 /// The kernel may remember the name for as long as `name_ttl`.
 pub(in crate::fuse) fn give_entry(

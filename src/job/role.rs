@@ -15,7 +15,9 @@ use std::str::FromStr;
 use crate::lifecycle::Durability;
 use crate::lifecycle::request::{KernelOptions, MountRequest, NewVolume};
 use crate::lifecycle::session::Point;
-use crate::limits::{CACHE_BYTES_DEFAULT, OPEN_DIRS_DEFAULT};
+use crate::limits::{
+    CACHE_BYTES_DEFAULT, KEY_MAX_OFFLINE_DEFAULT, KEY_RECHECK_DEFAULT, OPEN_DIRS_DEFAULT,
+};
 
 /// What a container or instance is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +140,8 @@ impl Place {
             threads: None,
             open_dirs: OPEN_DIRS_DEFAULT,
             durability: if dies { Durability::Relaxed } else { Durability::Strict },
+            key_recheck: KEY_RECHECK_DEFAULT,
+            key_max_offline: KEY_MAX_OFFLINE_DEFAULT,
             read_only: false,
             kernel: KernelOptions::usual(),
         }

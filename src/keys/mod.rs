@@ -31,7 +31,7 @@ pub use context::{CONTEXT_BYTES_MAX, CONTEXT_PAIRS_MAX, Context, VOLUME_ID, chec
 pub use error::KeyError;
 pub use kms_error::{KmsError, KmsFailure};
 pub use open::{Opened, open};
-pub use source::KeySource;
+pub use source::{KMS, KeySource};
 pub use wrap::{re_encrypt, wrap};
 
 use crate::cipher::Secret;

@@ -11,7 +11,7 @@ pub(super) const LOCAL: &str = "local";
 /// `provider` of slots under a key file of the customer's own.
 pub(super) const FILE: &str = "file";
 /// `provider` of slots under a KMS key.
-pub(super) const KMS: &str = "kms";
+pub const KMS: &str = "kms";
 /// What AWS documents for `KeyId`.
 const KMS_ID_LEN_MAX: usize = 2048;
 

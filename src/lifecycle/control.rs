@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lifecycle::custody::By;
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::report::{Report, Shared};
 use crate::limits::{CONTROL_CONNECTIONS_MAX, CONTROL_LINE_LEN_MAX, CONTROL_WAIT, LEAVE_WAIT};
@@ -28,6 +29,13 @@ pub enum Request {
     Freeze,
     /// Let writers go on.
     Thaw,
+    /// Commit, and let go of volume and keys, until `Unlock`.
+    Lock,
+    /// Get the key, and go on.
+    Unlock {
+        /// Key source instead of the one that it was mounted with.
+        key: Option<String>,
+    },
     /// Unmount one mountpoint, or all, if nothing uses them.
     Unmount {
         /// Which; none: all.
@@ -207,6 +215,8 @@ fn serve<E: From<super::session::Event>>(
                 Response::Done
             }
             Request::Thaw => Response::Done,
+            Request::Lock => done(shared.custody().lock("locked by hand", By::Hand)),
+            Request::Unlock { key } => done(unlock(key.as_deref(), shared)),
             Request::Unmount { mountpoint } => {
                 let (written, until_written) = mpsc::sync_channel(0);
                 let response = unmount(mountpoint, until_written, shared, events);
@@ -220,6 +230,23 @@ fn serve<E: From<super::session::Event>>(
     Ok(())
 }
 
+/// What a session without a volume answers.
+fn closed(shared: &Shared) -> Response {
+    if shared.custody().has_ended() {
+        return gone(shared);
+    }
+    Response::failed(&VerbError::locked(shared.store()))
+}
+
+fn done(result: Result<(), VerbError>) -> Response {
+    result.map_or_else(|error| Response::failed(&error), |()| Response::Done)
+}
+
+fn unlock(key: Option<&str>, shared: &Shared) -> Result<(), VerbError> {
+    let source = key.map(str::parse).transpose()?;
+    shared.custody().unlock(source, By::Hand)
+}
+
 fn gone(shared: &Shared) -> Response {
     Response::failed(&VerbError::NotMounted(shared.store().to_owned()))
 }
@@ -231,7 +258,7 @@ fn frozen(
     shared: &Shared,
 ) -> std::io::Result<()> {
     let Some(volume) = shared.volume() else {
-        return write_line(writer, &gone(shared));
+        return write_line(writer, &closed(shared));
     };
     let _frozen = volume.freeze();
     let response = match volume.commit_all() {
@@ -297,7 +324,9 @@ impl Client {
     pub fn ask(&mut self, request: &Request) -> std::io::Result<Response> {
         let patience = match request {
             Request::Status | Request::Thaw => CONTROL_WAIT,
-            Request::Freeze | Request::Unmount { .. } => LEAVE_WAIT,
+            Request::Freeze | Request::Lock | Request::Unlock { .. } | Request::Unmount { .. } => {
+                LEAVE_WAIT
+            }
         };
         self.reader.get_ref().set_read_timeout(Some(patience))?;
         write_line(&mut self.writer, request)?;

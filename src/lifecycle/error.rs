@@ -144,6 +144,18 @@ pub enum VerbError {
         /// Name and id of processes that use it, as far as they can be seen.
         processes: Vec<String>,
     },
+    /// Its key can't be had again.
+    #[error(
+        "{0}: its key is transient, in the memory of its daemon alone: locked, nobody could ever \
+         unlock it; `cmkfs stop` and `cmkfs terminate` end it"
+    )]
+    TransientLock(PathBuf),
+    /// A volume that was locked and is still used.
+    #[error("{0}: something begun before the lock, as a snapshot, still uses it; try again then")]
+    StillUsed(PathBuf),
+    /// The volume is locked.
+    #[error("{0}: locked, `cmkfs status {0}` says why; `cmkfs unlock {0}` gives it its key again")]
+    Locked(PathBuf),
     /// The volume is mounted, and the verb wants it stopped.
     #[error("{store}: mounted at {mountpoint}; run `cmkfs stop {store}` first")]
     Mounted {
@@ -240,6 +252,11 @@ impl VerbError {
         move |error| Self::Local { path, action, error: error.into() }
     }
 
+    /// A volume that is locked, where it has to be open.
+    pub fn locked(store: &Path) -> Self {
+        Self::Locked(store.to_owned())
+    }
+
     /// For `map_err`: an object of a volume.
     pub fn file<E: Into<FsError>>(path: &Path) -> impl FnOnce(E) -> Self {
         let path = path.to_owned();
@@ -268,11 +285,13 @@ impl VerbError {
             | Self::KeySlotNeeded { .. }
             | Self::NewSlotUnproved { .. }
             | Self::TransientInit
-            | Self::TransientOpen(_) => Exit::BadKeySource,
+            | Self::TransientOpen(_)
+            | Self::TransientLock(_) => Exit::BadKeySource,
             Self::NoKeySlot { .. } | Self::WhichKeySlot { .. } | Self::NoSlotNumber(_) => {
                 Exit::NoKeySlot
             }
             Self::LastKeySlot { .. } => Exit::LastKeySlot,
+            Self::Locked(_) | Self::StillUsed(_) => Exit::Locked,
             Self::Untrusted { .. } => Exit::BadDescriptor,
             Self::AlreadyAVolume(_) => Exit::NotEmpty,
             Self::Interrupted(_) => Exit::Unexpected,
@@ -298,6 +317,7 @@ impl VerbError {
 fn errno_exit(errno: Errno, other: Exit) -> Exit {
     match errno {
         Errno::NOSPC | Errno::DQUOT => Exit::DiskFull,
+        Errno::KEYREVOKED => Exit::Locked,
         _ => other,
     }
 }
@@ -346,6 +366,7 @@ fn fs_exit(error: &FsError) -> Exit {
         | FsError::NotSupported
         | FsError::Invalid
         | FsError::Loop => Exit::NoPath,
+        FsError::Locked => Exit::Locked,
         FsError::BadHandle | FsError::ReadOnly | FsError::Stale => Exit::StoreFailed,
     }
 }

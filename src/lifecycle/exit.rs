@@ -62,6 +62,8 @@ pub enum Exit {
     NotMounted = 36,
     /// Processes use the mount.
     Busy = 37,
+    /// The volume is locked.
+    Locked = 38,
     /// Input or output error in the store.
     StoreFailed = 40,
     /// No space left.

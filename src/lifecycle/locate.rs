@@ -47,6 +47,27 @@ pub fn describe(store: &Path) -> Result<(Store, Descriptor), VerbError> {
     Ok((store, descriptor))
 }
 
+/// All daemons that serve a volume here: the one that writes, and those that read.
+///
+/// # Errors
+/// No volume there, or nobody has it mounted.
+pub fn daemons(path: &Path) -> Result<Vec<Client>, VerbError> {
+    let located = locate(path)?;
+    let mut served: Vec<PathBuf> = Vec::new();
+    let mut clients = Vec::new();
+    for mountpoint in &located.mountpoints {
+        if served.contains(mountpoint) {
+            continue;
+        }
+        let found = "no daemon answers for a mount of it".to_owned();
+        let silent = || VerbError::Silent { store: located.store.clone(), found };
+        let (client, report) = daemon(&located.store, Some(mountpoint)).ok_or_else(silent)?;
+        served.extend(report.mountpoints);
+        clients.push(client);
+    }
+    if clients.is_empty() { Err(VerbError::NotMounted(path.to_owned())) } else { Ok(clients) }
+}
+
 /// A connection to the daemon that serves this mountpoint of this store, or any of the store's
 /// daemons, and what it says of itself; `None` if none answers.
 pub fn daemon(store: &Path, mountpoint: Option<&Path>) -> Option<(Client, Report)> {

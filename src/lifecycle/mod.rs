@@ -7,12 +7,15 @@
 //! | `open`       | lock, description, key, volume                                 |
 //! | `request`    | what to mount where, checked before anything is done           |
 //! | `session`    | a volume being served: mounts, commit timer, control socket    |
+//! | `custody`    | the volume of a session and its key: locking, unlocking        |
+//! | `timer`      | work that is done every so often                               |
 //! | `serve`      | the daemon of a mount                                          |
 //! | `background` | starts that daemon and waits until it serves                   |
 //! | `control`    | the control socket and its clients                             |
 //! | `report`     | what `status` shows                                            |
 //! | `status`     | `status`                                                       |
 //! | `leave`      | `umount`, `stop`                                               |
+//! | `locking`    | `lock`, `unlock`                                               |
 //! | `snapshot`   | `snapshot create`, `list`, `restore`                           |
 //! | `terminate`  | `terminate`                                                    |
 //! | `key`        | `key status`, `add`, `remove`, `rewrap`                        |
@@ -28,12 +31,14 @@
 pub mod background;
 pub mod check;
 pub mod control;
+mod custody;
 mod error;
 mod exit;
 pub mod init;
 pub mod key;
 pub mod leave;
 pub mod locate;
+pub mod locking;
 pub mod mounts;
 pub mod open;
 pub mod process;
@@ -44,9 +49,11 @@ pub mod session;
 pub mod snapshot;
 pub mod status;
 pub mod terminate;
+mod timer;
 pub mod transfer;
 pub mod tree;
 
 pub use crate::file::Durability;
+pub use custody::KeyState;
 pub use error::VerbError;
 pub use exit::Exit;

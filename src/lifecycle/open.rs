@@ -13,8 +13,11 @@ use crate::keys::{self, Context, KeySource};
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::init::unix_s;
 use crate::lifecycle::{mounts, terminate};
-use crate::limits::{CACHE_BYTES_DEFAULT, LEASE_INTERVAL, LOCK_WAIT, OPEN_DIRS_DEFAULT};
-use crate::store::{HeldHow, Holder, LockError, LockMode, Store, StoreLock};
+use crate::limits::{
+    CACHE_BYTES_DEFAULT, KEY_MAX_OFFLINE_DEFAULT, KEY_RECHECK_DEFAULT, LEASE_INTERVAL, LOCK_WAIT,
+    OPEN_DIRS_DEFAULT,
+};
+use crate::store::{HeldHow, Holder, LockError, LockMode, Standing, Store, StoreLock};
 
 /// What a volume is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,10 @@ pub struct Tuning {
     pub durability: Durability,
     /// Between two renewals of the lease of a volume that is open for writing.
     pub lease_interval: Duration,
+    /// Between two requests to KMS for the key of a mounted volume.
+    pub key_recheck: Duration,
+    /// How long a mounted volume is served while KMS does not answer.
+    pub key_max_offline: Duration,
 }
 
 impl Default for Tuning {
@@ -48,6 +55,8 @@ impl Default for Tuning {
             open_dirs: OPEN_DIRS_DEFAULT,
             durability: Durability::default(),
             lease_interval: LEASE_INTERVAL,
+            key_recheck: KEY_RECHECK_DEFAULT,
+            key_max_offline: KEY_MAX_OFFLINE_DEFAULT,
         }
     }
 }
@@ -61,8 +70,24 @@ pub struct KeyInfo {
     pub key_id: String,
     /// Slot that was opened; `None` for a transient key.
     pub slot: Option<u32>,
-    /// When the key was proved to be this volume's, seconds since 1970 UTC.
-    pub proved_unix_s: u64,
+}
+
+impl KeyInfo {
+    /// Whether KMS was asked for it, and can be again.
+    pub fn is_of_kms(&self) -> bool {
+        self.provider == keys::KMS
+    }
+}
+
+/// How a volume was opened, to open it again.
+#[derive(Clone, Debug)]
+pub struct How {
+    /// Key source instead of what its slots say.
+    pub source: Option<KeySource>,
+    /// What for.
+    pub access: Access,
+    /// How it behaves.
+    pub tuning: Tuning,
 }
 
 /// An open volume. Dropped in this order: the volume zeroes its keys, then the lock goes.
@@ -74,10 +99,10 @@ pub struct Opened {
     pub descriptor: Descriptor,
     /// Which key opened it.
     pub key: KeyInfo,
+    /// How it was opened.
+    pub how: How,
     /// The store's directory, without links and dots.
     pub path: PathBuf,
-    /// The store itself, also if a mount hides it later.
-    pub store: Store,
     /// Keeps other writers out of a volume that is open for writing.
     pub lock: Option<StoreLock>,
 }
@@ -115,20 +140,50 @@ pub fn open(
     if matches!(key, Some(KeySource::Transient)) {
         return Err(VerbError::TransientOpen(store.path().to_owned()));
     }
-    let context = Context { volume_id: descriptor.volume_id, pairs: &descriptor.context };
-    let opened = keys::open(&descriptor.slots, key, &context)?;
-    let info = KeyInfo {
-        provider: opened.provider,
-        key_id: opened.key_id,
-        slot: Some(opened.slot),
-        proved_unix_s: unix_s(),
-    };
-    let (key, how) = (&opened.key, (access, tuning));
-    let found = finish(&store, lock, descriptor.clone(), key, info.clone(), how)?;
-    if access == Access::Read && found.volume.is_behind() && recovered(&store, key, tuning) {
-        return finish(&store, None, descriptor, key, info, how);
+    let how = How { source: key.cloned(), access, tuning: *tuning };
+    let (key, info) = unwrap(&descriptor, key)?;
+    let found = finish(&store, lock, descriptor.clone(), &key, info.clone(), how.clone())?;
+    if access == Access::Read && found.volume.is_behind() && recovered(&store, &key, tuning) {
+        return finish(&store, None, descriptor, &key, info, how);
     }
     Ok(found)
+}
+
+/// The volume key by a description's slots, and which it was.
+fn unwrap(
+    descriptor: &Descriptor,
+    source: Option<&KeySource>,
+) -> Result<(Secret, KeyInfo), VerbError> {
+    let context = Context { volume_id: descriptor.volume_id, pairs: &descriptor.context };
+    let opened = keys::open(&descriptor.slots, source, &context)?;
+    let (provider, key_id, slot) = (opened.provider, opened.key_id, Some(opened.slot));
+    Ok((opened.key, KeyInfo { provider, key_id, slot }))
+}
+
+/// Asks for the key as opening would, and proves that it is this volume's. Opens nothing.
+///
+/// # Errors
+/// No key, or one that is not the volume's.
+pub fn prove(store: &Store, source: Option<&KeySource>) -> Result<KeyInfo, VerbError> {
+    let descriptor = store.read_descriptor()?;
+    let (key, info) = unwrap(&descriptor, source)?;
+    VolumeKeys::open(&key, &descriptor)
+        .map_err(|error| VerbError::Untrusted { path: store.path().to_owned(), error })?;
+    Ok(info)
+}
+
+/// Opens a volume again that this process has closed and whose lock it has kept, if it writes.
+///
+/// # Errors
+/// See [`VerbError`].
+pub fn again(
+    store: &Store,
+    how: &How,
+    standing: Option<Standing>,
+) -> Result<(Arc<Volume>, KeyInfo), VerbError> {
+    let descriptor = store.read_descriptor()?;
+    let (key, info) = unwrap(&descriptor, how.source.as_ref())?;
+    Ok((enter(store, &descriptor, &key, how, standing)?, info))
 }
 
 /// Brings to its place what a writer left in the journal that did not come to its end. Returns
@@ -159,9 +214,9 @@ fn open_locked(
         provider: slot.map_or("transient", |slot| slot.provider.as_str()).to_owned(),
         key_id: slot.map(|slot| slot.key.clone()).unwrap_or_default(),
         slot: slot.map(|slot| slot.id),
-        proved_unix_s: unix_s(),
     };
-    finish(store, lock, descriptor, key, info, (Access::Write, tuning))
+    let how = How { source: None, access: Access::Write, tuning: *tuning };
+    finish(store, lock, descriptor, key, info, how)
 }
 
 /// Opens a volume with its key at hand: one just made.
@@ -180,22 +235,31 @@ fn finish(
     descriptor: Descriptor,
     key: &Secret,
     info: KeyInfo,
-    (access, tuning): (Access, &Tuning),
+    how: How,
 ) -> Result<Opened, VerbError> {
-    let path = store.path().to_owned();
-    let keys = VolumeKeys::open(key, &descriptor)
+    let standing = lock.as_ref().and_then(StoreLock::standing);
+    let volume = enter(store, &descriptor, key, &how, standing)?;
+    Ok(Opened { volume, descriptor, key: info, how, path: store.path().to_owned(), lock })
+}
+
+fn enter(
+    store: &Store,
+    descriptor: &Descriptor,
+    key: &Secret,
+    how: &How,
+    standing: Option<Standing>,
+) -> Result<Arc<Volume>, VerbError> {
+    let (path, tuning) = (store.path().to_owned(), &how.tuning);
+    let keys = VolumeKeys::open(key, descriptor)
         .map_err(|error| VerbError::Untrusted { path: path.clone(), error })?;
     let options = VolumeOptions {
         cache_bytes: usize::try_from(tuning.cache_bytes).unwrap_or(usize::MAX),
-        read_only: access == Access::Read,
+        read_only: how.access == Access::Read,
         threads: tuning.threads,
         open_dirs: tuning.open_dirs,
         durability: tuning.durability,
     };
-    let standing = lock.as_ref().and_then(StoreLock::standing);
-    let volume = Volume::open_while(store, keys, &descriptor, &options, standing)
-        .map_err(VerbError::file(&path))?;
-    Ok(Opened { volume, descriptor, key: info, path, store: store.clone(), lock })
+    Volume::open_while(store, keys, descriptor, &options, standing).map_err(VerbError::file(&path))
 }
 
 /// Takes the store's lock to write, and says in it who has it. A holder whose mount is up is

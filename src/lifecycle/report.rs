@@ -16,7 +16,7 @@
 //! | `daemon`              | only of a mounted volume, see [`DaemonReport`]                  |
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,9 @@ use crate::file::{Durability, Figures, Volume};
 use crate::format::descriptor::Descriptor;
 use crate::format::{Slot, VolumeId};
 use crate::fuse::MountOptions;
-use crate::lifecycle::open::KeyInfo;
-use crate::store::{Holder, Store};
+use crate::lifecycle::custody::{Custody, KeyState};
+use crate::lifecycle::open::Access;
+use crate::store::Holder;
 use crate::sys::Protection;
 
 /// One volume.
@@ -105,10 +106,13 @@ pub struct DaemonReport {
     pub key_id: String,
     /// Slot in use; none for a transient key.
     pub key_slot: Option<u32>,
-    /// When that key was last proved to open the volume, seconds since 1970 UTC; none from a
-    /// daemon of an earlier release.
-    #[serde(default)]
-    pub key_proved_unix_s: Option<u64>,
+    /// Whether the key may be used.
+    pub key_state: KeyState,
+    /// Seconds since the key was last had.
+    pub key_proved_s: u64,
+    /// Why the key is not simply held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_reason: Option<String>,
     /// Whether its memory can't be swapped out.
     pub memory_locked: bool,
     /// Whether it leaves no core dump.
@@ -124,16 +128,14 @@ pub fn slots(descriptor: &Descriptor) -> Vec<SlotReport> {
     descriptor.slots.iter().map(SlotReport::of).collect()
 }
 
-/// What a session's threads know together. Holds the volume weakly, so that the session's end
-/// drops it and zeroes its keys whatever connection is still open.
+/// What a session's threads know together. Does not hold the volume itself, so that the session's
+/// end drops it and zeroes its keys whatever connection is still open.
 #[derive(Debug)]
 pub(in crate::lifecycle) struct Shared {
-    volume: Weak<Volume>,
+    custody: Arc<Custody>,
     descriptor: Descriptor,
-    key: KeyInfo,
-    store: Store,
+    store: PathBuf,
     read_only: bool,
-    cache_budget_bytes: u64,
     protection: Protection,
     started: Instant,
     mountpoints: Mutex<Vec<PathBuf>>,
@@ -141,33 +143,35 @@ pub(in crate::lifecycle) struct Shared {
 
 impl Shared {
     pub(in crate::lifecycle) fn new(
-        volume: &Arc<Volume>,
+        custody: &Arc<Custody>,
         descriptor: &Descriptor,
-        key: KeyInfo,
-        store: &Store,
+        store: &Path,
         options: &MountOptions,
         protection: Protection,
     ) -> Self {
         Self {
-            volume: Arc::downgrade(volume),
+            custody: Arc::clone(custody),
             descriptor: descriptor.clone(),
-            key,
-            store: store.clone(),
-            read_only: options.read_only || volume.read_only(),
-            cache_budget_bytes: volume.cache_budget() as u64,
+            store: store.to_owned(),
+            read_only: options.read_only || custody.how().access == Access::Read,
             protection,
             started: Instant::now(),
             mountpoints: Mutex::default(),
         }
     }
 
-    /// The volume, as long as the session has it.
+    /// The volume and its key.
+    pub(in crate::lifecycle) fn custody(&self) -> &Arc<Custody> {
+        &self.custody
+    }
+
+    /// The volume, as long as the session has it, and it is not locked.
     pub(in crate::lifecycle) fn volume(&self) -> Option<Arc<Volume>> {
-        self.volume.upgrade()
+        self.custody.volume()
     }
 
     pub(in crate::lifecycle) fn store(&self) -> &Path {
-        self.store.path()
+        &self.store
     }
 
     pub(in crate::lifecycle) fn volume_id(&self) -> VolumeId {
@@ -189,30 +193,35 @@ impl Shared {
 
     /// `None` once the volume has been closed.
     pub(in crate::lifecycle) fn report(&self) -> Option<Report> {
-        let volume = self.volume()?;
+        if self.custody.has_ended() {
+            return None;
+        }
+        let (key, tuning) = (self.custody.key(), self.custody.how().tuning);
         let daemon = DaemonReport {
             pid: std::process::id(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
             read_only: self.read_only,
-            durability: volume.durability(),
-            key_provider: self.key.provider.clone(),
-            key_id: self.key.key_id.clone(),
-            key_slot: self.key.slot,
-            key_proved_unix_s: Some(self.key.proved_unix_s),
+            durability: tuning.durability,
+            key_provider: key.info.provider,
+            key_id: key.info.key_id,
+            key_slot: key.info.slot,
+            key_state: key.state,
+            key_proved_s: key.proved.elapsed().as_secs(),
+            key_reason: key.reason,
             memory_locked: self.protection.no_swap,
             core_dumps_off: self.protection.no_core_files && self.protection.no_tracing,
-            cache_budget_bytes: self.cache_budget_bytes,
-            figures: volume.figures(),
+            cache_budget_bytes: tuning.cache_bytes,
+            figures: self.custody.figures(),
         };
         // Slots may have changed since it was mounted.
-        let now = self.store.read_descriptor().ok();
+        let now = self.custody.store().read_descriptor().ok();
         let now = now.filter(|now| now.volume_id == self.descriptor.volume_id);
         let descriptor = now.as_ref().unwrap_or(&self.descriptor);
         Some(Report {
             mountpoints: self.mountpoints(),
             daemon: Some(daemon),
-            ..of_store(self.store(), descriptor, State::Mounted)
+            ..of_store(&self.store, descriptor, State::Mounted)
         })
     }
 }

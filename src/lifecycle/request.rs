@@ -5,6 +5,7 @@ use std::fs::Permissions;
 use std::num::NonZero;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,10 @@ pub struct MountRequest {
     pub open_dirs: NonZero<usize>,
     /// How much has to survive a power cut.
     pub durability: Durability,
+    /// Between two requests to KMS for the key.
+    pub key_recheck: Duration,
+    /// How long it is served while KMS does not answer.
+    pub key_max_offline: Duration,
     /// Whether writing is refused.
     pub read_only: bool,
     /// How the kernel serves it.
@@ -98,6 +103,8 @@ impl MountRequest {
             threads: self.threads,
             open_dirs: self.open_dirs,
             durability: self.durability,
+            key_recheck: self.key_recheck,
+            key_max_offline: self.key_max_offline,
             ..Tuning::default()
         }
     }

@@ -1,14 +1,14 @@
-//! A volume that is being served: its mounts, the commit timer, the control socket.
+//! A volume that is being served: its mounts, the timers of commits and of its key, the control
+//! socket.
 //!
 //! Whoever starts a session hears of its ends and of what is asked over its socket by a channel,
 //! and has to call [`Session::finish`] at the end: it commits, and then everything that holds a
 //! key is dropped.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +16,12 @@ use crate::file::{Dir, FileError, Volume};
 use crate::fs::Fs;
 use crate::fuse::{MountOptions, Mounted, Unmounter};
 use crate::lifecycle::control::{Asked, Control};
+use crate::lifecycle::custody::Custody;
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::mounts;
-use crate::lifecycle::open::{self, Opened};
+use crate::lifecycle::open::{self, Opened, find_store};
 use crate::lifecycle::report::{Report, Shared};
+use crate::lifecycle::timer::Timer;
 use crate::lifecycle::tree::stored::ensure_dir;
 use crate::limits::{COMMIT_INTERVAL, FORGOTTEN_MANY};
 use crate::store::StoreLock;
@@ -48,10 +50,10 @@ pub enum Event {
 /// What is served, by whom it was started, and how it ends.
 #[derive(Debug)]
 pub struct Session {
-    volume: Arc<Volume>,
+    custody: Arc<Custody>,
     shared: Arc<Shared>,
     lock: Option<StoreLock>,
-    timer: CommitTimer,
+    timers: [Timer; 2],
     control: Control,
     unmounters: Vec<Unmounter>,
     watchers: Vec<JoinHandle<()>>,
@@ -70,13 +72,18 @@ impl Session {
         protection: Protection,
         events: &Sender<E>,
     ) -> Result<Self, VerbError> {
-        let Opened { volume, descriptor, key, store, mut lock, .. } = opened;
-        let shared = Arc::new(Shared::new(&volume, &descriptor, key, &store, options, protection));
+        let Opened { volume, descriptor, key, how, path, mut lock } = opened;
+        let standing = lock.as_ref().and_then(StoreLock::standing);
+        let store = find_store(&path)?;
+        let custody = Custody::new(store, how, standing, Arc::clone(&volume), key);
+        let shared = Arc::new(Shared::new(&custody, &descriptor, &path, options, protection));
         let control = Control::start(&shared, events.clone())?;
         let mut mounted: Vec<Mounted> = Vec::new();
         for point in points {
             // A mount that is dropped is taken out of the tree again.
-            mounted.push(mount(&volume, point, options)?);
+            let mount = mount(&volume, point, options)?;
+            custody.add(mount.latch(), point);
+            mounted.push(mount);
             shared.add_mountpoint(&point.mountpoint);
         }
         if let Some(lock) = &mut lock {
@@ -84,14 +91,17 @@ impl Session {
             lock.describe(&open::holder(shared.mountpoints(), socket))?;
         }
         let unmounters = mounted.iter().map(Mounted::unmounter).collect();
-        let timer = CommitTimer::start(&volume);
+        let timers = [
+            Timer::start("commit", COMMIT_INTERVAL, timed(&custody, commit_by_timer)),
+            Timer::start("key", custody.interval(), timed(&custody, Custody::recheck)),
+        ];
         let watch = |(index, mounted): (usize, Mounted)| {
             let (events, shared) = (events.clone(), Arc::clone(&shared));
             let mountpoint = points[index].mountpoint.clone();
             std::thread::spawn(move || watch(index, mounted, &mountpoint, &shared, &events))
         };
         let watchers = mounted.into_iter().enumerate().map(watch).collect();
-        Ok(Self { volume, shared, lock, timer, control, unmounters, watchers })
+        Ok(Self { custody, shared, lock, timers, control, unmounters, watchers })
     }
 
     /// What `status` shows.
@@ -109,7 +119,7 @@ impl Session {
     /// # Errors
     /// Of the first file that failed.
     pub fn commit(&self) -> Result<(), FileError> {
-        self.volume.commit_all()
+        self.custody.volume().map_or(Ok(()), |volume| volume.commit_all())
     }
 
     /// Unmounts a mountpoint; the event of its end follows.
@@ -160,15 +170,18 @@ impl Session {
     /// # Errors
     /// What could not be committed.
     pub fn finish(self) -> Result<(), VerbError> {
-        let Self { volume, shared, lock, timer, control, unmounters: _, watchers } = self;
-        timer.stop();
-        let result = volume.commit_all().map_err(VerbError::file(shared.store()));
+        let Self { custody, shared, lock, timers, control, unmounters: _, watchers } = self;
+        timers.into_iter().for_each(Timer::stop);
+        let volume = custody.volume();
+        let committed = volume.as_ref().map_or(Ok(()), |volume| volume.commit_all());
+        let result = committed.map_err(VerbError::file(shared.store()));
         let ended = shared.mountpoints().is_empty();
-        if ended {
+        if let (Some(volume), true) = (&volume, ended) {
             volume.let_go();
         }
         drop(control);
         drop(volume);
+        custody.end();
         if ended {
             for watcher in watchers {
                 if watcher.join().is_err() {
@@ -179,6 +192,12 @@ impl Session {
         drop(lock);
         result
     }
+}
+
+/// Work of a timer on what a session has.
+fn timed(custody: &Arc<Custody>, work: fn(&Custody)) -> impl FnMut() + Send + 'static {
+    let custody = Arc::clone(custody);
+    move || work(&custody)
 }
 
 fn mount(
@@ -193,7 +212,7 @@ fn mount(
 }
 
 /// The directory of a point; made if it is missing.
-fn enter(root: Dir, point: &Point) -> Result<Dir, FileError> {
+pub(in crate::lifecycle) fn enter(root: Dir, point: &Point) -> Result<Dir, FileError> {
     let mut dir = root;
     for name in point.subdir.split('/').filter(|name| !name.is_empty()) {
         dir = ensure_dir(&dir, name.as_bytes(), point.mode)?;
@@ -219,53 +238,14 @@ fn watch<E: From<Event>>(
 }
 
 /// Commits what is open every few seconds.
-#[derive(Debug)]
-struct CommitTimer {
-    stopped: Arc<(Mutex<bool>, Condvar)>,
-    thread: JoinHandle<()>,
-}
-
-/// A flag has no state that a panic could leave half changed.
-fn locked(flag: &Mutex<bool>) -> MutexGuard<'_, bool> {
-    flag.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl CommitTimer {
-    fn start(volume: &Arc<Volume>) -> Self {
-        let stopped = Arc::new((Mutex::new(false), Condvar::new()));
-        let (seen, volume) = (Arc::clone(&stopped), Arc::clone(volume));
-        let thread = std::thread::spawn(move || {
-            let (flag, changed) = &*seen;
-            let mut stopped = locked(flag);
-            let mut due = Instant::now() + COMMIT_INTERVAL;
-            while !*stopped {
-                let left = due.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    drop(stopped);
-                    match volume.commit_all() {
-                        // It was told when it was lost, or when the file failed.
-                        Ok(()) | Err(FileError::Lost | FileError::Latched) => {}
-                        Err(error) => tracing::error!("commit by the timer: {error}"),
-                    }
-                    if volume.take_forgotten(FORGOTTEN_MANY) {
-                        give_back_memory();
-                    }
-                    due = Instant::now() + COMMIT_INTERVAL;
-                    stopped = locked(flag);
-                } else {
-                    let waited = changed.wait_timeout(stopped, left);
-                    stopped = waited.unwrap_or_else(PoisonError::into_inner).0;
-                }
-            }
-        });
-        Self { stopped, thread }
+fn commit_by_timer(custody: &Custody) {
+    let Some(volume) = custody.volume() else { return };
+    match volume.commit_all() {
+        // It was told when it was lost, or when the file failed.
+        Ok(()) | Err(FileError::Lost | FileError::Latched) => {}
+        Err(error) => tracing::error!("commit by the timer: {error}"),
     }
-
-    fn stop(self) {
-        *locked(&self.stopped.0) = true;
-        self.stopped.1.notify_all();
-        if self.thread.join().is_err() {
-            tracing::error!("the commit timer has panicked");
-        }
+    if volume.take_forgotten(FORGOTTEN_MANY) {
+        give_back_memory();
     }
 }

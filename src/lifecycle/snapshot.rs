@@ -71,7 +71,10 @@ fn frozen(
         // What programs wrote to mapped memory is still in the kernel.
         let synced = std::fs::File::open(mountpoint)
             .and_then(|root| rustix::fs::syncfs(&root).map_err(std::io::Error::from));
-        synced.map_err(VerbError::local(mountpoint, "can't sync it"))?;
+        synced.map_err(|error| match error.raw_os_error() {
+            Some(libc::EKEYREVOKED) => VerbError::locked(store),
+            _ => VerbError::local(mountpoint, "can't sync it")(error),
+        })?;
     }
     let silent = |found: String| VerbError::Silent { store: store.to_owned(), found };
     match client.ask(&Request::Freeze) {

@@ -163,6 +163,33 @@ impl Disk {
         disk
     }
 
+    /// The number that each object has where this was put, by the one that it has here.
+    pub fn numbers_below(&self, root: &Path) -> BTreeMap<u64, u64> {
+        let mut numbers = BTreeMap::new();
+        let mut todo = vec![(self.root, root.to_owned())];
+        while let Some((at, path)) = todo.pop() {
+            numbers.insert(at, fs::symlink_metadata(&path).unwrap().ino());
+            if let Kind::Dir(entries) = &self.objects[&at].kind {
+                let below =
+                    |(name, id): (&Vec<u8>, &u64)| (*id, path.join(OsStr::from_bytes(name)));
+                todo.extend(entries.iter().map(below));
+            }
+        }
+        numbers
+    }
+
+    /// Gives each object another number.
+    pub fn renumber(&mut self, number: impl Fn(u64) -> u64) {
+        self.root = number(self.root);
+        let objects = std::mem::take(&mut self.objects).into_iter();
+        self.objects = objects.map(|(id, object)| (number(id), object)).collect();
+        for object in self.objects.values_mut() {
+            if let Kind::Dir(entries) = &mut object.kind {
+                entries.values_mut().for_each(|id| *id = number(*id));
+            }
+        }
+    }
+
     /// Makes the directory what this is. `kept` has a name, its number, for every regular file.
     pub fn put(&self, root: &Path, kept: &Path) {
         for entry in fs::read_dir(root).unwrap() {

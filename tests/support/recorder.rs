@@ -32,66 +32,13 @@ use rustix::io::Errno;
 use crate::disk::{Content, Disk, Kind, Object};
 use crate::history::Random;
 
-const SECTOR: u64 = 512;
+#[path = "done.rs"]
+mod done;
+use done::{Done, apply};
 
-/// A call that was made, with what it needs to be made again.
-#[derive(Clone, Debug)]
-pub enum Done {
-    Write {
-        file: u64,
-        offset: u64,
-        bytes: Vec<u8>,
-    },
-    SetLen {
-        file: u64,
-        len: u64,
-    },
-    Punch {
-        file: u64,
-        offset: u64,
-        len: u64,
-    },
-    SyncFile {
-        file: u64,
-    },
-    SyncDir,
-    SyncDisk,
-    Make {
-        dir: u64,
-        name: Vec<u8>,
-        ino: u64,
-        object: Object,
-    },
-    /// A file that was there was cut to zero by being opened.
-    Cut {
-        file: u64,
-    },
-    Link {
-        file: u64,
-        dir: u64,
-        name: Vec<u8>,
-    },
-    Rename {
-        dir: u64,
-        name: Vec<u8>,
-        to_dir: u64,
-        to_name: Vec<u8>,
-        exchange: bool,
-    },
-    Remove {
-        dir: u64,
-        name: Vec<u8>,
-    },
-    SetMode {
-        file: u64,
-        mode: u32,
-    },
-    SetXattr {
-        file: u64,
-        name: String,
-        value: Option<Vec<u8>>,
-    },
-}
+const SECTOR: u64 = 512;
+/// Marks the number of what is gone, which another may have by now.
+const GONE: u64 = 1 << 63;
 
 /// The syncs that the disk takes and does not do, by what they are of: what the protocol would be
 /// without them.
@@ -187,14 +134,25 @@ impl Recorder {
         }
     }
 
-    /// The same disk after `calls` calls, with a writer that was killed then: all it wrote is to be
-    /// read, what was not synced is as little durable as before.
+    /// The same disk after `calls` calls, with a writer that was killed then: the store is made
+    /// what it wrote, of which what was not synced is as little durable as before.
     pub fn killed(&self, calls: usize) -> Self {
         let state = self.state.lock().unwrap();
-        let log = state.log[..calls].to_vec();
-        let mut now = state.start.clone();
+        let (mut start, mut log) = (state.start.clone(), state.log[..calls].to_vec());
+        let mut now = start.clone();
         log.iter().for_each(|done| apply(&mut now, done));
-        let start = state.start.clone();
+        self.put(&now);
+        // All but files have other numbers now.
+        let new = now.numbers_below(&self.root);
+        let is_file = |ino: u64| self.kept.path().join(ino.to_string()).exists();
+        let number = |old: u64| match new.get(&old) {
+            Some(new) => *new,
+            None if is_file(old) => old,
+            None => old | GONE,
+        };
+        start.renumber(number);
+        now.renumber(number);
+        log.iter_mut().for_each(|done| done.renumber(number));
         let state = State { start, now, log, off: false, lie: state.lie };
         let kept = Arc::clone(&self.kept);
         Self { root: self.root.clone(), kept, state: Arc::new(Mutex::new(state)) }
@@ -326,60 +284,6 @@ impl Image {
         {
             // The length arrived, the sectors did not.
             content.len = end;
-        }
-    }
-}
-
-/// Does to the disk in memory what a call does.
-fn apply(disk: &mut Disk, done: &Done) {
-    match done {
-        Done::Write { file, offset, bytes } => {
-            if let Some(content) = disk.content(*file) {
-                content.write(*offset, bytes);
-            }
-        }
-        Done::SetLen { file, len } => {
-            if let Some(content) = disk.content(*file) {
-                content.set_len(*len);
-            }
-        }
-        Done::Cut { file } => {
-            if let Some(content) = disk.content(*file) {
-                content.set_len(0);
-            }
-        }
-        Done::Punch { file, offset, len } => {
-            if let Some(content) = disk.content(*file) {
-                let len = (*len).min(content.len.saturating_sub(*offset));
-                content.zero(*offset, len);
-            }
-        }
-        Done::SyncFile { .. } | Done::SyncDir | Done::SyncDisk => {}
-        Done::Make { dir, name, ino, object } => {
-            disk.objects.insert(*ino, object.clone());
-            disk.entries(*dir).unwrap().insert(name.clone(), *ino);
-        }
-        Done::Link { file, dir, name } => {
-            disk.entries(*dir).unwrap().insert(name.clone(), *file);
-        }
-        Done::Rename { dir, name, to_dir, to_name, exchange } => {
-            let moved = disk.entries(*dir).unwrap().remove(name).unwrap();
-            let there = disk.entries(*to_dir).unwrap().insert(to_name.clone(), moved);
-            if let (true, Some(there)) = (*exchange, there) {
-                disk.entries(*dir).unwrap().insert(name.clone(), there);
-            } else if there == Some(moved) {
-                // Two names of one file: rename(2) leaves both.
-                disk.entries(*dir).unwrap().insert(name.clone(), moved);
-            }
-        }
-        Done::Remove { dir, name } => drop(disk.entries(*dir).unwrap().remove(name)),
-        Done::SetMode { file, mode } => disk.objects.get_mut(file).unwrap().mode = *mode,
-        Done::SetXattr { file, name, value } => {
-            let xattrs = &mut disk.objects.get_mut(file).unwrap().xattrs;
-            match value {
-                Some(value) => drop(xattrs.insert(name.clone(), value.clone())),
-                None => drop(xattrs.remove(name)),
-            }
         }
     }
 }
