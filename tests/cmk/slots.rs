@@ -253,7 +253,9 @@ fn a_change_that_is_killed_leaves_a_volume_that_opens() {
         let (verb, flag) =
             if operation == "Encrypt" { ("add", "--new") } else { ("rewrap", "--to") };
         let mut child = lab.key(verb, &[flag, &two]).stdout(Stdio::null()).spawn().unwrap();
+        let began = Instant::now();
         while lab.proxy.count(operation) == 0 {
+            assert!(began.elapsed() < Duration::from_secs(60), "{operation} does not come");
             std::thread::sleep(Duration::from_millis(5));
         }
         child.kill().unwrap();
