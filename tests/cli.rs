@@ -43,6 +43,11 @@ fn wrong_usage_is_2_and_names_what_is_wrong() {
         ("cat store", "VOLUME:PATH"),
         ("snapshot show store", "show"),
         ("stop", "VOLUME"),
+        ("key", "policy"),
+        ("key policy --for unmount", "init, mount, rewrap"),
+        ("key policy --role Train", "arn:aws:iam::ACCOUNT:role/NAME"),
+        ("doctor --root .", "--role"),
+        ("doctor --context aws:x=1", "aws:"),
     ] {
         desk.refused(args, 2, &[part]);
     }
@@ -54,7 +59,9 @@ fn help_and_version_are_no_errors() {
     let version = format!("cmkfs {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(desk.ok("--version"), version);
     let help = desk.ok("--help");
-    for verb in ["init", "mount", "umount", "status", "run", "snapshot", "terminate"] {
+    for verb in
+        ["init", "mount", "umount", "status", "run", "snapshot", "terminate", "key", "doctor"]
+    {
         assert!(help.contains(verb), "{help}");
     }
     assert!(!help.contains("mount-daemon") && !help.contains("run-child"), "{help}");
@@ -207,6 +214,82 @@ fn a_machine_without_fuse_is_told_so() {
     let output = hidden.args(["-m", "sh", "-c", &script]).output().unwrap();
     judge("mount", &output, 33, &["/dev/fuse", "--device /dev/fuse"]);
     assert_eq!(desk.inventory(), before);
+}
+
+/// The named check of `doctor --json`, with the exit code.
+fn checked(output: &std::process::Output, check: &str) -> (String, Option<i32>) {
+    let value: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", desk::said(output)));
+    let checks = value["checks"].as_array().unwrap();
+    let found = checks.iter().find(|found| found["check"] == check).unwrap();
+    (found["status"].as_str().unwrap().to_owned(), output.status.code())
+}
+
+#[test]
+fn doctor_finds_nothing_here_and_changes_nothing() {
+    let desk = Desk::new();
+    let home = |desk: &Desk| desk.at("home").read_dir().map_or(0, Iterator::count);
+    let before = (desk.inventory(), home(&desk));
+    desk.ok("doctor --store new");
+    assert_eq!((desk.inventory(), home(&desk)), before, "a trial of a new volume made something");
+
+    desk.mounted();
+    let before = desk.inventory();
+    let told = desk.ok("doctor --store store");
+    for line in
+        ["kernel ", "device ", "mounting ", "swap ", "filesystem ", "disk ", "key_file slot 1"]
+    {
+        assert!(told.lines().any(|said| said.starts_with(line)), "{line}: {told}");
+    }
+    assert!(told.contains("slot 1 opens it; volume.json is whole"), "{told}");
+    assert!(!told.contains("credentials"), "a local key needs no KMS: {told}");
+    assert_eq!(desk.inventory(), before);
+    desk.ok("umount mnt");
+}
+
+#[test]
+fn doctor_ends_with_71_if_something_would_not_work() {
+    let desk = Desk::new();
+    desk.volume();
+    desk.dir("root/tmp/held");
+    let doctor = |args: &str| desk.command(&format!("doctor --json {args}")).output().unwrap();
+    let fails = ("fails".to_owned(), Some(71));
+    assert_eq!(checked(&doctor("--role training --root root"), "path").0, "ok");
+    assert_eq!(doctor("--role training --root root").status.code(), Some(71));
+    assert_eq!(checked(&doctor("--store mnt/deep/new"), "store"), fails);
+    fs::write(desk.at("file"), "x").unwrap();
+    assert_eq!(checked(&doctor("--store file"), "store"), fails);
+    assert_eq!(checked(&doctor("--store new --key file:none"), "key_file"), fails);
+    assert_eq!(checked(&doctor("--store store --key kms:alias/x"), "key_source"), fails);
+    fs::rename(desk.at("home/data"), desk.at("home/away")).unwrap();
+    assert_eq!(checked(&doctor("--store store"), "key_file"), fails);
+    assert_eq!(checked(&doctor("--store store"), "volume").0, "not_checked");
+    fs::rename(desk.at("home/away"), desk.at("home/data")).unwrap();
+
+    let mut hidden = Command::new("unshare");
+    desk.prepare(&mut hidden);
+    let script = format!("mount -t tmpfs none /dev && exec {CMKFS} doctor --json --store store");
+    let output = hidden.args(["-m", "sh", "-c", &script]).output().unwrap();
+    assert_eq!(checked(&output, "device"), fails);
+    assert!(desk::said(&output).contains("--device /dev/fuse"));
+
+    let told = desk.command("doctor --role training --root root").output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    let line = told.lines().position(|line| line.contains("root/tmp") && line.contains("fails"));
+    let remedy = told.lines().nth(line.unwrap() + 1).unwrap();
+    assert!(remedy.starts_with("    name another root"), "{told}");
+}
+
+#[test]
+fn policies_are_for_kms_keys() {
+    let desk = Desk::new();
+    desk.volume();
+    desk.refused("key policy store", 20, &["no slot", "local:"]);
+    desk.refused("key policy --key kms:alias/x", 20, &["by its ARN"]);
+    desk.refused("key policy gone", 10, &["gone"]);
+    let arn = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+    assert!(desk.ok(&format!("key policy store --key kms:{arn}")).contains("kms:Decrypt"));
+    assert!(desk.ok("key policy").contains("ARN of the role that runs cmkfs"));
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "cmk/doctor.rs"]
+mod doctor;
 #[path = "cmk/lock.rs"]
 mod lock;
 #[path = "cmk/slots.rs"]
@@ -83,16 +85,6 @@ impl Lab {
         self.run(&args.each_ref().map(String::as_str))
     }
 
-    fn mount_watching(&self, more: &[&str]) {
-        let args = self.mount_args();
-        let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
-        self.ok(&args);
-    }
-
-    fn umount(&self) {
-        self.ok(&["umount", self.point().to_str().unwrap()]);
-    }
-
     /// A mount that has to fail with this exit code, saying each of `wanted`, and leave nothing.
     #[track_caller]
     fn refused(&self, output: &Output, code: i32, wanted: &[&str]) {
@@ -128,7 +120,7 @@ fn one_call_makes_a_volume_and_one_call_mounts_it() {
         fs::write(lab.point().join(format!("file-{n}")), b"one of many").unwrap();
     }
     write_and_read(&lab.point());
-    lab.umount();
+    lab.ok(&["umount", lab.point().to_str().unwrap()]);
     assert_eq!((lab.proxy.count("Decrypt"), lab.proxy.calls().len()), (1, 2));
     let decrypt = lab.proxy.calls().pop().unwrap();
     assert_eq!(decrypt.input["KeyId"], json!(arn));
@@ -137,7 +129,7 @@ fn one_call_makes_a_volume_and_one_call_mounts_it() {
     assert!(context["cmkfs:volume-id"].as_str().is_some_and(|id| id.len() == 32));
     assert!(lab.mount().status.success());
     assert_eq!(fs::read(lab.point().join("file-7")).unwrap(), b"one of many");
-    lab.umount();
+    lab.ok(&["umount", lab.point().to_str().unwrap()]);
 }
 
 #[test]
@@ -160,7 +152,7 @@ fn each_way_in_which_the_key_is_out_of_reach_has_its_own_error() {
     lab.proxy.fault_times("Decrypt", Fault::Reset, 0);
     assert!(lab.mount().status.success(), "and afterwards it mounts");
     write_and_read(&lab.point());
-    lab.umount();
+    lab.ok(&["umount", lab.point().to_str().unwrap()]);
 }
 
 #[test]
@@ -185,7 +177,7 @@ fn a_wrong_context_a_wrong_key_and_no_endpoint_are_told_apart() {
     nobody.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
     lab.refused(&nobody.output().unwrap(), 27, &["credentials"]);
     assert!(lab.mount().status.success());
-    lab.umount();
+    lab.ok(&["umount", lab.point().to_str().unwrap()]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(in crate::cli) use key::{KeyVerb, KeyVerbArgs, OpenedBy};
 
+use crate::cli::doctor::DoctorArgs;
 use crate::cli::options::MountWords;
 use crate::cli::tuning::{TuningArgs, threads};
 use crate::config::Size;
@@ -34,6 +35,9 @@ pub(in crate::cli) struct Arguments {
     /// Log more: once for what happens, twice for details
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(in crate::cli) verbose: u8,
+    /// Let keys cross the network unencrypted: allow an http:// endpoint of another machine
+    #[arg(long, global = true)]
+    pub(in crate::cli) allow_plain_http: bool,
     #[command(subcommand)]
     pub(in crate::cli) verb: Verb,
 }
@@ -76,6 +80,8 @@ pub(in crate::cli) enum Verb {
     Key(KeyVerbArgs),
     /// Destroy a volume: its wrapped keys first, then snapshots, then the store
     Terminate(TerminateArgs),
+    /// Say whether a volume could be made and mounted here, and what to do if not
+    Doctor(DoctorArgs),
 }
 
 impl Verb {
@@ -172,9 +178,8 @@ unreachable: mounted, but its daemon does not answer), mountpoints, created_unix
 epochs, slots (id, provider, key), holder (pid, host, mountpoints, socket, started_unix_s) if \
 another machine or a process that does not answer says that it writes the volume, and, if mounted, \
 daemon: pid, release, uptime_s, read_only, \
-durability, key_provider, key_id, key_slot, key_state (held, unproved or locked), key_proved_s, \
-key_reason, memory_locked, core_dumps_off, cache_budget_bytes, \
-figures.";
+durability, key_provider, key_id, key_slot, key_state (held, unproved or locked), key_reason, \
+key_proved_unix_s, memory_locked, core_dumps_off, cache_budget_bytes, figures.";
 
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_FIELDS)]
@@ -395,7 +400,7 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
     BlockSize::from_bytes(bytes).ok_or_else(wanted)
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(in crate::cli) fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| {
         format!("{text:?} is no pair for the encryption context: wanted KEY=VALUE")
     })?;
@@ -424,7 +429,7 @@ mod tests {
             .map(|verb| verb.get_name().to_owned())
             .collect();
         let wanted = "init mount umount status ls cat get put run lock unlock check stop snapshot \
-                      key terminate";
+                      key terminate doctor";
         assert_eq!(verbs.join(" "), wanted);
     }
 
@@ -433,7 +438,7 @@ mod tests {
         let all = Arguments::command();
         let key = all.find_subcommand("key").unwrap();
         let verbs: Vec<&str> = key.get_subcommands().map(|verb| verb.get_name()).collect();
-        assert_eq!(verbs.join(" "), "status add remove rewrap");
+        assert_eq!(verbs.join(" "), "policy status add remove rewrap");
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         assert!(parse("cmkfs key add store --new kms:alias/x --key local").is_ok());
         assert!(parse("cmkfs key rewrap store --to kms:alias/x --slot 2").is_ok());
@@ -455,6 +460,8 @@ mod tests {
         assert!(parse("cmkfs mount store mnt -o ro,allow_other").is_ok());
         assert!(parse("cmkfs mount --role training --root /r --store /s").is_ok());
         assert!(parse("cmkfs run --role training --durability strict -- true").is_ok());
+        assert!(parse("cmkfs doctor --store /s").is_ok());
+        assert!(parse("cmkfs key policy --for init,output --key kms:x store").is_ok());
         for bad in [
             "cmkfs mount",
             "cmkfs mount store",
@@ -464,6 +471,9 @@ mod tests {
             "cmkfs run --role training",
             "cmkfs stop",
             "cmkfs check",
+            "cmkfs doctor --root /r",
+            "cmkfs key policy --for unmount",
+            "cmkfs key policy --role Train",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

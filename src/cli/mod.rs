@@ -9,18 +9,22 @@
 //! | `files`   | `ls`, `cat`, `get`, `put`                          |
 //! | `run`     | `run`                                              |
 //! | `check`   | `check`                                            |
-//! | `key`     | `key status`, `add`, `remove`, `rewrap`            |
 //! | `tuning`  | flags of how an open volume behaves                |
+//! | `key`     | `key`                                              |
+//! | `policy`  | `key policy`                                       |
+//! | `doctor`  | `doctor`                                           |
 //! | `fail`    | how an error becomes a message and an exit code    |
 //! | `show`    | standard output, and tables                        |
 
 mod args;
 mod check;
+mod doctor;
 mod fail;
 mod files;
 mod key;
 mod mount;
 mod options;
+mod policy;
 mod run;
 mod show;
 mod tuning;
@@ -32,6 +36,7 @@ use clap::Parser;
 
 use crate::cli::args::{Arguments, Verb};
 use crate::cli::fail::Fail;
+use crate::keys;
 use crate::lifecycle::{Exit, locking};
 use crate::telemetry;
 
@@ -54,6 +59,9 @@ pub fn main() -> ExitCode {
         Err(error) => return Fail::new(Exit::Unexpected, format!("the log: {error}")).tell(),
     };
     telemetry::start(arguments.verbose, log);
+    if arguments.allow_plain_http {
+        keys::allow_plain_http();
+    }
     match act(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(fail) => fail.tell(),
@@ -81,6 +89,7 @@ fn act(arguments: Arguments) -> Result<u8, Fail> {
         Verb::Snapshot(wanted) => volume::snapshot(&wanted.verb),
         Verb::Key(wanted) => key::key(&wanted.verb),
         Verb::Terminate(wanted) => volume::terminate(&wanted),
+        Verb::Doctor(wanted) => return doctor::doctor(&wanted),
     }
     .map(|()| Exit::Ok.code())
 }

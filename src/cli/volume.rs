@@ -97,7 +97,7 @@ fn report_text(report: &Report) -> String {
         KeyState::Unproved => "not known: KMS does not answer",
         KeyState::Locked => "locked: keys are gone until it is unlocked",
     };
-    row("key state", format!("{state}; last had {} s ago", daemon.key_proved_s));
+    row("key state", state.to_owned());
     if let Some(reason) = &daemon.key_reason {
         row("because", reason.clone());
     }

@@ -11,8 +11,9 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
 
-/// Where distributions put it.
-const NAMES: [&str; 4] = ["fusermount3", "/bin/fusermount3", "/usr/bin/fusermount3", "fusermount"];
+/// Names and places of the helper, the first that is there is taken.
+pub const HELPERS: [&str; 4] =
+    ["fusermount3", "/bin/fusermount3", "/usr/bin/fusermount3", "fusermount"];
 
 /// Why the helper did not do it.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl From<rustix::io::Errno> for HelperError {
 }
 
 fn run(set_up: impl Fn(&mut Command)) -> Result<Output, HelperError> {
-    for name in NAMES {
+    for name in HELPERS {
         let mut command = Command::new(name);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         set_up(&mut command);

@@ -25,6 +25,7 @@ mod request;
 mod umask;
 
 pub use error::MountError;
+pub use helper::HELPERS;
 pub use latch::Latch;
 pub use mount::{MountOptions, Mounted, Unmounter, check_device, mount};
-pub use point::{MountInfo, checked, mount_at, mounts};
+pub use point::{MountInfo, checked, mount_at, mounts, unescaped};

@@ -42,8 +42,8 @@ impl MountInfo {
     }
 }
 
-/// The kernel writes blanks and backslashes as `\` and three octal digits.
-fn unescaped(field: &[u8]) -> Vec<u8> {
+/// A path as the kernel lists it in `/proc`: blanks and backslashes as `\` and three octal digits.
+pub fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {

@@ -89,6 +89,15 @@ pub enum KeyError {
         /// Path of the key file.
         key: String,
     },
+    /// KMS gave another key than the one that it had wrapped a moment before.
+    #[error(
+        "KMS key {key}: what Decrypt gave is not what GenerateDataKey had made: check what \
+         answers at the KMS endpoint"
+    )]
+    Trial {
+        /// ARN of the KMS key.
+        key: String,
+    },
     /// KMS refused or was not reached.
     #[error(transparent)]
     Kms(Box<KmsError>),
@@ -107,6 +116,7 @@ impl KeyError {
             | Self::NoSlot { .. }
             | Self::Transient => 20,
             Self::Gone | Self::WrongKey { .. } => 21,
+            Self::Trial { .. } => 29,
             Self::Kms(error) => error.failure.exit_code(),
         }
     }
@@ -125,6 +135,7 @@ impl KeyError {
             | Self::NoHome
             | Self::Gone
             | Self::Transient
+            | Self::Trial { .. }
             | Self::NoSlot { .. } => 0,
         }
     }

@@ -2,29 +2,29 @@
 //! and `ReEncrypt` when its keys are changed, and `DescribeKey` to tell why one of them was denied.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use aws_config::BehaviorVersion;
 use aws_sdk_kms::Client;
-use aws_sdk_kms::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_kms::config::retry::RetryConfig;
 use aws_sdk_kms::config::timeout::TimeoutConfig;
-use aws_sdk_kms::config::{ConfigBag, Intercept, ProvideCredentials, Region, RuntimeComponents};
-use aws_sdk_kms::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::config::{ProvideCredentials, Region};
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{DataKeySpec, KeyManagerType};
 
 use crate::cipher::Secret;
+use crate::keys::address;
 use crate::keys::context::Context;
 use crate::keys::error::KeyError;
 use crate::keys::kms_error::{KmsError, KmsFailure, causes, classify};
+use crate::keys::notes::KmsNotes;
 use crate::keys::policy::{self, Scope};
 use crate::keys::source::{self, Arn};
 use crate::sys::scrubbing;
 
-const GENERATE_DATA_KEY: &str = "kms:GenerateDataKey";
-const DECRYPT: &str = "kms:Decrypt";
+pub(super) const GENERATE_DATA_KEY: &str = "kms:GenerateDataKey";
+pub(super) const DECRYPT: &str = "kms:Decrypt";
 const ENCRYPT: &str = "kms:Encrypt";
 /// As CloudTrail has it. Policies know its two halves.
 const RE_ENCRYPT: &str = "kms:ReEncrypt";
@@ -64,8 +64,9 @@ pub(super) struct Wrapped {
 pub(super) fn generate_data_key(
     id: &str,
     context: &Context<'_>,
+    notes: &KmsNotes,
 ) -> Result<(Secret, Wrapped), KeyError> {
-    let call = Call::new(GENERATE_DATA_KEY, id, context, LIMITS);
+    let call = Call::new(GENERATE_DATA_KEY, id, context, notes);
     let made = call.run(async |call, client| {
         let request = client
             .generate_data_key()
@@ -86,7 +87,7 @@ pub(super) fn encrypt(
     secret: &Secret,
     context: &Context<'_>,
 ) -> Result<Wrapped, KeyError> {
-    let made = Call::new(ENCRYPT, id, context, LIMITS).run(async |call, client| {
+    let made = Call::new(ENCRYPT, id, context, &KmsNotes::default()).run(async |call, client| {
         let request = client
             .encrypt()
             .key_id(id)
@@ -105,7 +106,8 @@ pub(super) fn re_encrypt(
     wrapped: Vec<u8>,
     context: &Context<'_>,
 ) -> Result<Wrapped, KeyError> {
-    let call = Call { from: Some(from), ..Call::new(RE_ENCRYPT, id, context, LIMITS) };
+    let notes = KmsNotes::default();
+    let call = Call { from: Some(from), ..Call::new(RE_ENCRYPT, id, context, &notes) };
     call.run(async |call, client| {
         let pairs: HashMap<String, String> = context.all().into_iter().collect();
         let request = client
@@ -133,7 +135,7 @@ fn told_if_managed(error: KeyError, id: &str, context: &Context<'_>) -> KeyError
 
 /// Whether AWS manages the KMS key `id`, by one `DescribeKey`.
 fn is_managed(id: &str, context: &Context<'_>) -> Result<bool, KeyError> {
-    Call::new(DESCRIBE_KEY, id, context, LIMITS).run(async |call, client| {
+    Call::new(DESCRIBE_KEY, id, context, &KmsNotes::default()).run(async |call, client| {
         let answer = client.describe_key().key_id(id).send().await;
         let answer = answer.map_err(|error| call.failed(&error))?;
         let manager = answer.key_metadata.as_ref().and_then(|found| found.key_manager());
@@ -146,8 +148,9 @@ pub(super) fn decrypt(
     id: &str,
     wrapped: Vec<u8>,
     context: &Context<'_>,
+    notes: &KmsNotes,
 ) -> Result<(Secret, String), KeyError> {
-    Call::new(DECRYPT, id, context, LIMITS).run(async |call, client| {
+    Call::new(DECRYPT, id, context, notes).run(async |call, client| {
         let request = client
             .decrypt()
             .key_id(id)
@@ -173,13 +176,17 @@ struct Call<'a> {
     from: Option<&'a str>,
     context: &'a Context<'a>,
     limits: Limits,
-    /// Where the request went, known once it goes.
-    endpoint: Arc<OnceLock<String>>,
+    notes: &'a KmsNotes,
 }
 
 impl<'a> Call<'a> {
-    fn new(action: &'static str, key: &'a str, context: &'a Context<'a>, limits: Limits) -> Self {
-        Self { action, key, from: None, context, limits, endpoint: Arc::default() }
+    fn new(
+        action: &'static str,
+        key: &'a str,
+        context: &'a Context<'a>,
+        notes: &'a KmsNotes,
+    ) -> Self {
+        Self { action, key, from: None, context, limits: LIMITS, notes }
     }
 
     /// Connects, does `work`, logs that it was done. In a thread and a runtime of its own, so that
@@ -212,7 +219,7 @@ impl<'a> Call<'a> {
                 .map_err(|e| self.odd(&format!("no thread: {e}")))?;
             running.join().unwrap_or_else(|_| Err(self.odd("the AWS SDK panicked")))
         });
-        let endpoint = self.endpoint.get().map_or("none", String::as_str);
+        let endpoint = self.notes.endpoint().unwrap_or("none");
         let (elapsed_ms, passed) = (start.elapsed().as_millis(), result.is_ok());
         let (action, key, from) = (self.action, self.key, self.from);
         tracing::info!(action, key, from, endpoint, elapsed_ms, passed, "KMS");
@@ -229,14 +236,18 @@ impl<'a> Call<'a> {
                 loader = loader.region(Region::new(arn.region.to_owned()));
             }
             let shared = loader.load().await;
-            if shared.region().is_none() {
+            let Some(region) = shared.region() else {
                 return Err(self.error(KmsFailure::NoRegion, "no region is set".to_owned()));
-            }
+            };
+            self.notes.note_region(region.as_ref());
+            self.check_token_service(shared.endpoint_url())?;
             let provider = shared.credentials_provider();
             let provider = provider.ok_or_else(|| self.odd("the SDK has no credentials chain"))?;
             let credentials = provider.provide_credentials().await;
             let none = |e| self.error(KmsFailure::NoCredentials, causes(&e));
-            Ok((shared, credentials.map_err(none)?))
+            let credentials = credentials.map_err(none)?;
+            self.notes.note_credentials(&credentials);
+            Ok((shared, credentials))
         };
         let Ok(found) = tokio::time::timeout(self.limits.credentials, find).await else {
             let found = format!("nothing found in {:?}", self.limits.credentials);
@@ -252,9 +263,22 @@ impl<'a> Call<'a> {
             .credentials_provider(credentials)
             .timeout_config(timeouts)
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX))
-            .interceptor(NoteEndpoint(Arc::clone(&self.endpoint)))
+            .interceptor(self.notes.clone())
             .build();
         Ok(Client::from_conf(config))
+    }
+
+    /// Credentials may be asked of STS, which is sent a token for them, at the endpoint that is set
+    /// for every service or at one of its own. Not asked is it where keys stand in the environment.
+    fn check_token_service(&self, every_service: Option<&str>) -> Result<(), KmsError> {
+        if std::env::var_os("AWS_ACCESS_KEY_ID").is_some_and(|id| !id.is_empty()) {
+            return Ok(());
+        }
+        let own = std::env::var("AWS_ENDPOINT_URL_STS").ok().filter(|url| !url.is_empty());
+        let Some(url) = own.as_deref().or(every_service) else { return Ok(()) };
+        let Some(why) = address::refusal(url) else { return Ok(()) };
+        self.notes.note_endpoint(url);
+        Err(self.error(KmsFailure::PlainHttp, why))
     }
 
     /// Moves the plaintext out of an answer and zeroes what it was in; see [`Self::run`] for the
@@ -277,7 +301,10 @@ impl<'a> Call<'a> {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let (failure, found) = classify(error);
+        let (failure, found) = match self.notes.refused() {
+            Some(why) => (KmsFailure::PlainHttp, why.to_owned()),
+            None => classify(error),
+        };
         self.error(failure, found)
     }
 
@@ -299,30 +326,9 @@ impl<'a> Call<'a> {
             failure,
             action: self.action,
             key: self.key.to_owned(),
-            endpoint: self.endpoint.get().cloned(),
+            endpoint: self.notes.endpoint().map(str::to_owned),
             found,
             statement,
         }
-    }
-}
-
-/// Notes where a request goes: the SDK takes the address from several variables and files, and its
-/// errors do not name it.
-#[derive(Debug)]
-struct NoteEndpoint(Arc<OnceLock<String>>);
-
-impl Intercept for NoteEndpoint {
-    fn name(&self) -> &'static str {
-        "NoteEndpoint"
-    }
-
-    fn read_before_transmit(
-        &self,
-        context: &BeforeTransmitInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        self.0.get_or_init(|| context.request().uri().to_owned());
-        Ok(())
     }
 }

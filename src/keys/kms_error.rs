@@ -31,6 +31,8 @@ pub enum KmsFailure {
     BadCredentials,
     /// Too many requests, also after the retries.
     Throttled,
+    /// Not sent: the way there is not HTTPS and leaves this machine.
+    PlainHttp,
     /// Anything else.
     Other,
 }
@@ -47,6 +49,7 @@ impl KmsFailure {
             Self::NoCredentials | Self::NoRegion | Self::BadCredentials => 27,
             Self::Throttled => 28,
             Self::Other => 29,
+            Self::PlainHttp => 70,
         }
     }
 
@@ -56,7 +59,7 @@ impl KmsFailure {
             Self::Denied | Self::Unusable | Self::Mismatch => 7,
             Self::NotFound | Self::IncorrectKey => 6,
             Self::Unreachable | Self::Throttled | Self::Other => 4,
-            Self::NoCredentials | Self::NoRegion | Self::BadCredentials => 3,
+            Self::NoCredentials | Self::NoRegion | Self::BadCredentials | Self::PlainHttp => 3,
         }
     }
 
@@ -92,7 +95,8 @@ impl KmsFailure {
         }
     }
 
-    fn remedy(self) -> &'static str {
+    /// What was wanted, and what to do.
+    pub fn remedy(self) -> &'static str {
         match self {
             Self::Denied => "wanted a policy that allows it",
             Self::Unusable => {
@@ -129,6 +133,11 @@ impl KmsFailure {
             Self::Throttled => {
                 "wanted capacity: try again later, or raise the account's KMS request quota"
             }
+            Self::PlainHttp => {
+                "nothing was sent; wanted https://, or an address of this machine (127.0.0.1, \
+                 [::1], localhost): if nobody else is on that network, as between containers of \
+                 one host, allow it by --allow-plain-http or CMKFS_ALLOW_PLAIN_HTTP=1"
+            }
             Self::Other => "wanted a key; try again, and if it stays see the KMS API reference",
         }
     }
@@ -151,19 +160,28 @@ pub struct KmsError {
     pub statement: Option<String>,
 }
 
+impl KmsError {
+    /// What was tried, and what came of it.
+    pub fn what(&self) -> String {
+        let at = self.endpoint.as_ref().map_or_else(String::new, |at| format!(" at {at}"));
+        format!("{} with {}{at}: {}", self.action, self.key, self.found)
+    }
+
+    /// What to do, with the statement that the key policy lacks.
+    pub fn remedy(&self) -> String {
+        let mut text = self.failure.remedy().to_owned();
+        if let Some(statement) = &self.statement {
+            text += &format!(". {}", policy::advice(&self.found, statement));
+        }
+        text
+    }
+}
+
 impl Error for KmsError {}
 
 impl fmt::Display for KmsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} with {}", self.action, self.key)?;
-        if let Some(endpoint) = &self.endpoint {
-            write!(f, " at {endpoint}")?;
-        }
-        write!(f, ": {}; {}", self.found, self.failure.remedy())?;
-        if let Some(statement) = &self.statement {
-            write!(f, ". {}", policy::advice(&self.found, statement))?;
-        }
-        Ok(())
+        write!(f, "{}; {}", self.what(), self.remedy())
     }
 }
 
@@ -226,6 +244,7 @@ pub(super) fn causes(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::address::PLAIN_HTTP_VARIABLE;
 
     #[test]
     fn every_cause_has_its_code_and_says_what_to_do() {
@@ -247,5 +266,7 @@ mod tests {
         }
         assert_eq!(KmsFailure::Unreachable.exit_code(), 26);
         assert_eq!(KmsFailure::NoRegion.exit_code(), 27);
+        assert_eq!(KmsFailure::PlainHttp.exit_code(), 70);
+        assert!(KmsFailure::PlainHttp.remedy().contains(PLAIN_HTTP_VARIABLE));
     }
 }

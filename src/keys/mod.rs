@@ -13,25 +13,36 @@
 //! KMS key to KMS key by `ReEncrypt`. A slot is a claim by whoever wrote the store: a key that came
 //! out of one is proved only by the `mac` of `volume.json`.
 //!
+//! Requests go out by HTTPS. Plain HTTP is for an endpoint on this machine, unless it is allowed by
+//! the user; the address is judged before a request is signed.
+//!
 //! Errors name no secret, and neither does the log: whatever the AWS SDK would log during a call is
 //! dropped, since it can be told to print answers in full.
 
+mod address;
 mod context;
 mod error;
 mod file;
 mod kms;
 mod kms_error;
 mod local;
+mod notes;
 mod open;
+mod policies;
 mod policy;
 mod source;
+mod trial;
 mod wrap;
 
+pub use address::{PLAIN_HTTP_VARIABLE, allow_plain_http, exposure, plain_http_is_allowed};
 pub use context::{CONTEXT_BYTES_MAX, CONTEXT_PAIRS_MAX, Context, VOLUME_ID, check_user_pairs};
 pub use error::KeyError;
 pub use kms_error::{KmsError, KmsFailure};
-pub use open::{Opened, open};
+pub use notes::{KmsNotes, Validity};
+pub use open::{Opened, open, open_noting};
+pub use policies::{Policies, PolicyWish, Principal, Purpose, is_key_arn, policies, policy_key};
 pub use source::{KMS, KeySource};
+pub use trial::{KeyFile, KmsTrial, TRIAL, try_file, try_kms};
 pub use wrap::{re_encrypt, wrap};
 
 use crate::cipher::Secret;
@@ -57,7 +68,7 @@ pub fn create(
         KeySource::Transient => Ok((Secret::random(), None)),
         KeySource::Kms(id) => {
             source::check_kms_id(id)?;
-            let (secret, made) = kms::generate_data_key(id, context)?;
+            let (secret, made) = kms::generate_data_key(id, context, &KmsNotes::default())?;
             Ok((secret, Some(wrap::kms_slot(FIRST_SLOT, made.arn, &made.bytes))))
         }
         KeySource::Local(_) | KeySource::File(_) => {

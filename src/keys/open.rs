@@ -6,6 +6,7 @@ use crate::cipher::{Secret, unwrap_secret};
 use crate::format::Slot;
 use crate::keys::context::Context;
 use crate::keys::error::KeyError;
+use crate::keys::notes::KmsNotes;
 use crate::keys::source::{FILE, KMS, KeySource, LOCAL};
 use crate::keys::{file, kms, local, source};
 
@@ -50,12 +51,25 @@ pub fn open(
     override_source: Option<&KeySource>,
     context: &Context<'_>,
 ) -> Result<Opened, KeyError> {
+    open_noting(slots, override_source, context, &KmsNotes::default())
+}
+
+/// The same as [`open`], and what was learnt on the way to KMS goes into `notes`.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_noting(
+    slots: &[Slot],
+    override_source: Option<&KeySource>,
+    context: &Context<'_>,
+    notes: &KmsNotes,
+) -> Result<Opened, KeyError> {
     if slots.is_empty() {
         return Err(KeyError::Gone);
     }
     let mut failed: Vec<(u32, KeyError)> = Vec::new();
     for attempt in attempts(slots, override_source, &mut failed)? {
-        match attempt.open(context) {
+        match attempt.open(context, notes) {
             Ok(opened) => return Ok(opened),
             Err(error) => failed.push((attempt.slot.id, error)),
         }
@@ -118,7 +132,7 @@ fn no_slot(slots: &[Slot], wanted: &KeySource) -> KeyError {
 }
 
 impl Attempt<'_> {
-    fn open(&self, context: &Context<'_>) -> Result<Opened, KeyError> {
+    fn open(&self, context: &Context<'_>, notes: &KmsNotes) -> Result<Opened, KeyError> {
         let slot = self.slot.id;
         let wrapped = BASE64
             .decode(self.slot.wrapped.as_bytes())
@@ -130,7 +144,7 @@ impl Attempt<'_> {
                     .ok_or_else(|| KeyError::WrongKey { slot, key: self.key.clone() })?;
                 (key, self.key.clone())
             }
-            Way::Kms => kms::decrypt(&self.key, wrapped, context)?,
+            Way::Kms => kms::decrypt(&self.key, wrapped, context, notes)?,
         };
         Ok(Opened { key, slot, provider: self.slot.provider.clone(), key_id })
     }

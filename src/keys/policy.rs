@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::keys::context::VOLUME_ID;
 
-/// For whom KMS has not named the caller.
-const UNKNOWN_PRINCIPAL: &str = "ARN of the role that runs cmkfs";
+/// Stands where the caller is not known.
+pub(super) const UNKNOWN_PRINCIPAL: &str = "ARN of the role that runs cmkfs";
 
 /// Which volumes a statement is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,20 +26,7 @@ pub(super) fn statement(
     context: &BTreeMap<String, String>,
     scope: Scope,
 ) -> String {
-    let named = |name: &str| scope == Scope::ThisVolume || name != VOLUME_ID;
-    let equals: Map<String, Value> = context
-        .iter()
-        .filter(|(name, _)| named(name))
-        .map(|(name, value)| (format!("kms:EncryptionContext:{name}"), json!(value)))
-        .collect();
-    let mut condition = Map::new();
-    if !equals.is_empty() {
-        condition.insert("StringEquals".to_owned(), Value::Object(equals));
-    }
-    if scope == Scope::AnyVolume {
-        let keys = json!({ "kms:EncryptionContextKeys": VOLUME_ID });
-        condition.insert("ForAnyValue:StringEquals".to_owned(), keys);
-    }
+    let condition = condition(context, scope);
     let principal = principal(found);
     let statement = json!({
         "Sid": "cmkfs",
@@ -50,6 +37,30 @@ pub(super) fn statement(
         "Condition": condition,
     });
     serde_json::to_string_pretty(&statement).expect("plain data has a JSON form")
+}
+
+/// A `Condition` that narrows a statement to an encryption context.
+pub(super) fn condition(context: &BTreeMap<String, String>, scope: Scope) -> Map<String, Value> {
+    let named = |name: &str| scope == Scope::ThisVolume || name != VOLUME_ID;
+    let equals: Map<String, Value> = context
+        .iter()
+        .filter(|(name, _)| named(name))
+        .map(|(name, value)| (format!("kms:EncryptionContext:{name}"), json!(literal(value))))
+        .collect();
+    let mut condition = Map::new();
+    if !equals.is_empty() {
+        condition.insert("StringEquals".to_owned(), Value::Object(equals));
+    }
+    if scope == Scope::AnyVolume {
+        let keys = json!({ "kms:EncryptionContextKeys": VOLUME_ID });
+        condition.insert("ForAnyValue:StringEquals".to_owned(), keys);
+    }
+    condition
+}
+
+/// A value that means itself: `${` would begin a variable of the policy language.
+fn literal(value: &str) -> String {
+    value.replace("${", "${$}{")
 }
 
 /// What to do with the statement.
@@ -71,13 +82,18 @@ pub(super) fn advice(found: &str, statement: &str) -> String {
 fn principal(found: &str) -> Option<String> {
     let (_, rest) = found.split_once("User: ")?;
     let (arn, _) = rest.split_once(" is not authorized")?;
+    Some(of_session(arn))
+}
+
+/// The role of a session, by ARN; any other ARN as it is.
+pub(super) fn of_session(arn: &str) -> String {
     let parts: Vec<&str> = arn.split(':').collect();
     let ["arn", partition, "sts", "", account, resource] = parts[..] else {
-        return Some(arn.to_owned());
+        return arn.to_owned();
     };
     match resource.split('/').collect::<Vec<_>>()[..] {
-        ["assumed-role", role, _] => Some(format!("arn:{partition}:iam::{account}:role/{role}")),
-        _ => Some(arn.to_owned()),
+        ["assumed-role", role, _] => format!("arn:{partition}:iam::{account}:role/{role}"),
+        _ => arn.to_owned(),
     }
 }
 
@@ -123,6 +139,14 @@ mod tests {
         assert_eq!(value["Condition"], wanted);
         assert_eq!(value["Principal"]["AWS"], UNKNOWN_PRINCIPAL);
         assert!(advice(found, &text).contains("explicitly"));
+    }
+
+    #[test]
+    fn a_value_can_not_be_a_variable_of_the_policy() {
+        let context = BTreeMap::from([("team".to_owned(), "a ${aws:userid} $".to_owned())]);
+        let condition = condition(&context, Scope::ThisVolume);
+        let value = &condition["StringEquals"]["kms:EncryptionContext:team"];
+        assert_eq!(value, "a ${$}{aws:userid} $");
     }
 
     #[test]

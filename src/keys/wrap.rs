@@ -108,6 +108,7 @@ fn is_answer(failure: KmsFailure) -> bool {
         | KmsFailure::IncorrectKey
         | KmsFailure::Other => true,
         KmsFailure::Unreachable
+        | KmsFailure::PlainHttp
         | KmsFailure::NoCredentials
         | KmsFailure::NoRegion
         | KmsFailure::BadCredentials

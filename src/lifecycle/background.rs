@@ -42,6 +42,9 @@ pub fn start(request: &MountRequest, log: &Path, verbose: u8) -> Result<Report, 
         crate::telemetry::open_log(log).map_err(VerbError::local(log, "can't open the log"))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("cmkfs").arg(DAEMON_VERB).args((0..verbose).map(|_| "-v"));
+    if crate::keys::plain_http_is_allowed() {
+        command.env(crate::keys::PLAIN_HTTP_VARIABLE, "1");
+    }
     // For people who look at ps(1); the request itself goes over the socket.
     command.arg("--").arg(&request.store);
     command.args(request.points.iter().map(|point| &point.mountpoint));

@@ -298,10 +298,6 @@ impl Custody {
         &self.how
     }
 
-    pub(in crate::lifecycle) fn store(&self) -> &Store {
-        &self.store
-    }
-
     /// Whether [`Self::end`] was called.
     pub(in crate::lifecycle) fn has_ended(&self) -> bool {
         locked(&self.mounts).is_empty() && self.volume().is_none()
@@ -324,6 +320,7 @@ fn is_refusal(error: &VerbError) -> bool {
             | KmsFailure::NotFound
             | KmsFailure::IncorrectKey => true,
             KmsFailure::Unreachable
+            | KmsFailure::PlainHttp
             | KmsFailure::NoCredentials
             | KmsFailure::NoRegion
             | KmsFailure::BadCredentials

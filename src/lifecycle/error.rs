@@ -287,11 +287,11 @@ impl VerbError {
             | Self::TransientInit
             | Self::TransientOpen(_)
             | Self::TransientLock(_) => Exit::BadKeySource,
+            Self::Locked(_) | Self::StillUsed(_) => Exit::Locked,
             Self::NoKeySlot { .. } | Self::WhichKeySlot { .. } | Self::NoSlotNumber(_) => {
                 Exit::NoKeySlot
             }
             Self::LastKeySlot { .. } => Exit::LastKeySlot,
-            Self::Locked(_) | Self::StillUsed(_) => Exit::Locked,
             Self::Untrusted { .. } => Exit::BadDescriptor,
             Self::AlreadyAVolume(_) => Exit::NotEmpty,
             Self::Interrupted(_) => Exit::Unexpected,

@@ -80,6 +80,10 @@ pub enum Exit {
     SnapshotDamaged = 52,
     /// Confirmation missing or wrong.
     NotConfirmed = 60,
+    /// The KMS endpoint is plain HTTP and not on this machine: nothing was sent.
+    PlainHttp = 70,
+    /// `cmkfs doctor` found something that does not work.
+    Unfit = 71,
     /// `cmkfs run` failed before the command ran, or stopped it.
     NotRun = 125,
     /// The command can't be executed.

@@ -20,6 +20,7 @@
 //! | `terminate`  | `terminate`                                                    |
 //! | `key`        | `key status`, `add`, `remove`, `rewrap`                        |
 //! | `check`      | `check`                                                        |
+//! | `doctor`     | `doctor`                                                       |
 //! | `transfer`   | `ls`, `cat`, `get`, `put`                                      |
 //! | `tree`       | files of a volume or of the machine, read and written alike    |
 //! | `locate`     | a volume by its store or mountpoint, and its daemon            |
@@ -32,6 +33,7 @@ pub mod background;
 pub mod check;
 pub mod control;
 mod custody;
+pub mod doctor;
 mod error;
 mod exit;
 pub mod init;

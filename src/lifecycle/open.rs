@@ -70,6 +70,8 @@ pub struct KeyInfo {
     pub key_id: String,
     /// Slot that was opened; `None` for a transient key.
     pub slot: Option<u32>,
+    /// When the key was proved to be this volume's, seconds since 1970 UTC.
+    pub proved_unix_s: u64,
 }
 
 impl KeyInfo {
@@ -103,6 +105,8 @@ pub struct Opened {
     pub how: How,
     /// The store's directory, without links and dots.
     pub path: PathBuf,
+    /// The store itself, also if a mount hides it later.
+    pub store: Store,
     /// Keeps other writers out of a volume that is open for writing.
     pub lock: Option<StoreLock>,
 }
@@ -157,7 +161,7 @@ fn unwrap(
     let context = Context { volume_id: descriptor.volume_id, pairs: &descriptor.context };
     let opened = keys::open(&descriptor.slots, source, &context)?;
     let (provider, key_id, slot) = (opened.provider, opened.key_id, Some(opened.slot));
-    Ok((opened.key, KeyInfo { provider, key_id, slot }))
+    Ok((opened.key, KeyInfo { provider, key_id, slot, proved_unix_s: unix_s() }))
 }
 
 /// Asks for the key as opening would, and proves that it is this volume's. Opens nothing.
@@ -221,6 +225,7 @@ fn open_locked(
         provider: slot.map_or("transient", |slot| slot.provider.as_str()).to_owned(),
         key_id: slot.map(|slot| slot.key.clone()).unwrap_or_default(),
         slot: slot.map(|slot| slot.id),
+        proved_unix_s: unix_s(),
     };
     let how = How { source: None, access: Access::Write, tuning: *tuning };
     finish(store, lock, descriptor, key, info, how)
@@ -246,7 +251,8 @@ fn finish(
 ) -> Result<Opened, VerbError> {
     let standing = lock.as_ref().and_then(StoreLock::standing);
     let volume = enter(store, &descriptor, key, &how, standing)?;
-    Ok(Opened { volume, descriptor, key: info, how, path: store.path().to_owned(), lock })
+    let (path, store) = (store.path().to_owned(), store.clone());
+    Ok(Opened { volume, descriptor, key: info, how, path, store, lock })
 }
 
 fn enter(

@@ -27,7 +27,7 @@ use crate::format::{Slot, VolumeId};
 use crate::fuse::MountOptions;
 use crate::lifecycle::custody::{Custody, KeyState};
 use crate::lifecycle::open::Access;
-use crate::store::Holder;
+use crate::store::{Holder, Store};
 use crate::sys::Protection;
 
 /// One volume.
@@ -108,11 +108,13 @@ pub struct DaemonReport {
     pub key_slot: Option<u32>,
     /// Whether the key may be used.
     pub key_state: KeyState,
-    /// Seconds since the key was last had.
-    pub key_proved_s: u64,
     /// Why the key is not simply held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_reason: Option<String>,
+    /// When that key was last proved to open the volume, seconds since 1970 UTC; none from a
+    /// daemon of an earlier release.
+    #[serde(default)]
+    pub key_proved_unix_s: Option<u64>,
     /// Whether its memory can't be swapped out.
     pub memory_locked: bool,
     /// Whether it leaves no core dump.
@@ -134,7 +136,7 @@ pub fn slots(descriptor: &Descriptor) -> Vec<SlotReport> {
 pub(in crate::lifecycle) struct Shared {
     custody: Arc<Custody>,
     descriptor: Descriptor,
-    store: PathBuf,
+    store: Store,
     read_only: bool,
     protection: Protection,
     started: Instant,
@@ -145,14 +147,14 @@ impl Shared {
     pub(in crate::lifecycle) fn new(
         custody: &Arc<Custody>,
         descriptor: &Descriptor,
-        store: &Path,
+        store: &Store,
         options: &MountOptions,
         protection: Protection,
     ) -> Self {
         Self {
             custody: Arc::clone(custody),
             descriptor: descriptor.clone(),
-            store: store.to_owned(),
+            store: store.clone(),
             read_only: options.read_only || custody.how().access == Access::Read,
             protection,
             started: Instant::now(),
@@ -171,7 +173,7 @@ impl Shared {
     }
 
     pub(in crate::lifecycle) fn store(&self) -> &Path {
-        &self.store
+        self.store.path()
     }
 
     pub(in crate::lifecycle) fn volume_id(&self) -> VolumeId {
@@ -207,21 +209,21 @@ impl Shared {
             key_id: key.info.key_id,
             key_slot: key.info.slot,
             key_state: key.state,
-            key_proved_s: key.proved.elapsed().as_secs(),
             key_reason: key.reason,
+            key_proved_unix_s: Some(key.info.proved_unix_s),
             memory_locked: self.protection.no_swap,
             core_dumps_off: self.protection.no_core_files && self.protection.no_tracing,
             cache_budget_bytes: tuning.cache_bytes,
             figures: self.custody.figures(),
         };
         // Slots may have changed since it was mounted.
-        let now = self.custody.store().read_descriptor().ok();
+        let now = self.store.read_descriptor().ok();
         let now = now.filter(|now| now.volume_id == self.descriptor.volume_id);
         let descriptor = now.as_ref().unwrap_or(&self.descriptor);
         Some(Report {
             mountpoints: self.mountpoints(),
             daemon: Some(daemon),
-            ..of_store(&self.store, descriptor, State::Mounted)
+            ..of_store(self.store(), descriptor, State::Mounted)
         })
     }
 }

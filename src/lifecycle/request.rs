@@ -143,7 +143,11 @@ impl MountRequest {
         Ok(fuse::check_device()?)
     }
 
-    fn check_point(&self, path: &Path) -> Result<(), VerbError> {
+    /// Looks at one mountpoint, and changes nothing.
+    ///
+    /// # Errors
+    /// Why nothing could be mounted there.
+    pub(in crate::lifecycle) fn check_point(&self, path: &Path) -> Result<(), VerbError> {
         if path.to_str().is_none() {
             return Err(VerbError::NotText(path.to_owned()));
         }

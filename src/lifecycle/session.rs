@@ -19,7 +19,7 @@ use crate::lifecycle::control::{Asked, Control};
 use crate::lifecycle::custody::Custody;
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::mounts;
-use crate::lifecycle::open::{self, Opened, find_store};
+use crate::lifecycle::open::{self, Opened};
 use crate::lifecycle::report::{Report, Shared};
 use crate::lifecycle::timer::Timer;
 use crate::lifecycle::tree::stored::ensure_dir;
@@ -72,11 +72,10 @@ impl Session {
         protection: Protection,
         events: &Sender<E>,
     ) -> Result<Self, VerbError> {
-        let Opened { volume, descriptor, key, how, path, mut lock } = opened;
+        let Opened { volume, descriptor, key, how, store, mut lock, .. } = opened;
         let standing = lock.as_ref().and_then(StoreLock::standing);
-        let store = find_store(&path)?;
-        let custody = Custody::new(store, how, standing, Arc::clone(&volume), key);
-        let shared = Arc::new(Shared::new(&custody, &descriptor, &path, options, protection));
+        let custody = Custody::new(store.clone(), how, standing, Arc::clone(&volume), key);
+        let shared = Arc::new(Shared::new(&custody, &descriptor, &store, options, protection));
         let control = Control::start(&shared, events.clone())?;
         let mut mounted: Vec<Mounted> = Vec::new();
         for point in points {

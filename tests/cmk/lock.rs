@@ -38,6 +38,12 @@ fn is_refused(path: &Path) -> bool {
 }
 
 impl Lab {
+    pub(crate) fn mount_watching(&self, more: &[&str]) {
+        let args = self.mount_args();
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        self.ok(&args);
+    }
+
     fn daemon(&self) -> Value {
         let output = self.ok(&["status", self.store().to_str().unwrap(), "--json"]);
         let all: Value = serde_json::from_slice(&output.stdout).unwrap();

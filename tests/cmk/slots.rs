@@ -1,5 +1,5 @@
-//! Key slots of a volume by the real program: added, removed, put under another key, beside a mount
-//! and its load, and killed in the middle of it (promise P7).
+//! The key slots of a volume: added, removed, put under another key, beside a mount, and killed in
+//! the middle of it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -66,6 +66,10 @@ impl Lab {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(fs::read(self.point().join(name)).unwrap(), wanted);
         self.umount();
+    }
+
+    pub(crate) fn umount(&self) {
+        self.ok(&["umount", self.point().to_str().unwrap()]);
     }
 }
 

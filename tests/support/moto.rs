@@ -93,6 +93,27 @@ impl Moto {
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{operation}: {body}: {error}"))
     }
 
+    /// Makes a policy in IAM, which holds it to the grammar of policies; panics unless it does.
+    pub(crate) fn create_policy(&self, name: &str, policy: &Value) {
+        let encoded: String =
+            policy.to_string().bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let body = format!(
+            "Action=CreatePolicy&Version=2010-05-08&PolicyName={name}&PolicyDocument={encoded}"
+        );
+        let credential = "Credential=test/20260101/us-east-1/iam/aws4_request";
+        let headers = [
+            ("host", self.address.as_str()),
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("authorization", &format!("AWS4-HMAC-SHA256 {credential}, Signature=none")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let first = "POST / HTTP/1.1".to_owned();
+        let request = Message { first, headers: headers.into(), body: body.into_bytes() };
+        let answer = request.exchange(&self.address).expect("the emulator answers");
+        let body = String::from_utf8_lossy(&answer.body);
+        assert!(answer.first.contains(" 200 "), "{}: {body}", answer.first);
+    }
+
     /// A new symmetric key; returns its ARN.
     pub(crate) fn new_key(&self) -> String {
         let made = self.kms("CreateKey", &json!({}));

@@ -62,6 +62,9 @@ struct State {
     /// By ARN of a key.
     keys: HashMap<String, Fault>,
     calls: Vec<Call>,
+    connections: usize,
+    /// Stands in answers instead of their own.
+    date: Option<String>,
     ending: bool,
 }
 
@@ -125,9 +128,19 @@ impl Proxy {
         }
     }
 
+    /// From now on, answers that are passed on have this `Date`.
+    pub(crate) fn date(&self, date: &str) {
+        self.shared.lock().date = Some(date.to_owned());
+    }
+
     /// Every call so far, in the order in which they came in.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.shared.lock().calls.clone()
+    }
+
+    /// How many connections came in.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.lock().connections
     }
 
     /// How often `operation` was called.
@@ -156,6 +169,7 @@ fn listen(listener: &TcpListener, shared: &Arc<Shared>, upstream: &str) {
         if shared.lock().ending {
             return;
         }
+        shared.lock().connections += 1;
         let (shared, upstream) = (Arc::clone(shared), upstream.to_owned());
         thread::spawn(move || {
             let served = stream.and_then(|stream| serve(&stream, &shared, &upstream));
@@ -170,13 +184,13 @@ fn serve(stream: &TcpStream, shared: &Shared, upstream: &str) -> io::Result<()> 
     let Some(request) = Message::read(stream)? else { return Ok(()) };
     let operation = request.operation();
     let input = serde_json::from_slice(&request.body).unwrap_or_default();
-    let (fault, index) = {
+    let (fault, date, index) = {
         let mut state = shared.lock();
         let fault = take_fault(&mut state, &operation).or_else(|| fault_of_keys(&state, &input));
         state.calls.push(Call { operation, input, output: Value::Null });
-        (fault, state.calls.len() - 1)
+        (fault, state.date.clone(), state.calls.len() - 1)
     };
-    let answer = match fault {
+    let mut answer = match fault {
         None => request.exchange(upstream)?,
         Some(Fault::Error { status, code, message }) => {
             answer(status, json!({ "__type": code, "message": message }).to_string())
@@ -193,6 +207,10 @@ fn serve(stream: &TcpStream, shared: &Shared, upstream: &str) -> io::Result<()> 
             return Ok(());
         }
     };
+    if let Some(date) = date {
+        answer.headers.retain(|(name, _)| name != "date");
+        answer.headers.push(("date".to_owned(), date));
+    }
     shared.lock().calls[index].output = serde_json::from_slice(&answer.body).unwrap_or_default();
     answer.write(stream)?;
     stream.shutdown(Shutdown::Write)

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::cli::policy::PolicyArgs;
+
 const CHANGES: &str = "\
 Works beside mounts of the volume and rewrites no data. The volume key is opened by one of the \
 slots, key files before KMS, and the whole of volume.json is checked with it. What is made is \
@@ -25,6 +27,9 @@ pub(in crate::cli) struct KeyVerbArgs {
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum KeyVerb {
+    /// Print the least that a role has to be allowed, as statements for the key's policy and as a
+    /// policy for the role
+    Policy(PolicyArgs),
     /// List the key slots, each a way to open the volume
     #[command(after_help = STATUS_FIELDS)]
     Status {

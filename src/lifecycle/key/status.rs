@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use crate::format::VolumeId;
 use crate::lifecycle::error::VerbError;
-use crate::lifecycle::init::unix_s;
 use crate::lifecycle::report::{Report, State};
 use crate::lifecycle::status;
 
@@ -58,8 +57,7 @@ pub struct DaemonKey {
     /// ARN of the KMS key or path of the key file that it used; that of the slot may be another
     /// since.
     pub key: String,
-    /// When the key was last had and opened the volume, seconds since 1970 UTC; null for a
-    /// transient key.
+    /// When the key was last proved to open the volume, seconds since 1970 UTC.
     pub proved_unix_s: Option<u64>,
 }
 
@@ -75,7 +73,6 @@ pub fn status(volume: &Path) -> Result<KeyStatus, VerbError> {
 }
 
 fn of(first: &Report, reports: &[Report]) -> KeyStatus {
-    let now = unix_s();
     let daemons: Vec<DaemonKey> = reports
         .iter()
         .filter_map(|report| report.daemon.as_ref())
@@ -84,7 +81,7 @@ fn of(first: &Report, reports: &[Report]) -> KeyStatus {
             slot: daemon.key_slot,
             provider: daemon.key_provider.clone(),
             key: daemon.key_id.clone(),
-            proved_unix_s: daemon.key_slot.map(|_| now.saturating_sub(daemon.key_proved_s)),
+            proved_unix_s: daemon.key_proved_unix_s,
         })
         .collect();
     let slots = first.slots.iter().map(|slot| {

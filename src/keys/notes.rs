@@ -1,0 +1,152 @@
+//! What is learnt on the way to KMS and back, also of a call that fails: the SDK takes addresses
+//! and credentials from several variables and files, and its errors do not name them.
+
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use aws_sdk_kms::config::interceptors::{
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+};
+use aws_sdk_kms::config::{ConfigBag, Credentials, Intercept, RuntimeComponents};
+use aws_sdk_kms::error::BoxError;
+use aws_sdk_kms::primitives::{DateTime, DateTimeFormat};
+
+use crate::keys::address;
+
+/// How long credentials can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// They are a user's, until somebody revokes them.
+    Lasting,
+    /// They are a session's, whose end they do not tell.
+    Session,
+    /// Until then.
+    Until(SystemTime),
+}
+
+/// What calls that share it found out. Clones are the same notes; the first call tells.
+#[derive(Clone, Debug, Default)]
+pub struct KmsNotes(Arc<Notes>);
+
+#[derive(Debug, Default)]
+struct Notes {
+    region: OnceLock<String>,
+    credentials: OnceLock<Validity>,
+    endpoint: OnceLock<String>,
+    refused: OnceLock<String>,
+    ahead_s: OnceLock<i64>,
+}
+
+impl KmsNotes {
+    /// The region that was called, or would have been.
+    pub fn region(&self) -> Option<&str> {
+        self.0.region.get().map(String::as_str)
+    }
+
+    /// That there were credentials, and for how long.
+    pub fn credentials(&self) -> Option<Validity> {
+        self.0.credentials.get().copied()
+    }
+
+    /// The address that was called, or that was refused before anything went there.
+    pub fn endpoint(&self) -> Option<&str> {
+        self.0.endpoint.get().map(String::as_str)
+    }
+
+    /// Seconds by which this machine's clock is ahead of the one that answered; negative: behind.
+    /// `None` without an answer that tells its time.
+    pub fn clock_ahead_s(&self) -> Option<i64> {
+        self.0.ahead_s.get().copied()
+    }
+
+    pub(super) fn note_region(&self, region: &str) {
+        self.0.region.get_or_init(|| region.to_owned());
+    }
+
+    pub(super) fn note_credentials(&self, found: &Credentials) {
+        self.0.credentials.get_or_init(|| match (found.expiry(), found.session_token()) {
+            (Some(end), _) => Validity::Until(end),
+            (None, Some(_)) => Validity::Session,
+            (None, None) => Validity::Lasting,
+        });
+    }
+
+    /// Notes an address; returns why no request may go there, if so.
+    pub(super) fn note_endpoint(&self, url: &str) -> Option<&str> {
+        self.0.endpoint.get_or_init(|| url.to_owned());
+        address::refusal(url).map(|why| self.0.refused.get_or_init(|| why).as_str())
+    }
+
+    /// Why nothing was sent.
+    pub(super) fn refused(&self) -> Option<&str> {
+        self.0.refused.get().map(String::as_str)
+    }
+}
+
+/// Seconds by which `local` is ahead of the time in a `Date` header.
+fn ahead_s(date: &str, local: SystemTime) -> Option<i64> {
+    let there = DateTime::from_str(date, DateTimeFormat::HttpDate).ok()?.secs();
+    Some(DateTime::from(local).secs().saturating_sub(there))
+}
+
+impl Intercept for KmsNotes {
+    fn name(&self) -> &'static str {
+        "KmsNotes"
+    }
+
+    /// The address is known here, and nothing has been signed or sent.
+    fn read_before_signing(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        match self.note_endpoint(context.request().uri()) {
+            None => Ok(()),
+            Some(why) => Err(why.into()),
+        }
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date");
+        if let Some(ahead) = date.and_then(|date| ahead_s(date, SystemTime::now())) {
+            self.0.ahead_s.get_or_init(|| ahead);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn the_clock_is_compared_with_the_answers_date() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(ahead_s(date, at(784_111_777)), Some(0));
+        assert_eq!(ahead_s(date, at(784_111_777 + 90)), Some(90));
+        assert_eq!(ahead_s(date, at(784_111_777 - 301)), Some(-301));
+        for odd in ["", "yesterday", "Sun, 06 Nov 1994", "784111777", "Sun, 99 Nov 1994 08:49:37"] {
+            assert_eq!(ahead_s(odd, at(0)), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_refused_address_is_noted_with_the_reason() {
+        let notes = KmsNotes::default();
+        assert_eq!(notes.note_endpoint("http://127.0.0.1:1/"), None);
+        assert_eq!(notes.endpoint(), Some("http://127.0.0.1:1/"));
+        let notes = KmsNotes::default();
+        assert!(notes.note_endpoint("http://kms:8080/").is_some_and(|why| why.contains("to kms,")));
+        assert_eq!(notes.endpoint(), Some("http://kms:8080/"));
+        assert!(notes.refused().is_some());
+    }
+}
