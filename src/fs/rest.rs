@@ -230,9 +230,8 @@ impl Door {
     /// # Errors
     /// `BadHandle`.
     pub fn release(&self, handle: HandleId) -> Result<(), FsError> {
-        match self.enter() {
-            Ok(fs) => return fs.release(handle),
-            Err(_) => {}
+        if let Ok(fs) = self.enter() {
+            return fs.release(handle);
         }
         match &mut *self.write() {
             Behind::Open(fs) => fs.release(handle)?,

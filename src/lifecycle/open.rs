@@ -169,11 +169,18 @@ fn unwrap(
 /// # Errors
 /// No key, or one that is not the volume's.
 pub fn prove(store: &Store, source: Option<&KeySource>) -> Result<KeyInfo, VerbError> {
+    let prove = |descriptor: &Descriptor| {
+        let (key, info) = unwrap(descriptor, source)?;
+        VolumeKeys::open(&key, descriptor)
+            .map_err(|error| VerbError::Untrusted { path: store.path().to_owned(), error })?;
+        Ok(info)
+    };
     let descriptor = store.read_descriptor()?;
-    let (key, info) = unwrap(&descriptor, source)?;
-    VolumeKeys::open(&key, &descriptor)
-        .map_err(|error| VerbError::Untrusted { path: store.path().to_owned(), error })?;
-    Ok(info)
+    prove(&descriptor).or_else(|error| match store.read_descriptor() {
+        // Meanwhile the slot went to another key, and its old one was disabled.
+        Ok(now) if now != descriptor => prove(&now),
+        _ => Err(error),
+    })
 }
 
 /// Opens a volume again that this process has closed and whose lock it has kept, if it writes.

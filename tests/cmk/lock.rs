@@ -38,7 +38,7 @@ fn is_refused(path: &Path) -> bool {
 }
 
 impl Lab {
-    fn mount_watching(&self, more: &[&str]) {
+    pub(crate) fn mount_watching(&self, more: &[&str]) {
         let args = self.mount_args();
         let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
         self.ok(&args);
