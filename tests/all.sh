@@ -84,10 +84,30 @@ lint_scripts() {
     shellcheck benches/*.sh docker/*.sh tests/*.sh .ci/run
 }
 
+lint() {
+    cargo clippy --all-targets --locked --quiet -- -D warnings
+    check_dependencies
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
+}
+
+# Tests wait for disks, kernels and timers about half of their time: what only computes, lints and
+# documentation, has the processors meanwhile.
 run_tests() {
+    local lints=$tools/lints.log tested=0 linted=0
     cargo test --locked --quiet --profile "$profile" --no-run
+    mkdir -p "$tools"
+    (
+        set -e
+        renice -n 19 $BASHPID >/dev/null
+        lint
+    ) >"$lints" 2>&1 &
     # All that fail are told, not only those of the first binary.
-    cargo test --locked --profile "$profile" --no-fail-fast
+    cargo test --locked --profile "$profile" --no-fail-fast || tested=$?
+    wait $! || linted=$?
+    printf '\n== lints, dependencies and documentation, meanwhile\n'
+    cat "$lints"
+    [ $linted -eq 0 ] || echo "tests/all.sh: the lints failed (exit code $linted)" >&2
+    [ $tested -eq 0 ] && [ $linted -eq 0 ]
 }
 
 # The first command of the README. Continuous integration, whose time is bounded, gives it the
@@ -134,9 +154,6 @@ if [ -z "${CMKFS_PJDFSTEST:-}" ] || [ -z "${CMKFS_FSX:-}" ]; then
 fi
 run "format" check_format
 run "shellcheck" lint_scripts
-run "clippy" cargo clippy --all-targets --locked --quiet -- -D warnings
-run "dependencies" check_dependencies
 run "tests" run_tests
-run "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
 run "first job" run_first_job
 printf '\ntests/all.sh: all passed in %d s\n' $((SECONDS - began))

@@ -7,6 +7,10 @@
     reason = "a test fails by panicking, and its lengths are small"
 )]
 
+#[path = "mounted/full.rs"]
+mod full;
+#[path = "mounted/length.rs"]
+mod length;
 #[path = "support/mount.rs"]
 mod mount;
 

@@ -85,11 +85,18 @@ impl Journaled {
     }
 
     /// A file begins; returns the number of the record that says so.
-    pub(in crate::file) fn born(&self, birth: Birth) -> Result<u64, Errno> {
+    ///
+    /// # Errors
+    /// Why it could not be told, and the birth.
+    pub(in crate::file) fn born(&self, birth: Birth) -> Result<u64, (Errno, Birth)> {
         let beginning = journal::encode_beginning(&birth.subject);
-        let placed = self.journal.append(RecordKind::Fresh, &beginning, &[&birth.header])?;
-        lock(&self.fresh).insert(birth.subject.ino, birth);
-        Ok(placed.number)
+        match self.journal.append(RecordKind::Fresh, &beginning, &[&birth.header]) {
+            Ok(placed) => {
+                lock(&self.fresh).insert(birth.subject.ino, birth);
+                Ok(placed.number)
+            }
+            Err(error) => Err((error, birth)),
+        }
     }
 
     /// Whether nothing of a file is durable yet.
@@ -358,7 +365,15 @@ impl File {
             && let Some(birth) = state.blob.take_birth()
         {
             let _appending = journaled.appending();
-            let begun = journaled.born(birth).and_then(|number| journaled.journal.sync_to(number));
+            let begun = match journaled.born(birth) {
+                Err((error, birth)) if is_full(error) => {
+                    // It stays void: nothing has changed, and the next write tries again.
+                    state.blob.keep_birth(birth);
+                    return Err(error.into());
+                }
+                begun => begun.map_err(|(error, _)| error),
+            };
+            let begun = begun.and_then(|number| journaled.journal.sync_to(number));
             let gone = begun.and_then(|()| state.blob.go_in_place());
             state.stored_len = gone.inspect_err(|error| self.latch(&state.blob, error))?;
         }

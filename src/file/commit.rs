@@ -215,7 +215,7 @@ impl File {
         {
             let birth = Birth { subject: state.subject(self.ino()), header: sealed };
             if let Some(birth) = state.blob.keep_birth(birth) {
-                journaled.born(birth)?;
+                journaled.born(birth).map_err(|(error, _)| error)?;
             }
         }
         state.begins = false;

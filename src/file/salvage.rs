@@ -1,5 +1,6 @@
 //! What becomes of a file that is closed for the last time while the disk is full: new data that
-//! does not fit is lost, which its writers were told, and nothing older is.
+//! does not fit is lost, which its writers were told, and nothing older is. Of a file that is new
+//! and was never synced, all of it may be lost: its nodes find no room.
 
 use crate::file::content::File;
 use crate::file::error::FileError;
@@ -33,7 +34,12 @@ impl File {
         if self.write_all(state).is_ok() {
             return Ok(());
         }
-        // Not even that: back to the committed length, whose nodes have their pages.
+        // Back to the committed length. Of a last block that was written over in part, as by what
+        // was appended to it, memory alone has all; at its old length it has its room.
+        if kept < state.length && self.cut(state, kept).is_ok() && self.write_all(state).is_ok() {
+            return Ok(());
+        }
+        // Not even that: with the blocks as they are stored.
         state.blocks.clear();
         if kept < state.length && self.cut(state, kept).is_err() {
             // The last block is stored as it was committed, shorter than it is in memory.

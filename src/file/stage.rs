@@ -217,10 +217,11 @@ impl Stage {
         Ok(())
     }
 
-    /// Nothing stored is needed any more: the file begins anew.
-    pub(in crate::file) fn restart(&self) -> Result<(), Errno> {
+    /// Nothing stored is needed any more: the file begins anew. Returns what was held, for
+    /// [`Self::go_back`]; `None` where nothing of it is there any more.
+    pub(in crate::file) fn restart(&self) -> Result<Option<Held>, Errno> {
         if self.journal.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let mut held = self.held();
         self.unstage(&held);
@@ -230,8 +231,21 @@ impl Stage {
             self.disk.set_len(0)?;
         }
         self.calm.store(void.is_none(), Ordering::Release);
-        *held = Held { generation, number, floor, void, ..Held::default() };
-        Ok(())
+        let is_kept = void.is_some();
+        let anew = Held { generation, number, floor, void, ..Held::default() };
+        let former = std::mem::replace(&mut *held, anew);
+        Ok(is_kept.then_some(former))
+    }
+
+    /// The file does not begin anew: the journal had no room to say so.
+    pub(in crate::file) fn go_back(&self, former: Held) {
+        let mut held = self.held();
+        self.unstage(&held);
+        if let Some(journal) = &self.journal {
+            journal.count_staged(0, former.staged_len);
+        }
+        self.calm.store(false, Ordering::Release);
+        *held = former;
     }
 
     /// Keeps how the file begins, if it is void; gives it back otherwise.

@@ -7,7 +7,9 @@ use crate::file::state::{Body, State};
 use crate::file::tree::Tree;
 use crate::format::bytes::to_usize;
 use crate::format::geometry::{FANOUT, Geometry};
+use crate::format::header::Prefix;
 use crate::format::node::{ENTRIES, Entry};
+use crate::store::is_full;
 
 /// Bytes of dirty blocks of one file before they are stored ahead of the commit.
 const DIRTY_LEN_MAX: usize = 1 << 20;
@@ -154,9 +156,32 @@ impl File {
         for block in first..first + count as u64 {
             self.forget_block(block);
         }
-        self.store_run(state, first, &sealed, 0..data.len(), entries)?;
+        let stored = self.store_run(state, first, &sealed, 0..data.len(), entries);
+        if let Err(FileError::Sys(error)) = stored
+            && is_full(error)
+        {
+            self.keep_written_over(state, first, data)?;
+        }
+        stored?;
         for block in first..first + count as u64 {
             state.blocks.remove(&block);
+        }
+        Ok(())
+    }
+
+    /// A disk that is full may have taken a part, over blocks that are stored: with what is in
+    /// memory alone they can be stored again, for which they have their room. Blocks that were not
+    /// there are nobody's.
+    fn keep_written_over(
+        &self,
+        state: &mut State,
+        first: u64,
+        data: &[u8],
+    ) -> Result<(), FileError> {
+        for (block, bytes) in (first..).zip(data.chunks(state.prefix.block_size.len())) {
+            if !self.is_hole(state, block)? {
+                state.blocks.insert(block, Plain::copy_of(bytes));
+            }
         }
         Ok(())
     }
@@ -229,16 +254,31 @@ impl File {
     fn start_afresh(&self, state: &mut State) -> Result<(), FileError> {
         let keys = &self.volume().keys;
         self.forget_all();
-        (state.cipher, state.prefix.wrapped_key) = keys.new_file(state.prefix.file_id);
-        state.prefix.epoch = keys.current();
-        state.blocks.clear();
-        state.unused.clear();
-        state.body = Body::Inline(Plain::zeros(0));
+        let held = state.blob.restart()?;
+        let (cipher, wrapped_key) = keys.new_file(state.prefix.file_id);
+        let prefix = Prefix { wrapped_key, epoch: keys.current(), ..state.prefix.clone() };
+        let former = (
+            std::mem::replace(&mut state.cipher, cipher),
+            std::mem::replace(&mut state.prefix, prefix),
+            std::mem::replace(&mut state.body, Body::Inline(Plain::zeros(0))),
+            (std::mem::take(&mut state.blocks), std::mem::take(&mut state.unused)),
+            (state.length, state.generation, state.stored_len, state.begins, state.dirty),
+        );
         state.length = 0;
         state.begins = true;
-        state.blob.restart()?;
         state.changed();
-        self.commit_state(state)
+        let committed = self.commit_state(state);
+        if let (Err(FileError::Sys(error)), Some(held)) = (&committed, held)
+            && is_full(*error)
+        {
+            // As ext4 has it: what can't be cut stays as it was.
+            state.blob.go_back(held);
+            (state.cipher, state.prefix, state.body, (state.blocks, state.unused), _) = former;
+            (state.length, state.generation, state.stored_len, state.begins, state.dirty) =
+                former.4;
+            self.count_dirty(state);
+        }
+        committed
     }
 
     pub(in crate::file) fn cut(&self, state: &mut State, length: u64) -> Result<(), FileError> {

@@ -76,6 +76,25 @@ impl Fs {
         self.keeps_times.store(keeps, Ordering::Relaxed);
     }
 
+    /// What is at a name. Where the kernel keeps size and times itself, it takes the size from here
+    /// and from nowhere else, so it has to be the authentic one: that of the header.
+    pub(in crate::fs) fn looked_up(&self, dir: &Dir, name: &[u8]) -> Result<Stat, FsError> {
+        let stat = dir.lookup(name)?;
+        if stat.kind != Kind::File || !self.keeps_times.load(Ordering::Relaxed) {
+            return Ok(stat);
+        }
+        let mut opened = dir.open_file(name, Access::Read);
+        if matches!(opened, Err(FileError::Stale)) {
+            // It was longer than its header says, and has been cut.
+            opened = dir.open_file(name, Access::Read);
+        }
+        match opened {
+            Ok(file) if file.ino() == stat.ino => Ok(file.stat()?),
+            // What does not open is not read either.
+            _ => Ok(stat),
+        }
+    }
+
     /// Whether the attributes of a file may be remembered outside.
     fn is_settled(&self, open: Option<&OpenFile>) -> bool {
         let dirty = || open.is_some_and(|open| open.file.is_dirty());

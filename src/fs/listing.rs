@@ -153,7 +153,7 @@ impl Fs {
 
     fn lookup_in(&self, stream: &DirHandle, name: &[u8]) -> Result<Attr, FsError> {
         let _names = self.guards.follow(stream.inode);
-        Ok(self.hand_out(stream.inode, name, stream.dir.lookup(name)?))
+        Ok(self.hand_out(stream.inode, name, self.looked_up(&stream.dir, name)?))
     }
 
     fn each(

@@ -13,7 +13,7 @@ impl Fs {
     /// # Errors
     /// `NotFound`, `NameTooLong`, `NotDir`, and the store's.
     pub fn lookup(&self, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
-        self.name_in(parent, name, |dir, name| Ok(dir.lookup(name)?))
+        self.name_in(parent, name, |dir, name| self.looked_up(dir, name))
     }
 
     /// Hands out what `work` finds or makes under a name.

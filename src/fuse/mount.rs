@@ -136,17 +136,17 @@ pub fn mount(
         undo();
         failed("greeting the kernel")(error)
     })?;
-    // It is our own mount if it answers, with another device than before.
-    let device = match std::fs::metadata(&path) {
-        Ok(now) if now.dev() != before => now.dev(),
-        Ok(_) => {
-            undo();
-            let error = io::Error::other("what answers there is not the mount");
-            return Err(failed("asking the mount")(error));
+    // The kernel has been greeted; what is left to see is that the mount is there. It is not asked
+    // itself: a process that is killed while it waits for its own answer never ends, and keeps
+    // what it has locked.
+    let device = match mount_at(&path).map(|found| found.map(|mount| mount.device)) {
+        Ok(Some((major, minor))) if rustix::fs::makedev(major, minor) != before => {
+            rustix::fs::makedev(major, minor)
         }
-        Err(error) => {
+        found => {
             undo();
-            return Err(failed("asking the mount")(error));
+            let error = found.err().unwrap_or_else(|| io::Error::other("it is not there"));
+            return Err(failed("looking for the mount")(error));
         }
     };
     read_further_ahead(device);

@@ -1,0 +1,132 @@
+//! What a disk that is full takes in part: nothing older is harmed, whether it was synced or not.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::mount::Mount;
+use crate::{pattern, small_disk};
+
+const BLOCK: usize = 16_384;
+const LOGS: usize = 6;
+
+fn each_durability(work: impl Fn(&Mount)) {
+    for durability in ["strict", "relaxed"] {
+        let root = small_disk();
+        let path = root.path().to_owned();
+        let mount = Mount::in_dir(root, &["--durability", durability]);
+        work(&mount);
+        unmount(&mount);
+        assert!(Command::new("umount").arg("-l").arg(&path).status().unwrap().success());
+    }
+}
+
+/// Unmounts; what finds no room in its place stays in the journal, which is told.
+fn unmount(mount: &Mount) {
+    let point = mount.point();
+    let output = mount.command(&["umount", point.to_str().unwrap()]).output().unwrap();
+    let code = output.status.code();
+    assert!(matches!(code, Some(0 | 41)), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn unmount_and_mount(mount: &Mount) {
+    unmount(mount);
+    mount.mount();
+}
+
+/// Fills the disk to the last page that a file gets.
+fn fill(mount: &Mount) -> File {
+    let mut file = File::create(mount.at("fill")).unwrap();
+    let mut len = 1 << 20;
+    while len >= 4096 {
+        if file.write_all(&pattern(len, 3)).is_err() {
+            len /= 2;
+        }
+    }
+    file
+}
+
+/// Waits until what was removed is free, and what was written has come to its place.
+fn await_room(mount: &Mount) {
+    let until = Instant::now() + Duration::from_secs(60);
+    let free = || rustix::fs::statvfs(&mount.point()).unwrap();
+    while free().f_bavail * free().f_frsize < 2 << 20 {
+        assert!(Instant::now() < until, "no room comes back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn forget() {
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+}
+
+#[test]
+fn a_write_that_a_full_disk_takes_in_part_harms_nothing_older() {
+    each_durability(|mount| {
+        let (old, new) = (pattern(40 * BLOCK, 1), pattern(64 * BLOCK, 77));
+        let file = File::create_new(mount.at("mixed")).unwrap();
+        file.write_all_at(&old, 0).unwrap();
+        let filled = fill(mount);
+        assert!(file.write_all_at(&new, 0).is_err());
+        drop(filled);
+        fs::remove_file(mount.at("fill")).unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        for again in [false, true] {
+            if again {
+                unmount_and_mount(mount);
+            }
+            forget();
+            let found = fs::read(mount.at("mixed")).unwrap();
+            assert!(found.len() >= old.len(), "{} bytes", found.len());
+            let blocks = found.chunks(BLOCK).zip(old.chunks(BLOCK)).zip(new.chunks(BLOCK));
+            for (n, ((found, old), new)) in blocks.enumerate() {
+                assert!(found == old || found == new, "block {n} is neither old nor new");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_appended_on_a_full_disk_harms_nothing_older() {
+    for synced in [false, true] {
+        each_durability(|mount| {
+            let chunk = pattern(30_011, 5);
+            fs::write(mount.at("room"), pattern(3 << 20, 4)).unwrap();
+            let mut lens = [0; LOGS];
+            let mut failed = 0;
+            while failed < 20 {
+                for (n, len) in lens.iter_mut().enumerate() {
+                    let mut log = OpenOptions::new();
+                    let log = log.append(true).create(true).open(mount.at(&format!("log-{n}")));
+                    let Ok(mut log) = log else {
+                        failed += 1;
+                        continue;
+                    };
+                    let done = log.write_all(&chunk);
+                    match if synced { done.and_then(|()| log.sync_all()) } else { done } {
+                        Ok(()) if synced => {
+                            *len = usize::try_from(log.metadata().unwrap().len()).unwrap()
+                        }
+                        Ok(()) => {}
+                        Err(_) => failed += 1,
+                    }
+                }
+            }
+            fs::remove_file(mount.at("room")).unwrap();
+            await_room(mount);
+            for again in [false, true] {
+                if again {
+                    unmount_and_mount(mount);
+                }
+                forget();
+                for (n, len) in lens.iter().enumerate() {
+                    let found = fs::read(mount.at(&format!("log-{n}"))).unwrap();
+                    assert!(found.len() >= *len, "log {n}: {} of {len} bytes", found.len());
+                }
+            }
+        });
+    }
+}
