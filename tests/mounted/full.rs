@@ -51,7 +51,7 @@ fn fill(mount: &Mount) -> File {
 /// Waits until what was removed is free, and what was written has come to its place.
 fn await_room(mount: &Mount) {
     let until = Instant::now() + Duration::from_secs(60);
-    let free = || rustix::fs::statvfs(&mount.point()).unwrap();
+    let free = || rustix::fs::statvfs(mount.point()).unwrap();
     while free().f_bavail * free().f_frsize < 2 << 20 {
         assert!(Instant::now() < until, "no room comes back");
         std::thread::sleep(Duration::from_millis(20));
@@ -100,7 +100,7 @@ fn what_is_appended_on_a_full_disk_harms_nothing_older() {
             while failed < 20 {
                 for (n, len) in lens.iter_mut().enumerate() {
                     let mut log = OpenOptions::new();
-                    let log = log.append(true).create(true).open(mount.at(&format!("log-{n}")));
+                    let log = log.append(true).create(true).open(mount.at(format!("log-{n}")));
                     let Ok(mut log) = log else {
                         failed += 1;
                         continue;
@@ -123,7 +123,7 @@ fn what_is_appended_on_a_full_disk_harms_nothing_older() {
                 }
                 forget();
                 for (n, len) in lens.iter().enumerate() {
-                    let found = fs::read(mount.at(&format!("log-{n}"))).unwrap();
+                    let found = fs::read(mount.at(format!("log-{n}"))).unwrap();
                     assert!(found.len() >= *len, "log {n}: {} of {len} bytes", found.len());
                 }
             }
