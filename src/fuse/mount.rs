@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -150,8 +151,26 @@ pub fn mount(
         }
     };
     read_further_ahead(device);
+    look_from_outside(&path);
     let (unmounter, latch) = (Unmounter { path, device }, Latch { door, notifier });
     Ok(Mounted { unmounter, latch, session: Some(session) })
+}
+
+/// Has the kernel ask for the root's attributes: until it has them it takes the root for the
+/// superuser's, and refuses its owner a chmod(2). Another process does it, which holds nothing of
+/// ours: it ends if we do. Best effort, as whoever looks at the mount has the same effect.
+fn look_from_outside(path: &Path) {
+    let mut stat = Command::new("stat");
+    stat.arg("--").arg(path).env_clear();
+    stat.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Some(programs) = std::env::var_os("PATH") {
+        stat.env("PATH", programs);
+    }
+    match stat.status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => tracing::debug!(%status, "stat(1) can't look at the mount"),
+        Err(error) => tracing::debug!(%error, "stat(1) does not run"),
+    }
 }
 
 /// Starts the threads that serve a mount; returns once the kernel and we know each other.
