@@ -77,10 +77,11 @@ impl Fs {
     }
 
     /// What is at a name. Where the kernel keeps size and times itself, it takes the size from here
-    /// and from nowhere else, so it has to be the authentic one: that of the header.
+    /// and from nowhere else, once; so it has to be the authentic one: that of the header.
     pub(in crate::fs) fn looked_up(&self, dir: &Dir, name: &[u8]) -> Result<Stat, FsError> {
         let stat = dir.lookup(name)?;
-        if stat.kind != Kind::File || !self.keeps_times.load(Ordering::Relaxed) {
+        let is_known = || self.inodes.kind(self.id(stat.ino)).is_some();
+        if stat.kind != Kind::File || !self.keeps_times.load(Ordering::Relaxed) || is_known() {
             return Ok(stat);
         }
         let mut opened = dir.open_file(name, Access::Read);
