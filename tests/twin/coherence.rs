@@ -301,6 +301,6 @@ fn what_the_kernel_keeps_back_is_seen_at_once() {
         twins_written_back(scene, &[]);
     }
     // It looks at times, too.
-    twins_written_back_in_time(seen_at_once, &[]);
+    twins_written_back_in_time(seen_at_once, &[], &[]);
     twins_written_back(mapped, &polluted());
 }

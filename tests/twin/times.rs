@@ -323,5 +323,7 @@ fn what_the_kernel_keeps_back_has_the_same_times() {
     let why = "the kernel keeps the times itself then, and a size that stays is no change to it";
     let mut all = unread();
     all.push(known("cut to the same by path", "ok: f mc", "ok: f ", why));
-    twins_written_back_in_time(of_files, &all);
+    let often = "the kernel keeps the times itself, and copies by asking us";
+    let often = [known("copied to", "ok: f mc", "ok: f m", often)];
+    twins_written_back_in_time(of_files, &all, &often);
 }
