@@ -86,8 +86,9 @@ def seen(call):
     os.write(asked, b'?')
     say(call, os.read(answer, 1000).decode())
 def tick():
-    before = time.clock_gettime_ns(5)
-    while time.clock_gettime_ns(5) == before:
+    # Files are stamped by a clock that lags behind this one.
+    before = time.time_ns()
+    while time.clock_gettime_ns(5) <= before:
         pass
 for n in range(5):
     tick()
@@ -301,6 +302,6 @@ fn what_the_kernel_keeps_back_is_seen_at_once() {
         twins_written_back(scene, &[]);
     }
     // It looks at times, too.
-    twins_written_back_in_time(seen_at_once, &[], &[]);
+    twins_written_back_in_time(seen_at_once, &[]);
     twins_written_back(mapped, &polluted());
 }
