@@ -90,8 +90,8 @@ lint() {
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
 }
 
-# Tests wait for disks, kernels and timers about half of their time: what only computes, lints and
-# documentation, has the processors meanwhile.
+# Tests wait for disks, kernels and timers too: what only computes, lints and documentation, has the
+# processors meanwhile.
 run_tests() {
     local lints=$tools/lints.log tested=0 linted=0
     cargo test --locked --quiet --profile "$profile" --no-run

@@ -262,7 +262,8 @@ impl File {
             std::mem::replace(&mut state.prefix, prefix),
             std::mem::replace(&mut state.body, Body::Inline(Plain::zeros(0))),
             (std::mem::take(&mut state.blocks), std::mem::take(&mut state.unused)),
-            (state.length, state.generation, state.stored_len, state.begins, state.dirty),
+            (state.length, state.generation, state.stored_len),
+            (state.begins, state.dirty, state.mtime),
         );
         state.length = 0;
         state.begins = true;
@@ -273,9 +274,14 @@ impl File {
         {
             // As ext4 has it: what can't be cut stays as it was.
             state.blob.go_back(held);
-            (state.cipher, state.prefix, state.body, (state.blocks, state.unused), _) = former;
-            (state.length, state.generation, state.stored_len, state.begins, state.dirty) =
-                former.4;
+            (
+                state.cipher,
+                state.prefix,
+                state.body,
+                (state.blocks, state.unused),
+                (state.length, state.generation, state.stored_len),
+                (state.begins, state.dirty, state.mtime),
+            ) = former;
             self.count_dirty(state);
         }
         committed

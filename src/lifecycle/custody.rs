@@ -51,6 +51,14 @@ pub(in crate::lifecycle) struct Key {
     by_hand: bool,
 }
 
+impl Key {
+    /// It was had just now.
+    fn prove(&mut self, info: KeyInfo) {
+        let proved = Instant::now();
+        *self = Self { info, state: KeyState::Held, proved, reason: None, by_hand: false };
+    }
+}
+
 /// Who locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::lifecycle) enum By {
@@ -229,7 +237,7 @@ impl Custody {
         };
         let roots: Vec<Dir> = mounts.iter().map(root).collect::<Result<_, _>>()?;
         *self.volume.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&volume));
-        self.proved(info);
+        locked(&self.key).prove(info);
         for ((latch, _), root) in mounts.into_iter().zip(roots) {
             latch.unlock(Arc::clone(&volume), root);
         }
@@ -237,10 +245,13 @@ impl Custody {
         Ok(())
     }
 
-    fn proved(&self, info: KeyInfo) {
+    /// Notes what a recheck found, unless the volume was locked while KMS was asked: only who
+    /// unlocks it says that it is not.
+    fn note(&self, found: impl FnOnce(&mut Key)) {
         let mut key = locked(&self.key);
-        (key.info, key.state, key.proved) = (info, KeyState::Held, Instant::now());
-        (key.reason, key.by_hand) = (None, false);
+        if key.state != KeyState::Locked {
+            found(&mut key);
+        }
     }
 
     /// The session ends: the volume is dropped, and no more opened.
@@ -267,7 +278,7 @@ impl Custody {
                 if key.state == KeyState::Unproved {
                     tracing::warn!("KMS answers again");
                 }
-                self.proved(info);
+                self.note(|key| key.prove(info));
             }
             Err(error) if is_refusal(&error) => self.lock_for(&error.to_string()),
             Err(error) => self.unproved(&key, &error),
@@ -284,8 +295,8 @@ impl Custody {
             let max = max.as_secs();
             tracing::warn!("not known whether the key may be used; locked after {max} s: {error}");
         }
-        let mut key = locked(&self.key);
-        (key.state, key.reason) = (KeyState::Unproved, Some(error.to_string()));
+        let reason = Some(error.to_string());
+        self.note(|key| (key.state, key.reason) = (KeyState::Unproved, reason));
     }
 
     fn lock_for(&self, reason: &str) {

@@ -153,6 +153,28 @@ fn an_outage_is_served_through_until_it_lasts() {
     lab.umount();
 }
 
+/// The answer to what was asked before the lock does not unlock, nor keep anybody from it.
+#[test]
+fn an_answer_that_comes_after_a_lock_changes_nothing() {
+    let lab = Lab::new();
+    lab.init(&[]);
+    lab.mount_watching(&["--key-recheck", "1s"]);
+    let point = lab.point();
+    fs::write(point.join("file"), b"content").unwrap();
+    // The first try of a recheck gets no answer, the second one does.
+    let before = lab.proxy.count("Decrypt");
+    lab.proxy.fault_times("Decrypt", Fault::Hang, 1);
+    until("asked", || lab.proxy.count("Decrypt") > before);
+    lab.ok(&["lock", point.to_str().unwrap()]);
+    let asked = lab.proxy.count("Decrypt");
+    until("asked again", || lab.proxy.count("Decrypt") > asked);
+    assert_eq!(lab.daemon()["key_state"], "locked");
+    refused(fs::read(point.join("file")));
+    lab.ok(&["unlock", point.to_str().unwrap()]);
+    assert_eq!(fs::read(point.join("file")).unwrap(), b"content");
+    lab.umount();
+}
+
 #[test]
 fn what_is_locked_by_hand_is_unlocked_by_hand() {
     let lab = Lab::new();
