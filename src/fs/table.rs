@@ -5,7 +5,7 @@
 //! 1. `lookups` + `handles` + `entries` > 0; the last one to go takes the inode with it.
 //! 2. `names` are names it has: they are added and removed under the guard of their directory.
 //! 3. Without a name it has `held`, from before its last name went, so its lower number is not
-//!    given to another while it is known. The root is not in here.
+//!    given to another while it is known, or else another generation. The root is not in here.
 //! 4. `open` is there exactly while `handles` > 0. Neither `open` nor `held` is there while the
 //!    volume is locked, nor afterwards for what can't be opened any more.
 //! 5. `entries` counts the `names` in it, of all inodes. So a directory is known as long as
@@ -279,8 +279,12 @@ impl Table {
     pub(in crate::fs) fn close_all(&self) {
         for shard in &self.0 {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let taken: Vec<_> =
-                shard.values_mut().map(|inode| (inode.open.take(), inode.held.take())).collect();
+            let take = |inode: &mut Inode| {
+                // Nothing keeps its lower number: another file may have it by the next lookup.
+                inode.generation += u64::from(inode.names.is_empty());
+                (inode.open.take(), inode.held.take())
+            };
+            let taken: Vec<_> = shard.values_mut().map(take).collect();
             drop(shard);
             drop(taken);
         }
