@@ -19,13 +19,14 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use cmkfs::file::VolumeOptions;
 use cmkfs::fs::Fs;
 use cmkfs::fuse::{MountOptions, Mounted, mount};
 use cmkfs::store::Durability;
-use desk::flip;
+use desk::{await_that, flip};
 use faulty::{Extent, Faulty};
 use log::Log;
 use rustix::io::Errno;
@@ -330,6 +331,49 @@ fn a_disk_that_fails_has_one_line_for_each_file() {
         drop(mounted.unmount());
         mounted.wait().unwrap();
         take("sync", "opened again");
+    }
+}
+
+/// The kernel has the answer to a large write before it is stored.
+#[test]
+fn a_write_that_fails_behind_the_writer_is_heard_of_through_each_handle() {
+    for durability in [Durability::Relaxed, Durability::Strict] {
+        let (_disk, faulty, point, mounted) = on_a_faulty_disk(durability);
+        let path = point.path().join("file");
+        let open = || fs::File::options().read(true).write(true).open(&path).unwrap();
+        let (first, second) = (open(), open());
+        // Of whole blocks, so that nothing has to be read before it is lengthened.
+        first.set_len(24 * 4096).unwrap();
+        first.sync_all().unwrap();
+        let data = vec![2; 1 << 20];
+        let fail = || {
+            let refused = faulty.refused().len();
+            faulty.arm(faulty.calls(), Errno::IO, Extent::Once);
+            first.write_all_at(&data, 1 << 20).unwrap();
+            await_that("it fails", || faulty.refused().len() > refused);
+            faulty.disarm();
+            assert_eq!(first.metadata().unwrap().len(), 24 * 4096, "as it was");
+        };
+        fail();
+        // A sync waits for what is being stored; a write looks before it waits.
+        assert_eq!(errno(second.sync_all()), Some(libc::EIO), "{durability:?}");
+        second.sync_all().unwrap();
+        assert_eq!(errno(first.write_all_at(b"more", 0)), Some(libc::EIO), "{durability:?}");
+        first.write_all_at(b"more", 0).unwrap();
+        let later = open();
+        later.sync_all().unwrap();
+        fail();
+        assert_eq!(errno(open().sync_all()), Some(libc::EIO), "nobody was told yet");
+        faulty.arm(faulty.calls(), Errno::IO, Extent::Once);
+        let mut dd = Command::new("dd");
+        dd.args(["if=/dev/zero", "bs=1M", "count=1", "seek=1", "conv=notrunc"]);
+        let closed = dd.arg(format!("of={}", path.display())).output().unwrap();
+        faulty.disarm();
+        let said = String::from_utf8_lossy(&closed.stderr);
+        assert!(!closed.status.success() && said.contains("Input/output error"), "{said}");
+        drop((first, second, later));
+        drop(mounted.unmount());
+        mounted.wait().unwrap();
     }
 }
 

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use tracing::field::debug;
 
 use crate::cipher::Plain;
+use crate::file::behind::Debts;
 use crate::file::commit::span_len;
 use crate::file::error::{FileError, Spot};
 use crate::file::stage::Stage;
@@ -33,6 +34,7 @@ pub struct File {
     number: u64,
     state: RwLock<State>,
     latched: AtomicBool,
+    debts: Debts,
     /// Where the last read ended.
     read_end: AtomicU64,
     /// Blocks that may be in the cache, to be forgotten when the file is closed.
@@ -76,7 +78,8 @@ impl File {
         let cached = Cached { blocks: BTreeSet::new(), sweep_at: CACHED_SWEEP_MIN };
         let cached = Mutex::new(cached);
         let (latched, read_end) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { volume, ino, number, state, latched, read_end, cached }
+        let debts = Debts::default();
+        Self { volume, ino, number, state, latched, debts, read_end, cached }
     }
 
     /// Lower inode number.
@@ -86,6 +89,10 @@ impl File {
 
     pub(in crate::file) fn number(&self) -> u64 {
         self.number
+    }
+
+    pub(in crate::file) fn debts(&self) -> &Debts {
+        &self.debts
     }
 
     pub(in crate::file) fn volume(&self) -> &Arc<Volume> {

@@ -9,6 +9,7 @@
 //! | `attribute` | extended attributes                                                   |
 //! | `content` | an open file, and reading it                                            |
 //! | `write`   | writing, lengthening, cutting; `ranges`: holes, reserving, seeking      |
+//! | `behind`  | answering a write before it is stored                                   |
 //! | `state`   | what an open file knows: header, inline content or tree, dirty blocks   |
 //! | `beside`  | reading a volume that another process may be writing                    |
 //! | `salvage` | closing a file while the disk is full                                   |
@@ -29,6 +30,7 @@
 
 mod adopt;
 mod attribute;
+mod behind;
 mod beside;
 mod cache;
 mod checkpoint;
@@ -65,6 +67,7 @@ mod written;
 
 pub use crate::store::{Creator, Durability, NodeKind, RenameMode, SetAttr, SetTime};
 pub use attribute::{Bearer, CAPABILITIES, XattrMode};
+pub use behind::Told;
 pub use content::{File, Slice};
 pub use dir::{Access, Dir};
 pub use error::{Damage, FileError, Spot};

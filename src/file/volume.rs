@@ -10,6 +10,7 @@ use std::sync::{
 use rustix::io::Errno;
 
 use crate::cipher::{CipherPool, VolumeKeys};
+use crate::file::behind::Room;
 use crate::file::beside::{Hopeless, Quiet};
 use crate::file::cache::BlockCache;
 use crate::file::checkpoint::Journaled;
@@ -106,8 +107,9 @@ pub struct Volume {
     pub(in crate::file) gives_away: bool,
     open: Vec<Mutex<HashMap<u64, Weak<File>>>>,
     next_file: AtomicU64,
-    /// Files that were closed with something lost: as many as there were errors.
-    spoiled: Mutex<HashSet<u64>>,
+    /// Files of which something that was written is lost: as many as there were errors.
+    pub(in crate::file) spoiled: Mutex<HashSet<u64>>,
+    pub(in crate::file) room: Room,
     pub(in crate::file) settled: Settled,
     pub(in crate::file) sessions: Sessions,
     changes: RwLock<()>,
@@ -201,6 +203,7 @@ impl Volume {
             open: (0..OPEN_SHARDS).map(|_| Mutex::default()).collect(),
             next_file: AtomicU64::new(1),
             spoiled: Mutex::default(),
+            room: Room::default(),
             settled: Settled::default(),
             sessions: Sessions::new(store.session_file()),
             changes: RwLock::new(()),
@@ -462,15 +465,9 @@ impl Volume {
         if shard.get(&ino).is_some_and(|file| file.strong_count() == 0) {
             shard.remove(&ino);
             if finish() {
-                lock(&self.spoiled).insert(ino);
+                self.note_spoiled(ino);
             }
         }
-    }
-
-    /// Whether something written to this file was lost since this was last asked: then whoever
-    /// kept what was written has to forget it.
-    pub fn take_spoiled(&self, ino: u64) -> bool {
-        lock(&self.spoiled).remove(&ino)
     }
 
     /// So many inodes were forgotten, or whatever else had a few hundred bytes of memory each.

@@ -27,7 +27,7 @@ impl File {
     /// part is written does not open.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), FileError> {
         let mut state = self.state_to_write()?;
-        self.write_state(&mut state, offset, data)
+        self.write_state(&mut state, offset, data, || {})
     }
 
     /// Writes all of `data` at the end; returns where that was. No other write comes between.
@@ -37,12 +37,20 @@ impl File {
     pub fn append(&self, data: &[u8]) -> Result<u64, FileError> {
         let mut state = self.state_to_write()?;
         let offset = state.length;
-        self.write_state(&mut state, offset, data)?;
+        self.write_state(&mut state, offset, data, || {})?;
         Ok(offset)
     }
 
-    fn write_state(&self, state: &mut State, offset: u64, data: &[u8]) -> Result<(), FileError> {
-        self.write_uncommitted(state, offset, data)?;
+    /// Calls `accept` when nothing but the store can make the write fail any more, if there is much
+    /// to do from then on.
+    pub(in crate::file) fn write_state(
+        &self,
+        state: &mut State,
+        offset: u64,
+        data: &[u8],
+        accept: impl FnOnce(),
+    ) -> Result<(), FileError> {
+        self.write_accepted(state, offset, data, accept)?;
         if state.blob.is_pressed() { self.commit_state(state) } else { Ok(()) }
     }
 
@@ -52,6 +60,16 @@ impl File {
         state: &mut State,
         offset: u64,
         data: &[u8],
+    ) -> Result<(), FileError> {
+        self.write_accepted(state, offset, data, || {})
+    }
+
+    fn write_accepted(
+        &self,
+        state: &mut State,
+        offset: u64,
+        data: &[u8],
+        accept: impl FnOnce(),
     ) -> Result<(), FileError> {
         let counters = &self.volume().counters;
         counters.writes.add(1);
@@ -72,7 +90,7 @@ impl File {
             content[to_usize(offset)..to_usize(end)].copy_from_slice(data);
             state.written.note(offset..end);
         } else {
-            let written = self.write_blocks(state, offset, data);
+            let written = self.write_blocks(state, offset, data, accept);
             self.count_dirty(state);
             if let Err(error) = written {
                 state.written.blur();
@@ -92,8 +110,15 @@ impl File {
         state: &mut State,
         mut offset: u64,
         mut data: &[u8],
+        accept: impl FnOnce(),
     ) -> Result<(), FileError> {
         let (geometry, size) = (state.geometry(), state.prefix.block_size.len());
+        let later = if self.reads_before(state, offset, data.len() as u64) {
+            Some(accept)
+        } else {
+            accept();
+            None
+        };
         while !data.is_empty() {
             let block = geometry.block_of(offset);
             let within = to_usize(offset - geometry.block_start(block));
@@ -118,7 +143,19 @@ impl File {
             offset += done as u64;
             data = &data[done..];
         }
+        if let Some(accept) = later {
+            accept();
+        }
         self.store_ahead(state)
+    }
+
+    /// Whether blocks have to be read for a write, as it covers them in part.
+    fn reads_before(&self, state: &State, offset: u64, len: u64) -> bool {
+        let (geometry, size) = (state.geometry(), state.prefix.block_size.bytes());
+        let end = offset + len;
+        let reads = |at: u64| !state.blocks.contains_key(&geometry.block_of(at));
+        let (head, tail) = (!offset.is_multiple_of(size), !end.is_multiple_of(size));
+        head && reads(offset) || tail && end < state.length && reads(end)
     }
 
     /// Stores dirty blocks ahead of the commit, if they are many, here or in all files.

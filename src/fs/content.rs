@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::file::{Access, Allocate, File, FileError, Seek, SetAttr, Slice};
+use crate::file::{Access, Allocate, File, FileError, Seek, SetAttr, Slice, Told};
 use crate::fs::core::Fs;
 use crate::fs::error::FsError;
 use crate::fs::handles::Handle;
@@ -113,21 +113,29 @@ pub(in crate::fs) struct FileHandle {
     inode: InodeId,
     open: Arc<OpenFile>,
     sync: Sync,
+    told: Told,
 }
 
 impl FileHandle {
     pub(in crate::fs) fn new(inode: InodeId, open: Arc<OpenFile>, sync: Sync) -> Self {
-        Self { inode, open, sync }
+        let told = open.file.told();
+        Self { inode, open, sync, told }
     }
 
     pub(in crate::fs) fn resting(&self) -> Resting {
         let write = self.open.allows(Access::Write);
         let access = if write { Access::Write } else { Access::Read };
-        Resting::File { inode: self.inode, access, sync: self.sync }
+        let owed = self.file().settle_debts(&self.told).err();
+        Resting::File { inode: self.inode, access, sync: self.sync, owed }
     }
 
     fn file(&self) -> &File {
         &self.open.file
+    }
+
+    /// Fails with what a write that was answered has failed with since, once.
+    fn hear(&self) -> Result<(), FsError> {
+        Ok(self.file().settle_debts(&self.told)?)
     }
 
     /// Waits for what its opener asked each write to wait for.
@@ -255,6 +263,7 @@ impl Fs {
                 return Err(FsError::BadHandle);
             }
             self.volume.check_writable()?;
+            file.hear()?;
             file.open.apply(privileges)?;
             let done = work(file)?;
             file.settle()?;
@@ -303,6 +312,25 @@ impl Fs {
         privileges: Privileges,
     ) -> Result<(), FsError> {
         self.change_file(handle, privileges, |file| Ok(file.file().write(offset, data)?))
+    }
+
+    /// The same; calls `accepted` at most once, if the caller's program may go on while the rest is
+    /// done. What goes wrong after that is told to the next write, sync or flush of each handle.
+    ///
+    /// # Errors
+    /// As [`Fs::write`].
+    pub fn write_behind(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        data: &[u8],
+        privileges: Privileges,
+        accepted: &mut dyn FnMut(),
+    ) -> Result<(), FsError> {
+        self.change_file(handle, privileges, |file| match file.sync {
+            Sync::No => Ok(file.file().write_behind(offset, data, accepted)?),
+            Sync::Data | Sync::All => Ok(file.file().write(offset, data)?),
+        })
     }
 
     /// Writes all of `data` at the end, wherever that is by then; gives the offset.
@@ -374,7 +402,10 @@ impl Fs {
     /// # Errors
     /// `BadHandle`, and what a commit gives.
     pub fn flush(&self, handle: HandleId) -> Result<(), FsError> {
-        self.with_file(handle, |file| Ok(file.file().commit()?))
+        self.with_file(handle, |file| {
+            file.file().commit()?;
+            file.hear()
+        })
     }
 
     /// Returns when everything written survives a power cut; with [`Sync::Data`] attributes that
@@ -383,7 +414,10 @@ impl Fs {
     /// # Errors
     /// `BadHandle`, and what a commit or the disk gives.
     pub fn fsync(&self, handle: HandleId, sync: Sync) -> Result<(), FsError> {
-        self.with_file(handle, |file| Ok(file.file().sync(sync == Sync::Data)?))
+        self.with_file(handle, |file| {
+            file.file().sync(sync == Sync::Data)?;
+            file.hear()
+        })
     }
 
     /// Closes a handle; nobody hears of an error any more, so it is logged.

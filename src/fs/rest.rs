@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::file::{Access, Dir, Volume};
+use crate::file::{Access, Dir, FileError, Volume};
 use crate::fs::content::OpenFile;
 use crate::fs::core::Fs;
 use crate::fs::error::FsError;
@@ -15,12 +15,14 @@ use crate::fs::ids::{HandleId, InodeId, Sync};
 use crate::fs::table::Table;
 
 /// What a handle is while nothing is open.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::fs) enum Resting {
     File {
         inode: InodeId,
         access: Access,
         sync: Sync,
+        /// What it was to be told.
+        owed: Option<FileError>,
     },
     Dir {
         inode: InodeId,
@@ -116,8 +118,13 @@ impl Fs {
 
     fn handle(&self, resting: Resting, files: &HashMap<InodeId, Arc<OpenFile>>) -> Handle {
         match resting {
-            Resting::File { inode, sync, .. } => match files.get(&inode) {
-                Some(open) => Handle::of_file(inode, Arc::clone(open), sync),
+            Resting::File { inode, sync, owed, .. } => match files.get(&inode) {
+                Some(open) => {
+                    if let Some(error) = owed {
+                        open.file.owe(error);
+                    }
+                    Handle::of_file(inode, Arc::clone(open), sync)
+                }
                 None => Handle::Gone { file: Some(inode) },
             },
             Resting::Dir { inode, parent, keeps } => match self.dir(inode) {

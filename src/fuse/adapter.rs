@@ -19,7 +19,7 @@ use crate::fuse::convert::{self, errno, file_attr, generation, inode, ttl};
 use crate::fuse::linger::Linger;
 use crate::fuse::request::{
     Refuse, creator, fopen_flags, give_attr, give_entry, give_nothing, give_opened, give_stream,
-    give_value, guarded, handle, name_ttl, privileges, settle, sync, visible,
+    give_value, give_written, guarded, handle, name_ttl, privileges, settle, sync, visible,
 };
 use crate::fuse::umask;
 
@@ -292,10 +292,9 @@ impl Filesystem for Adapter {
                 true => Privileges::Drop,
                 false => Privileges::Keep,
             };
-            match fs.write(handle(fh), offset, data, privileges) {
-                Ok(()) => reply.written(u32::try_from(data.len()).expect("one request")),
-                Err(error) => reply.error(errno(&error)),
-            }
+            give_written(reply, data.len(), |accepted| {
+                fs.write_behind(handle(fh), offset, data, privileges, accepted)
+            });
         });
     }
 

@@ -169,6 +169,22 @@ pub(in crate::fuse) fn give_opened(
     }
 }
 
+/// Of a write of `len` bytes, which may be answered before it is done.
+pub(in crate::fuse) fn give_written(
+    reply: ReplyWrite,
+    len: usize,
+    write: impl FnOnce(&mut dyn FnMut()) -> Result<(), FsError>,
+) {
+    let len = u32::try_from(len).expect("one request");
+    let mut reply = Some(reply);
+    let done = write(&mut || reply.take().map_or((), |reply| reply.written(len)));
+    match (done, reply) {
+        (Ok(()), Some(reply)) => reply.written(len),
+        (Err(error), Some(reply)) => reply.error(errno(&error)),
+        (_, None) => {}
+    }
+}
+
 /// A directory stream: the kernel may keep what it reads by it, and read what it has kept, if so.
 pub(in crate::fuse) fn give_stream(reply: ReplyOpen, fs: &Fs, done: Result<HandleId, FsError>) {
     let flags = match &done {
