@@ -123,6 +123,13 @@ fn of_names() -> Vec<Case> {
             let at = s.stored("dir/file");
             fs::rename(&at, s.store().join("tree").join(at.file_name().unwrap())).unwrap();
         }),
+        case("name and marker", &[("marker", "/?"), ("name", "/?")], &[], |s| {
+            s.edit_marker("dir", |marker| marker[40] = another(marker[40]));
+            let at = s.stored("dir");
+            let name = at.file_name().unwrap().to_str().unwrap();
+            let first = if name.starts_with('A') { "B" } else { "A" };
+            fs::rename(&at, at.with_file_name(format!("{first}{}", &name[1..]))).unwrap();
+        }),
         case("sidecar missing", &[("sidecar", "/?")], &["sidecar"], |s| {
             fs::remove_file(s.sidecar()).unwrap();
         }),

@@ -1,5 +1,5 @@
-//! A disk that fails at every call in turn, with each of three errors, once and for good: the error
-//! is heard, nothing older is damaged, and what was acknowledged reads as it was written.
+//! A disk that fails at every call in turn, with each of three errors, once and for good, and after
+//! a part of what it was to write: the error is heard, nothing older is damaged, and what was acknowledged reads as it was written.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,6 +14,7 @@ mod volume;
 
 use std::collections::BTreeSet;
 use std::num::NonZero;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -68,6 +69,11 @@ fn script() -> Vec<Act> {
         Act::Create(s("new")),
         write("new", 0, 30_000, 8),
         Act::Fsync(s("new")),
+        Act::Create(s("large")),
+        write("large", 0, 540_000, 15),
+        Act::Close(s("large")),
+        Act::Append { path: s("large"), len: 9000, fill: 16 },
+        Act::Fsync(s("large")),
         Act::Link { from: s("new"), to: s("d/linked") },
         Act::Rename { from: s("new"), to: s("small") },
         Act::SetXattr { path: s("small"), fill: 9 },
@@ -195,12 +201,21 @@ fn file_of(act: &Act, before: &Model) -> Option<(usize, String)> {
     before.find(path).map(|id| (id, path.clone()))
 }
 
-/// Plays the script with one fault; returns how many calls there were.
-fn play(at: usize, errno: Errno, extent: Extent) -> Result<usize, String> {
+/// A disk, and the directory of a volume on it.
+fn disk() -> (Faulty, Throwaway) {
     let shm = std::path::Path::new("/dev/shm");
     let parent = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
     let throwaway = Throwaway::in_dir(tempfile::tempdir_in(parent).unwrap(), 4096);
-    let faulty = Faulty::losing(throwaway.path());
+    (Faulty::losing(throwaway.path()), throwaway)
+}
+
+/// Plays the script with one fault; returns how many calls there were.
+fn play(
+    (faulty, throwaway): (Faulty, Throwaway),
+    at: usize,
+    errno: Errno,
+    extent: Extent,
+) -> Result<usize, String> {
     let volume = throwaway.open_watched(Arc::new(faulty.clone()), &options()).unwrap();
     let player = faulty.aside(|| Player::new(&volume).unwrap());
     faulty.arm(at, errno, extent);
@@ -280,7 +295,7 @@ fn every_call(extent: Extent) {
     let mut failed = Vec::new();
     for errno in ERRORS {
         for at in 0.. {
-            let played = std::panic::catch_unwind(|| play(at, errno, extent));
+            let played = std::panic::catch_unwind(|| play(disk(), at, errno, extent));
             match played {
                 Ok(Ok(calls)) if calls <= at => break,
                 Ok(Ok(_)) => {}
@@ -290,6 +305,34 @@ fn every_call(extent: Extent) {
             assert!(at < 5000, "the script ends");
         }
     }
+    judge_all(&failed);
+}
+
+/// The same of writes alone, of which the disk takes a part before it fails.
+fn every_write_in_part(extent: Extent) {
+    let (faulty, throwaway) = disk();
+    play((faulty.clone(), throwaway), usize::MAX, Errno::IO, extent).unwrap();
+    let writes = faulty.writes();
+    assert!(writes.len() > 50, "{} writes", writes.len());
+    let mut failed = Vec::new();
+    for errno in [Errno::IO, Errno::NOSPC] {
+        for at in &writes {
+            let (faulty, throwaway) = disk();
+            let disk = (faulty.in_part(), throwaway);
+            let played = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                play(disk, *at, errno, extent)
+            }));
+            match played {
+                Ok(Ok(_)) => {}
+                Ok(Err(say)) => failed.push(format!("{errno:?} in write {at}: {say}")),
+                Err(_) => failed.push(format!("{errno:?} in write {at}: panicked")),
+            }
+        }
+    }
+    judge_all(&failed);
+}
+
+fn judge_all(failed: &[String]) {
     let shown = failed.iter().take(8).cloned().collect::<Vec<_>>().join("\n");
     assert!(failed.is_empty(), "{} of the runs failed\n{shown}", failed.len());
 }
@@ -302,4 +345,10 @@ fn a_call_that_fails_once_is_heard_and_harms_nothing_older() {
 #[test]
 fn calls_that_fail_for_good_are_heard_and_harm_nothing_older() {
     every_call(Extent::Lasting);
+}
+
+#[test]
+fn a_write_that_fails_in_part_harms_nothing_older() {
+    every_write_in_part(Extent::Once);
+    every_write_in_part(Extent::Lasting);
 }

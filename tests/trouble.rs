@@ -9,8 +9,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
-use desk::{CMKFS, Desk, await_that, judge, said};
+use desk::{CMKFS, Desk, PATIENCE, await_that, judge, said};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -141,6 +142,69 @@ fn a_mount_that_nobody_waits_for_any_more_is_not_made() {
     assert!(!desk.is_mounted("mnt"));
     desk.ok("mount store mnt");
     desk.ok("umount mnt");
+}
+
+/// Processes with this path among their arguments, each with its state (proc_pid_stat(5)).
+fn processes_of(path: &Path) -> Vec<(Pid, String)> {
+    let all = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
+    let of_path = all.filter_map(|name| {
+        let (name, path) = (name.to_str()?, path.to_str().unwrap());
+        // One that ends meanwhile is none.
+        let arguments = fs::read(format!("/proc/{name}/cmdline")).ok()?;
+        let stat = fs::read_to_string(format!("/proc/{name}/stat")).ok()?;
+        let mut arguments = arguments.split(|byte| *byte == 0);
+        arguments.find(|argument| *argument == path.as_bytes())?;
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest[..1].to_owned())?;
+        Some((Pid::from_raw(name.parse().ok()?)?, state))
+    });
+    of_path.collect()
+}
+
+/// The command, its daemon, or both, killed at moments all over a start: what is left goes away by
+/// itself or with the mount, and the next start finds nothing in its way.
+#[test]
+fn a_mount_that_is_killed_while_it_starts_is_in_nobodys_way() {
+    const ROUNDS: u32 = 30;
+    let desk = Desk::new();
+    desk.volume();
+    let (store, mnt) = (desk.at("store"), desk.at("mnt"));
+    let mount = format!("mount {} {}", store.display(), mnt.display());
+    let began = Instant::now();
+    desk.ok(&mount);
+    let whole = began.elapsed();
+    desk.ok("umount mnt");
+    for round in 0..ROUNDS {
+        let mut command = desk.command(&mount);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // A moment that nothing announces, from the first to shortly after the last.
+        std::thread::sleep(whole * round / (ROUNDS - 3));
+        let id = Pid::from_raw(child.id().cast_signed()).unwrap();
+        for (pid, _) in processes_of(&store) {
+            if round % 3 == 0 && pid == id || round % 3 == 1 && pid != id || round % 3 == 2 {
+                kill_process(pid, Signal::KILL).ok();
+            }
+        }
+        await_that("the command ends", || child.try_wait().unwrap().is_some());
+        await_that("the daemon ends, or serves", || {
+            processes_of(&store).is_empty() || desk.is_mounted("mnt")
+        });
+        if desk.is_mounted("mnt") {
+            desk.ok("umount mnt");
+        }
+        let mut left = Vec::new();
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            left = processes_of(&store);
+            if left.is_empty() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        assert_eq!(left, [], "round {round}");
+        assert!(!desk.is_mounted("mnt"), "round {round}");
+        desk.ok(&mount);
+        desk.ok("umount mnt");
+    }
 }
 
 #[test]

@@ -32,6 +32,7 @@ use cmkfs::file::{
 };
 use cmkfs::format::journal::RecordKind;
 use cmkfs::store::{Op, Watch};
+use faulty::Faulty;
 use lab::{BLOCK, Crashed, Lab, PART, assert_read, copy, pattern, read, records};
 use rustix::io::Errno;
 
@@ -183,6 +184,21 @@ fn a_file_that_is_in_doubt_keeps_what_the_journal_was_told() {
         assert_eq!(lab.volume.checkpoint(), Err(FileError::Latched));
         assert_read(&lab.crash().open(), "file", &told);
     }
+}
+
+/// It is refused while anybody has it open, and no longer: opening it anew brings to its place what
+/// the journal has of it.
+#[test]
+fn a_refused_file_with_changes_in_the_journal_is_served_when_it_is_opened_anew() {
+    let disk = Faulty::default();
+    let lab = Lab::watched(Arc::new(disk.clone()));
+    let (file, told) = lab.make_told("file");
+    disk.refuse_sync(Some(file.ino()));
+    assert_eq!(file.sync(false), Err(FileError::Sys(Errno::IO)));
+    assert_eq!(read(&lab.volume, "file"), Err(FileError::Latched));
+    drop(file);
+    assert_read(&lab.volume, "file", &told);
+    assert_read(&lab.crash().open(), "file", &told);
 }
 
 /// When a checkpoint brings the first of these files to its place, the others are written to and

@@ -15,7 +15,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::cipher::VolumeKeys;
 use crate::file::content::File;
-use crate::file::error::FileError;
+use crate::file::error::{FileError, Spot};
 use crate::file::journal::Journal;
 use crate::file::sessions::Ended;
 use crate::file::staged::Birth;
@@ -225,7 +225,7 @@ impl Volume {
                 }
                 Err(error) => {
                     if lock(&journaled.left).insert(*ino) {
-                        tracing::error!(ino, %error, "changes stay in the journal");
+                        file.tell_left(&error);
                     }
                     failed.get_or_insert(error);
                 }
@@ -261,6 +261,22 @@ impl Volume {
     pub fn let_go(&self) {
         if let Some(journaled) = &self.journaled {
             journaled.abandon();
+        }
+    }
+
+    /// A file that is refused and that nobody has open is kept by the journal alone: brings what that
+    /// has of it to its place, so that it can be opened anew. Holds no lock of a file.
+    pub(in crate::file) fn let_go_of_latched(&self, ino: u64) {
+        let is_kept_only = |file: Arc<File>| {
+            // That of the journal, and this one.
+            file.is_latched() && Arc::strong_count(&file) <= 2
+        };
+        if let Some(journaled) = &self.journaled
+            && lock(&journaled.pending).contains_key(&ino)
+            && self.opened(ino).is_some_and(is_kept_only)
+            && let Err(error) = self.checkpoint()
+        {
+            tracing::debug!(ino, %error, "a file that is refused stays so");
         }
     }
 
@@ -327,6 +343,23 @@ impl File {
         let is_kept = |journaled: &Journaled| lock(&journaled.pending).contains_key(&self.ino());
         let is_lost = self.is_latched() || self.volume().check_lease() == Err(FileError::Lost);
         !is_lost && self.volume().journaled.as_ref().is_some_and(is_kept)
+    }
+
+    /// Says that it can't be brought to its place.
+    fn tell_left(&self, error: &FileError) {
+        let spot = Spot::of(self.ino(), &self.state_anyway().blob);
+        let advice = match error {
+            FileError::Sys(error) if is_full(*error) => "make room on the store's disk",
+            FileError::Damaged(_) => "restore it from a snapshot, or remove it",
+            _ => "see what the store's disk says (dmesg), and mount the volume again",
+        };
+        tracing::error!(
+            ino = spot.ino,
+            stored = spot.stored(),
+            %error,
+            advice,
+            "changes stay in the journal, which has them for the next checkpoint or mount"
+        );
     }
 
     /// Forgets that it has pending changes, unless it has some again.

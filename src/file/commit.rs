@@ -98,6 +98,13 @@ impl File {
         !self.state_anyway().is_stored()
     }
 
+    /// It could not be made: whoever asked for it hears why, and nothing was lost with it.
+    pub(in crate::file) fn discard(&self) {
+        if let Ok(mut state) = self.state_mut() {
+            state.dirty = false;
+        }
+    }
+
     pub(in crate::file) fn commit_state(&self, state: &mut State) -> Result<(), FileError> {
         if !state.dirty {
             return Ok(());
@@ -274,6 +281,8 @@ impl File {
     ) -> Result<(), FileError> {
         let offset = state.geometry().block_offset(first);
         let end = offset + part.len() as u64;
+        let (tree, ground) = state.tree_mut(self.ino());
+        tree.prepare(ground, first)?;
         state.blob.write_at(offset, sealed, part)?;
         state.stored_len = state.stored_len.max(end);
         let (tree, ground) = state.tree_mut(self.ino());

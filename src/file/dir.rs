@@ -62,6 +62,7 @@ impl Volume {
         }
         let volume = self;
         let ino = lower.st_ino;
+        volume.let_go_of_latched(ino);
         let (mut blob, mut is_blank) = (Some(blob), false);
         let file = volume.open_with(ino, || {
             let blob = blob.take().expect("called once");

@@ -92,7 +92,7 @@ impl Dir {
             };
             let file = volume.open_with(made.st_ino, fresh)?;
             // The header now: a lower file without one would not open after a crash.
-            file.commit()?;
+            file.commit().inspect_err(|_| file.discard())?;
             let stat = file.stat()?;
             Ok((file, stat))
         };
@@ -289,7 +289,6 @@ impl Dir {
     /// As opening it and cutting it.
     pub fn truncate(&self, name: &[u8], length: u64) -> Result<(), FileError> {
         let file = self.open_file(name, Access::Write)?;
-        file.set_len(length)?;
-        file.commit()
+        file.commit_len(length)
     }
 }

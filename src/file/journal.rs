@@ -349,8 +349,12 @@ impl Journal {
         }
         let next = 1 - writer.active;
         let (head, cipher) = keys.new_segment(writer.order + 1);
-        let written = self.segments[next].write_at(0, &head, 0..HEAD_LEN);
-        written.map_err(|error| self.fail(error))?;
+        match self.segments[next].write_at(0, &head, 0..HEAD_LEN) {
+            Ok(()) => {}
+            // What is there is a head without a record, which nobody goes on from.
+            Err(error) if is_full(error) => return Err(error),
+            Err(error) => return Err(self.fail(error)),
+        }
         writer.unsynced[next] = true;
         (writer.active, writer.cipher, writer.order) = (next, cipher, writer.order + 1);
         (writer.sequence, writer.tail, writer.retired) = (0, HEAD_LEN as u64, false);

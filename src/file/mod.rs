@@ -43,6 +43,7 @@ mod dir_rename;
 mod error;
 mod figures;
 mod find;
+mod former;
 mod held;
 mod inspect;
 mod journal;

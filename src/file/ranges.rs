@@ -5,8 +5,9 @@ use rustix::io::Errno;
 use crate::file::content::File;
 use crate::file::error::FileError;
 use crate::file::state::{Body, State};
+use crate::file::tree::reserve_node;
 use crate::format::bytes::to_usize;
-use crate::format::geometry::Geometry;
+use crate::format::geometry::{FANOUT, Geometry, NodeAt};
 use crate::store::Blob;
 
 /// Bytes that a copy reads and writes at once.
@@ -87,7 +88,14 @@ impl File {
         let from = geometry.block_offset(first);
         let to = geometry.block_offset(last) + geometry.block_size().bytes();
         state.blob.reserve(from, to - from)?;
-        Ok(())
+        // Slots in between are in that range; those of its first run and of the nodes above are not.
+        let levels = geometry.levels(end.max(state.length));
+        let ground = state.ground(self.ino());
+        let mut index = first;
+        (0..levels).try_for_each(|level| {
+            index /= FANOUT;
+            reserve_node(ground, NodeAt { level, index })
+        })
     }
 
     /// Zeros from `offset` to `end` or to the end of the file: parts of blocks are written as
@@ -183,10 +191,10 @@ impl File {
     }
 
     /// Copies up to `len` bytes to another file, or to another place of this one; returns how
-    /// many, fewer only at the end of this file.
+    /// many, fewer at the end of this file, and where the rest could not be copied.
     ///
     /// # Errors
-    /// As reading and writing; what was copied before is in place.
+    /// As reading and writing; nothing was copied then.
     pub fn copy_range(
         &self,
         offset: u64,
@@ -197,12 +205,18 @@ impl File {
         let mut done = 0;
         while done < len {
             // Read and written one after the other: two files are never locked at once.
-            let part = self.read(offset + done, to_usize((len - done).min(COPY_LEN)))?;
-            if part.is_empty() {
-                break;
+            let part = self.read(offset + done, to_usize((len - done).min(COPY_LEN)));
+            let copied = part.and_then(|part| {
+                target.write(target_offset + done, &part)?;
+                Ok(part.len() as u64)
+            });
+            match copied {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                // Whoever hears of the part asks for the rest, and hears why then.
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
             }
-            target.write(target_offset + done, &part)?;
-            done += part.len() as u64;
         }
         Ok(done)
     }

@@ -17,6 +17,7 @@ use crate::file::error::FileError;
 use crate::file::find::{Claim, claim, number_alike, open, walk, which};
 use crate::file::journal::{End, Journal, clear};
 use crate::file::replay::{Birth, LOOKED_AT_MAX, Outcome, Plan, Step, apply};
+use crate::file::staged::Place;
 use crate::file::volume::Volume;
 use crate::format::ids::FileId;
 use crate::format::journal::{self, Extent, FRAME_LEN, HEAD_LEN, Record, RecordKind, Subject};
@@ -32,7 +33,7 @@ struct Entry {
 /// Not the bytes of changes, which are copied from where they lie: there may be more of them than
 /// memory. Whoever writes others there meanwhile might as well write those to the stored file.
 enum Kept {
-    Fresh { opened: Sealed, header_len: usize },
+    Fresh { opened: Sealed, header: (u64, usize) },
     Settled,
     Change { anew: bool, base: u64, extents: Vec<(Extent, u64)>, placed: Vec<Extent> },
     Written(Plain),
@@ -55,18 +56,21 @@ impl Opened {
     /// What is needed of it; `None` if it says nothing. Its body lies at `body_at` of a segment.
     fn keep(self, kind: RecordKind, body_at: u64) -> Option<(Subject, Kept)> {
         let (subject, kept) = match journal::decode_body(kind, self.body())? {
-            Record::Fresh { subject, header } => (subject, Err(header.len())),
+            Record::Fresh { subject, header } => {
+                let at = body_at + (self.body().len() - header.len()) as u64;
+                (subject, Err((at, header.len())))
+            }
             Record::Settled { subject } => (subject, Ok(Kept::Settled)),
             Record::Change { subject, anew, base, extents, placed } => {
                 let lies = |(extent, at): (Extent, usize)| (extent, body_at + at as u64);
                 let extents = extents.into_iter().map(lies).collect();
                 (subject, Ok(Kept::Change { anew, base, extents, placed }))
             }
-            Record::Written { subject, .. } => (subject, Err(0)),
+            Record::Written { subject, .. } => (subject, Err((0, 0))),
         };
         let kept = match (kept, self) {
             (Ok(kept), _) => kept,
-            (Err(header_len), Self::Stored(opened)) => Kept::Fresh { opened, header_len },
+            (Err(header), Self::Stored(opened)) => Kept::Fresh { opened, header },
             (Err(_), Self::Written(body)) => Kept::Written(body),
         };
         Some((subject, kept))
@@ -205,19 +209,24 @@ fn plans(entries: &[Entry]) -> HashMap<u64, Vec<Plan<'_>>> {
         });
         let plan = &mut of_number[at];
         match &entry.kept {
-            Kept::Fresh { opened, header_len } => {
-                plan.birth = Some(Birth { generation, opened, header_len: *header_len });
+            Kept::Fresh { opened, header: (at, header_len) } => {
+                let place = Place { segment: entry.segment, at: *at, len: *header_len };
+                let header_len = *header_len;
+                plan.birth = Some(Birth { generation, opened, header_len, place });
                 plan.changes.clear();
                 plan.told.clear();
             }
             Kept::Change { anew, base, extents, placed } => {
-                plan.birth = None;
+                // Its beginning had no room in its place, and was read from the journal: what is
+                // there counts no more than before.
+                let begun = plan.birth.take().is_some_and(|birth| birth.generation == *base);
+                let anew = *anew || begun;
                 plan.told.clear();
-                if *anew || plan.changes.last().is_some_and(|last| last.generation != *base) {
+                if anew || plan.changes.last().is_some_and(|last| last.generation != *base) {
                     // What came before is void, or was brought to its place since.
                     plan.changes.clear();
                 }
-                let (segment, anew, base) = (entry.segment, *anew, *base);
+                let (segment, base) = (entry.segment, *base);
                 plan.changes.push(Step { segment, anew, base, generation, extents, placed });
             }
             Kept::Written(_) => {
@@ -320,17 +329,17 @@ fn run(volume: &Arc<Volume>, segments: &[DiskBlob; 2]) -> Result<(Left, Option<E
     let mut look = LOOKED_AT_MAX;
     let mut bring = |blob: &DiskBlob, ino, plan: Plan<'_>| -> Result<(), FileError> {
         met += 1;
-        if let Some(birth) = &plan.birth {
-            let (file_id, generation) = (plan.file_id, birth.generation);
-            settled.push(Subject { ino, file_id, generation });
-        }
+        let begun = plan.birth.as_ref().map(|birth| birth.generation);
+        let begun = begun.map(|generation| Subject { ino, file_id: plan.file_id, generation });
         let outcome = match apply(volume, segments, blob, ino, &plan, &mut look)? {
             Outcome::Waits(parts) => {
                 waiting.push(Waiting { blob: blob.again()?, ino, parts });
                 Outcome::Recovered
             }
-            outcome if plan.told.is_empty() => outcome,
-            _ => Outcome::Recovered,
+            outcome => {
+                settled.extend(begun);
+                if plan.told.is_empty() { outcome } else { Outcome::Recovered }
+            }
         };
         if !plan.told.is_empty() {
             told.insert(ino, plan.told);

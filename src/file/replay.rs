@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::cipher::Sealed;
-use crate::file::error::FileError;
+use crate::file::error::{FileError, Spot, hushed};
 use crate::file::ranges::Seek;
 use crate::file::staged::Place;
 use crate::file::volume::Volume;
@@ -42,6 +42,8 @@ pub(in crate::file) struct Birth<'a> {
     /// Its record, which ends with the header.
     pub(in crate::file) opened: &'a Sealed,
     pub(in crate::file) header_len: usize,
+    /// Where in the journal that lies.
+    pub(in crate::file) place: Place,
 }
 
 pub(in crate::file) struct Step<'a> {
@@ -122,25 +124,26 @@ fn begin(
     // It may have begun again since, and been synced: the journal need not have heard of it. What
     // is older than its beginning may be older than what was synced.
     let since = found.is_some_and(|found| found.generation >= birth.generation);
-    if since && opens(volume, blob, left)? {
+    // What does not open is told below, by what it is: no damage.
+    if since && hushed(|| opens(volume, blob, left))? {
         return Ok(Outcome::Kept);
     }
     let end = birth.opened.as_bytes().len();
     let part = end - birth.header_len..end;
-    tracing::warn!(ino, "written and never synced: what is left does not open, so it is empty");
+    let spot = Spot::of(ino, blob);
+    let stored = spot.stored();
+    let what = "written and never synced before the last mount ended: what is left of it does not \
+                open, so it is empty";
+    tracing::warn!(ino, stored, what);
     // Over what is there, which needs no room; what is behind goes then.
     match blob.write_at(0, birth.opened, part) {
         Ok(()) => {
             blob.set_len(birth.header_len as u64)?;
             Ok(Outcome::Emptied)
         }
-        Err(error) if is_full(error) => {
-            // Only a disk that writes elsewhere than in place wants room for this. Nothing of the
-            // file was promised: opening it fails until it is removed, or, where it has no byte at
-            // all, gives it a header (`sessions`).
-            tracing::warn!(ino, %error, "there is no room for its header either");
-            Ok(Outcome::Kept)
-        }
+        // Only a disk that writes elsewhere than in place wants room for this. The journal has the
+        // header, by which it is opened until there is room.
+        Err(error) if is_full(error) => Ok(Outcome::Waits([(0, birth.place)].into())),
         Err(error) => Err(error.into()),
     }
 }

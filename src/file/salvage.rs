@@ -1,12 +1,13 @@
 //! What becomes of a file that is closed for the last time while the disk is full: new data that
 //! does not fit is lost, which its writers were told, and nothing older is. Of a file that is new
-//! and was never synced, all of it may be lost: its nodes find no room.
+//! and was never synced, all is kept from its beginning on that has found its place.
 
 use crate::file::content::File;
 use crate::file::error::FileError;
 use crate::file::state::State;
-use crate::format::geometry::Geometry;
+use crate::format::geometry::{FANOUT, Geometry};
 use crate::format::node::Entry;
+use crate::store::{Blob, is_full};
 
 impl File {
     /// Stores what finds room: blocks that lie where blocks were, and new ones up to the first
@@ -22,9 +23,12 @@ impl File {
             // Nothing that is stored was written over.
             return Ok(());
         }
-        if Geometry::is_inline(state.committed_len) || state.tree().is_none() {
-            // The stored header has the old content, and no block of its own.
+        if state.tree().is_none() {
+            // The stored header has the old content.
             return Ok(());
+        }
+        if Geometry::is_inline(state.committed_len) {
+            return self.salvage_blocks(state);
         }
         let kept = state.committed_len.min(state.length);
         let end = self.drop_unstored(state, kept)?;
@@ -50,6 +54,37 @@ impl File {
             state.length = kept;
         }
         self.write_all(state)
+    }
+
+    /// The same for a file whose stored header has all of its content, and no block: what is in
+    /// place does no harm to that, and is to be had with a new header only, which is written over
+    /// the old one. Nodes have their places already, unless the disk can't give them any before
+    /// they are stored: then the last blocks give up theirs, twice as many with each try, until the
+    /// header reaches all that are left. Nothing of it is promised, so the disk may get this in any
+    /// order.
+    fn salvage_blocks(&self, state: &mut State) -> Result<(), FileError> {
+        let (geometry, committed) = (state.geometry(), state.committed_len);
+        let mut end = self.drop_unstored(state, 0)?;
+        let mut step = FANOUT;
+        while end > committed && !Geometry::is_inline(end) {
+            if end < state.length {
+                self.cut(state, end)?;
+                state.stored_len = geometry.stored_len(end);
+                state.blob.set_len(state.stored_len)?;
+            }
+            match self.write_all(state) {
+                Err(FileError::Sys(error)) if is_full(error) => {}
+                done => return done,
+            }
+            let count = geometry.block_count(end);
+            if count <= FANOUT {
+                break;
+            }
+            end = geometry.block_start(count.saturating_sub(step).max(FANOUT));
+            step *= 2;
+        }
+        // Whoever looks at the stored file sees how long it is before anybody opens it.
+        Ok(state.blob.set_len(geometry.stored_len(committed))?)
     }
 
     /// Drops dirty blocks that have no stored bytes. Returns where the file has to end, at or

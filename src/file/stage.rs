@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use crate::cipher::Sealed;
 use crate::file::journal::Journal;
 use crate::file::left::{overlay, without};
-use crate::file::staged::{Birth, Held, Place, Void};
+use crate::file::staged::{Birth, Held, Place, Staged, Void};
 use crate::format::geometry::BlockSize;
 use crate::format::header::PREFIX_BYTES;
 use crate::format::journal::{self, Extent, RecordKind, Subject};
@@ -246,6 +246,19 @@ impl Stage {
         }
         self.calm.store(false, Ordering::Release);
         *held = former;
+    }
+
+    /// What is staged, once more; `None` of a file that is written in place.
+    pub(in crate::file) fn copy_staged(&self) -> Option<Staged> {
+        self.journaled().map(|(_, held)| held.copy_staged())
+    }
+
+    /// Stages what was staged then, and nothing else.
+    pub(in crate::file) fn unwind(&self, staged: Staged) {
+        if let Some((journal, mut held)) = self.journaled() {
+            journal.count_staged(held.staged_len, staged.len());
+            held.unwind(staged);
+        }
     }
 
     /// Keeps how the file begins, if it is void; gives it back otherwise.

@@ -34,6 +34,14 @@ pub(in crate::file) struct Birth {
     pub(in crate::file) header: Sealed,
 }
 
+/// What was staged at some moment.
+#[derive(Debug)]
+pub(in crate::file) struct Staged {
+    parts: BTreeMap<u64, Sealed>,
+    len: usize,
+    ahead_len: usize,
+}
+
 /// All of it; the fields are in the terms of the module `stage`.
 #[derive(Debug, Default)]
 pub(in crate::file) struct Held {
@@ -54,4 +62,27 @@ pub(in crate::file) struct Held {
     pub(in crate::file) generation: u64,
     /// Number of the last record.
     pub(in crate::file) number: u64,
+}
+
+impl Staged {
+    /// Bytes.
+    pub(in crate::file) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Held {
+    /// A copy of what is staged, to come back to.
+    pub(in crate::file) fn copy_staged(&self) -> Staged {
+        let copy =
+            |(at, sealed): (&u64, &Sealed)| (*at, sealed.part(0..sealed.as_bytes().len()));
+        let parts = self.staged.iter().map(copy).collect();
+        Staged { parts, len: self.staged_len, ahead_len: self.ahead_len }
+    }
+
+    /// Stages what was staged then, and nothing else.
+    pub(in crate::file) fn unwind(&mut self, staged: Staged) {
+        (self.staged, self.staged_len) = (staged.parts, staged.len);
+        self.ahead_len = staged.ahead_len;
+    }
 }

@@ -11,12 +11,13 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
+use rustix::io::Errno;
 
 use crate::cipher::FileCipher;
 use crate::file::error::{FileError, Spot};
 use crate::file::stage::Stage;
 use crate::format::bytes::to_usize;
-use crate::format::geometry::{FANOUT, Geometry, NodeAt};
+use crate::format::geometry::{FANOUT, Geometry, NodeAt, PAGE_LEN};
 use crate::format::node::{ENTRIES, Entries, Entry, NODE_LEN};
 use crate::store::Blob;
 
@@ -156,10 +157,29 @@ impl Tree {
         Ok(())
     }
 
+    /// Takes up the nodes above a block that is about to be stored. One that was never stored gets
+    /// its place on the disk: so it is the block that a full disk refuses, which its writer hears,
+    /// and not in the end the nodes of all that it has taken.
+    pub(in crate::file) fn prepare(
+        &mut self,
+        ground: Ground<'_>,
+        block: u64,
+    ) -> Result<(), FileError> {
+        let mut index = block;
+        for level in 0..self.levels {
+            index /= FANOUT;
+            self.touch(ground, NodeAt { level, index })?;
+        }
+        Ok(())
+    }
+
     /// Moves a node into `dirty`, from wherever it is, and gives its entries.
     fn touch(&mut self, ground: Ground<'_>, node: NodeAt) -> Result<&mut Entries, FileError> {
         if !self.dirty.contains_key(&node) {
             let copy = self.with_node(ground, node, |entries| Box::new(*entries))?;
+            if copy.is_none() {
+                reserve_node(ground, node)?;
+            }
             self.clean().pop(&node);
             let entries = copy.unwrap_or_else(|| Box::new([Entry::HOLE; ENTRIES]));
             self.dirty.insert(node, entries);
@@ -225,8 +245,18 @@ impl Tree {
         Ok(())
     }
 
-    /// Adds levels at the top until there are `levels`.
-    pub(in crate::file) fn grow(&mut self, levels: u8) {
+    /// Adds levels at the top until there are `levels`; their nodes get their places, as in
+    /// [`Self::prepare`].
+    pub(in crate::file) fn grow(
+        &mut self,
+        ground: Ground<'_>,
+        levels: u8,
+    ) -> Result<(), FileError> {
+        let is_used = !self.dirty.is_empty() || self.top.iter().any(|entry| !entry.is_hole());
+        if is_used {
+            let mut added = self.levels..levels;
+            added.try_for_each(|level| reserve_node(ground, NodeAt { level, index: 0 }))?;
+        }
         while self.levels < levels {
             if self.top.iter().any(|entry| !entry.is_hole()) {
                 let old = std::mem::replace(&mut self.top, Box::new([Entry::HOLE; ENTRIES]));
@@ -234,6 +264,12 @@ impl Tree {
             }
             self.levels += 1;
         }
+        Ok(())
+    }
+
+    /// The same tree once more, to come back to; clean nodes are read again.
+    pub(in crate::file) fn copy(&self) -> Self {
+        Self { dirty: self.dirty.clone(), ..Self::new(self.top.clone(), self.levels) }
     }
 
     /// Forgets all blocks from `count` on, and the levels that this leaves without use.
@@ -359,6 +395,15 @@ impl Tree {
             block = next;
         }
         Ok(None)
+    }
+}
+
+/// Space for a node. A disk that can't be asked for it gives the node its place when it is stored,
+/// or refuses it then.
+pub(in crate::file) fn reserve_node(ground: Ground<'_>, node: NodeAt) -> Result<(), FileError> {
+    match ground.blob.reserve(ground.geometry.node_offset(node), PAGE_LEN) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        reserved => Ok(reserved?),
     }
 }
 

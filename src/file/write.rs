@@ -248,8 +248,8 @@ impl File {
             } else if partial {
                 self.forget_block(tail);
             }
-            let (tree, _) = state.tree_mut(self.ino());
-            tree.grow(geometry.levels(length));
+            let (tree, ground) = state.tree_mut(self.ino());
+            tree.grow(ground, geometry.levels(length))?;
         }
         state.length = length;
         Ok(())
@@ -270,19 +270,42 @@ impl File {
     /// end does not open; a file can be cut to 0 in any state.
     pub fn set_len(&self, length: u64) -> Result<(), FileError> {
         let mut state = self.state_to_write()?;
+        self.set_len_state(&mut state, length)
+    }
+
+    /// The same, and commits it. Where the journal has no room for that, the file is as it was.
+    ///
+    /// # Errors
+    /// As [`Self::set_len`] and [`Self::commit`].
+    pub fn commit_len(&self, length: u64) -> Result<(), FileError> {
+        let mut state = self.state_to_write()?;
+        let former = if length > 0 { state.former() } else { None };
+        let changed = self.set_len_state(&mut state, length);
+        let changed = changed.and_then(|()| self.commit_state(&mut state));
+        if let (Err(FileError::Sys(error)), Some(former)) = (&changed, former)
+            && is_full(*error)
+            && state.go_back(former)
+        {
+            self.forget_all();
+            self.count_dirty(&mut state);
+        }
+        changed
+    }
+
+    fn set_len_state(&self, state: &mut State, length: u64) -> Result<(), FileError> {
         if length > state.geometry().length_max() {
             return Err(FileError::TooLarge);
         }
         if length == 0 {
-            return self.start_afresh(&mut state);
+            return self.start_afresh(state);
         }
         state.changed();
         if length > state.length {
-            self.grow(&mut state, length)?;
+            self.grow(state, length)?;
         } else if length < state.length {
-            self.cut(&mut state, length)?;
+            self.cut(state, length)?;
         }
-        self.count_dirty(&mut state);
+        self.count_dirty(state);
         Ok(())
     }
 

@@ -21,7 +21,7 @@ const RANGES_MAX: usize = 64;
 const TOLD_LEN_MAX: u64 = 128 << 10;
 
 /// What was written since the last commit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::file) struct Written {
     /// Nothing else was done, and all of it is in dirty blocks or in the header's content.
     only: bool,

@@ -72,7 +72,7 @@ impl Fs {
         }
         self.with_writable(id, |open| {
             open.apply(privileges)?;
-            Ok(open.file.set_len(size)?)
+            Ok(open.file.commit_len(size)?)
         })
     }
 

@@ -130,3 +130,40 @@ fn what_is_appended_on_a_full_disk_harms_nothing_older() {
         });
     }
 }
+
+/// Writes to a new file until the disk is full, and closes it. Returns how much was taken.
+fn write_until_full(mount: &Mount, name: &str, content: &[u8], part: usize) -> usize {
+    let mut file = File::create_new(mount.at(name)).unwrap();
+    let refused = content.chunks(part).find_map(|part| file.write_all(part).err()).unwrap();
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC), "{name}");
+    usize::try_from(file.metadata().unwrap().len()).unwrap()
+}
+
+/// All that a new file has taken is read when it is closed, and the next mount shows as much before
+/// anybody has opened it.
+#[test]
+fn a_new_file_keeps_all_that_was_taken_before_the_disk_was_full() {
+    // Whole blocks, and such as lie across their ends, of which the last may wait in memory alone.
+    for (part, may_wait) in [(1 << 20, 0), (2 * BLOCK + 5000, 1 << 20)] {
+        each_durability(|mount| {
+            let content = pattern(32 << 20, 9);
+            let taken = write_until_full(mount, "large", &content, part);
+            assert!(taken > 130 * BLOCK, "it has nodes: {taken} bytes");
+            let cp = Command::new("cp").arg(mount.at("large")).arg(mount.at("copy")).status();
+            assert!(!cp.unwrap().success());
+            let len = |name| usize::try_from(fs::metadata(mount.at(name)).unwrap().len()).unwrap();
+            let kept = ["large", "copy"].map(len);
+            assert!(kept[0] <= taken && kept[0] + may_wait >= taken, "{kept:?} of {taken}");
+            for again in [false, true] {
+                if again {
+                    unmount_and_mount(mount);
+                }
+                forget();
+                assert_eq!(["large", "copy"].map(len), kept);
+                for (name, kept) in ["large", "copy"].into_iter().zip(kept) {
+                    assert!(fs::read(mount.at(name)).unwrap() == content[..kept], "{name}, {again}");
+                }
+            }
+        });
+    }
+}

@@ -1,12 +1,12 @@
-//! A disk that fails: one call, or all of one kind from some call on. The call is not made then. It
-//! may lose what it had not written when it refuses a sync, as Linux does: what was written is read
+//! A disk that fails: one call, or all of one kind from some call on. The call is not made then, or
+//! of a write a part is. It may lose what it had not written when it refuses a sync, as Linux does: what was written is read
 //! as long as it is in memory, and is never written to the disk.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of this")]
 
 use std::collections::BTreeMap;
 use std::mem::{Discriminant, discriminant};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -88,6 +88,10 @@ struct State {
     losing: Option<PathBuf>,
     unsynced: BTreeMap<u64, Unsynced>,
     lost: bool,
+    /// Of a write that fails the first half gets to the disk.
+    in_part: bool,
+    /// Numbers of the calls that were writes.
+    writes: Vec<usize>,
     /// The next sync of this file, or of the disk, is refused.
     sync_to_refuse: Option<Option<u64>>,
 }
@@ -144,6 +148,17 @@ impl Faulty {
         let faulty = Self::default();
         faulty.0.lock().unwrap().losing = Some(store.to_owned());
         faulty
+    }
+
+    /// The same, where the first half of what is written when a write fails is written.
+    pub fn in_part(self) -> Self {
+        self.0.lock().unwrap().in_part = true;
+        self
+    }
+
+    /// Numbers of the calls that were writes.
+    pub fn writes(&self) -> Vec<usize> {
+        self.0.lock().unwrap().writes.clone()
     }
 
     /// What it lost is gone from memory too. Nobody has the store open.
@@ -223,12 +238,31 @@ impl Faulty {
             Extent::Lasting => number == *at || (number > *at && state.kind == Some(kind)),
             Extent::All => number >= *at,
         });
+        if matches!(op, Op::Write { .. }) {
+            state.writes.push(number);
+        }
         let errno = asked.or_else(|| armed.map(|(_, errno, _)| errno))?;
         state.kind = Some(kind);
         let text = format!("{op:?}");
         state.refused.push(format!("call {number}: {:.90}", text));
         state.sync_refused = matches!(op, Op::SyncFile { .. });
         Some(errno)
+    }
+}
+
+impl Faulty {
+    /// What of a write that fails gets to the disk, which is done.
+    fn begun(&self, op: &Op<'_>) {
+        let mut state = self.0.lock().unwrap();
+        let Op::Write { file, offset, bytes } = *op else { return };
+        let path = state.losing.as_deref().filter(|_| state.in_part);
+        let Some(path) = path.and_then(|store| find(store, file)) else { return };
+        state.keep(file);
+        let part = &bytes[..bytes.len() / 2];
+        std::fs::File::options().write(true).open(path).unwrap().write_all_at(part, offset).unwrap();
+        if let Some(unsynced) = state.unsynced.get_mut(&file) {
+            unsynced.since.push(Change::Write(offset, part.to_vec()));
+        }
     }
 }
 
@@ -258,7 +292,10 @@ impl Watch for Faulty {
         let refused = self.refuses(op);
         let change = if refused.is_none() { self.kept(op) } else { None };
         let done = match refused {
-            Some(errno) => Err(errno),
+            Some(errno) => {
+                self.begun(op);
+                Err(errno)
+            }
             None => run().map(drop),
         };
         let mut state = self.0.lock().unwrap();

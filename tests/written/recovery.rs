@@ -15,6 +15,7 @@ use crate::faulty::{Extent, Faulty};
 use crate::full::Full;
 use crate::lab::{BLOCK, Lab, PART, assert_read, options, pattern, read, records};
 use crate::log::logged;
+use crate::volume::ME;
 
 /// Contents by name.
 type Contents = BTreeMap<String, Vec<u8>>;
@@ -277,5 +278,48 @@ fn a_damaged_file_gets_what_can_be_written_and_others_all_of_it() {
                 }
             }
         }
+    }
+}
+
+/// Of a file that was never synced a crash has left what does not open. On a full disk that writes
+/// elsewhere than in place its header has no room: the journal has it.
+#[test]
+fn a_file_that_was_never_synced_is_empty_also_where_its_header_finds_no_room() {
+    let lab = Lab::new();
+    let (file, _) = lab.root.create_file(b"new", ME, 0o644).unwrap();
+    file.write(0, &pattern(100_000, 1)).unwrap();
+    file.commit().unwrap();
+    let mut tree = fs::read_dir(lab.disk.path().join("tree")).unwrap().map(Result::unwrap);
+    let entry = tree.find(|entry| entry.metadata().unwrap().ino() == file.ino()).unwrap();
+    for durability in [Durability::Strict, Durability::Relaxed] {
+        let crashed = lab.crash();
+        let stored = crashed.path().join("tree").join(entry.file_name());
+        let header = fs::File::options().write(true).open(stored).unwrap();
+        header.write_all_at(&[7; 100], 140).unwrap();
+        let disk = Full::below(crashed.path());
+        disk.copies();
+        let open = || crashed.open_watched(disk.clone(), durability).unwrap();
+        let (volume, log) = logged(open);
+        assert!(log.contains("never synced") && log.contains("waiting_for_room=1"), "{log}");
+        assert!(!log.contains("not authentic"), "{log}");
+        assert_read(&volume, "new", b"");
+        assert_eq!(volume.checkpoint(), Err(FileError::Sys(Errno::NOSPC)));
+        let once_more = crashed.again();
+        let (volume_again, log) = logged(|| once_more.open());
+        assert!(log.contains("never synced") && !log.contains("not authentic"), "{log}");
+        assert_read(&volume_again, "new", b"");
+        disk.set(false);
+        let content = pattern(70_000, 2);
+        let file = volume.root().unwrap().open_file(b"new", Access::Write).unwrap();
+        file.write(0, &content).unwrap();
+        file.sync(true).unwrap();
+        let once_more = crashed.again();
+        assert_read(&once_more.open(), "new", &content);
+        drop(file);
+        volume.checkpoint().unwrap();
+        let once_more = crashed.again();
+        assert_read(&once_more.open(), "new", &content);
+        drop(volume);
+        assert_read(&crashed.open(), "new", &content);
     }
 }

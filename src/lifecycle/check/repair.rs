@@ -77,8 +77,10 @@ impl Repair<'_> {
     pub(in crate::lifecycle::check) fn all(&self, findings: &mut [Finding]) {
         let mut order: Vec<usize> = (0..findings.len()).collect();
         order.sort_by_key(|at| {
-            let finding = &findings[*at];
-            (std::cmp::Reverse(finding.stored.components().count()), finding.kind)
+            let Finding { stored, kind, .. } = &findings[*at];
+            // A directory gets its marker where it is found, before its name takes it elsewhere.
+            let is_other = *kind != FindingKind::Marker;
+            (std::cmp::Reverse(stored.components().count()), is_other, *kind)
         });
         for at in order {
             let finding = &mut findings[at];
