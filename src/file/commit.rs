@@ -120,6 +120,7 @@ impl File {
             done = done.and(kept);
         }
         if let Err(error) = &done {
+            state.note_stored_len();
             self.latch_for(&state.blob, error);
         }
         self.volume().counters.commits.add(1);
@@ -283,7 +284,8 @@ impl File {
         let end = offset + part.len() as u64;
         let (tree, ground) = state.tree_mut(self.ino());
         tree.prepare(ground, first)?;
-        state.blob.write_at(offset, sealed, part)?;
+        let stored = state.blob.write_at(offset, sealed, part);
+        stored.inspect_err(|_| state.note_stored_len())?;
         state.stored_len = state.stored_len.max(end);
         let (tree, ground) = state.tree_mut(self.ino());
         tree.set(ground, first, entries)

@@ -60,6 +60,7 @@ mod stage;
 mod staged;
 mod stat;
 mod state;
+mod tight;
 mod tree;
 mod verify;
 mod volume;

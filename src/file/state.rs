@@ -67,6 +67,13 @@ impl State {
         Geometry::new(self.prefix.block_size)
     }
 
+    /// A write that failed may have lengthened the lower file: the next commit ends it where the
+    /// header says.
+    pub(in crate::file) fn note_stored_len(&mut self) {
+        let lower_len = rustix::fs::fstat(&self.blob).map_or(0, |stat| stat.st_size);
+        self.stored_len = self.stored_len.max(u64::try_from(lower_len).unwrap_or(0));
+    }
+
     /// Which file this is, and its generation, for a record.
     pub(in crate::file) fn subject(&self, ino: u64) -> Subject {
         Subject { ino, file_id: self.prefix.file_id, generation: self.generation }

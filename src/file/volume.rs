@@ -22,6 +22,7 @@ use crate::file::recover;
 use crate::file::sessions::{Ended, Sessions};
 use crate::file::settled::Settled;
 use crate::file::state::State;
+use crate::file::tight::Tight;
 use crate::format::descriptor::Descriptor;
 use crate::format::geometry::{BlockSize, Geometry};
 use crate::format::ids::DirId;
@@ -121,6 +122,7 @@ pub struct Volume {
     pub(in crate::file) writers: Writers,
     pub(in crate::file) hopeless: Hopeless,
     pub(in crate::file) quiet: Quiet,
+    pub(in crate::file) tight: Tight,
     /// Inodes and the like that were forgotten since memory was last given back for them.
     forgotten: AtomicU64,
 }
@@ -212,6 +214,7 @@ impl Volume {
             writers: store.writers().map_err(|_| FileError::Sys(Errno::MFILE))?,
             hopeless: Hopeless::default(),
             quiet: Quiet::default(),
+            tight: Tight::default(),
             forgotten: AtomicU64::new(0),
         });
         if options.read_only {

@@ -130,6 +130,7 @@ impl File {
                 count * size
             } else {
                 let part = data.len().min(size - within);
+                self.reserve_block(state, block, within + part)?;
                 let covers_all = within == 0 && offset + part as u64 >= state.length;
                 if covers_all && !state.blocks.contains_key(&block) {
                     self.forget_block(block);
@@ -227,6 +228,9 @@ impl File {
     pub(in crate::file) fn grow(&self, state: &mut State, length: u64) -> Result<(), FileError> {
         assert!(length > state.length, "the caller compared them");
         let geometry = state.geometry();
+        if matches!(state.body, Body::Inline(_)) && !Geometry::is_inline(length) {
+            self.reserve_block(state, 0, to_usize(state.length))?;
+        }
         if let Body::Inline(content) = &mut state.body {
             if Geometry::is_inline(length) {
                 content.resize(to_usize(length));
