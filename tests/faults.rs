@@ -319,9 +319,8 @@ fn every_write_in_part(extent: Extent) {
         for at in &writes {
             let (faulty, throwaway) = disk();
             let disk = (faulty.in_part(), throwaway);
-            let played = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                play(disk, *at, errno, extent)
-            }));
+            let played =
+                std::panic::catch_unwind(AssertUnwindSafe(|| play(disk, *at, errno, extent)));
             match played {
                 Ok(Ok(_)) => {}
                 Ok(Err(say)) => failed.push(format!("{errno:?} in write {at}: {say}")),

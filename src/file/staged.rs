@@ -74,8 +74,7 @@ impl Staged {
 impl Held {
     /// A copy of what is staged, to come back to.
     pub(in crate::file) fn copy_staged(&self) -> Staged {
-        let copy =
-            |(at, sealed): (&u64, &Sealed)| (*at, sealed.part(0..sealed.as_bytes().len()));
+        let copy = |(at, sealed): (&u64, &Sealed)| (*at, sealed.part(0..sealed.as_bytes().len()));
         let parts = self.staged.iter().map(copy).collect();
         Staged { parts, len: self.staged_len, ahead_len: self.ahead_len }
     }

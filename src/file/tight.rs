@@ -10,7 +10,6 @@ use crate::file::content::File;
 use crate::file::error::FileError;
 use crate::file::state::State;
 use crate::file::volume::Volume;
-use crate::format::node::Entry;
 use crate::store::Blob;
 
 /// Free bytes of the disk below which places are asked for: four times what may wait in memory of
@@ -44,9 +43,10 @@ impl Volume {
         let now = ms(since.elapsed());
         if now >= look_at.load(Ordering::Relaxed) {
             look_at.store(now + ms(LOOK_EVERY), Ordering::Relaxed);
-            let free = self.tree().space().map_or(u64::MAX, |space| {
-                space.f_bavail.saturating_mul(space.f_frsize)
-            });
+            let free = self
+                .tree()
+                .space()
+                .map_or(u64::MAX, |space| space.f_bavail.saturating_mul(space.f_frsize));
             is_tight.store(free < TIGHT_LEN, Ordering::Relaxed);
         }
         is_tight.load(Ordering::Relaxed)
@@ -54,9 +54,9 @@ impl Volume {
 }
 
 impl File {
-    /// Asks for the place of the first `len` bytes of a block that was never stored, if the disk is
-    /// nearly full, and of the nodes above it. What a durable file has in memory needs none: the
-    /// journal has it when it is committed, and until there is room.
+    /// Asks for the place of the first `len` bytes of a block, if the disk is nearly full, and of the
+    /// nodes above it. What was stored already has its own. What a durable file has in memory needs
+    /// none: the journal has it when it is committed, and until there is room.
     pub(in crate::file) fn reserve_block(
         &self,
         state: &mut State,
@@ -68,11 +68,6 @@ impl File {
         }
         if state.tree().is_some() {
             let (tree, ground) = state.tree_mut(self.ino());
-            let mut entry = [Entry::HOLE];
-            tree.entries(ground, block, &mut entry)?;
-            if !entry[0].is_hole() {
-                return Ok(());
-            }
             tree.prepare(ground, block)?;
         }
         match state.blob.reserve(state.geometry().block_offset(block), len as u64) {

@@ -248,6 +248,7 @@ impl File {
             let partial = !state.length.is_multiple_of(geometry.block_size().bytes());
             if partial && !self.is_hole(state, tail)? {
                 // The stored block is as long as the file reached: it has to be sealed anew.
+                self.reserve_block(state, tail, geometry.block_len(tail, length))?;
                 self.dirty_block(state, tail)?;
             } else if partial {
                 self.forget_block(tail);

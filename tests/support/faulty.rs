@@ -88,8 +88,8 @@ struct State {
     losing: Option<PathBuf>,
     unsynced: BTreeMap<u64, Unsynced>,
     lost: bool,
-    /// Of a write that fails the first half gets to the disk.
-    in_part: bool,
+    /// Of a write that fails so many halves get to the disk: none or one.
+    halves: usize,
     /// Numbers of the calls that were writes.
     writes: Vec<usize>,
     /// The next sync of this file, or of the disk, is refused.
@@ -152,7 +152,7 @@ impl Faulty {
 
     /// The same, where the first half of what is written when a write fails is written.
     pub fn in_part(self) -> Self {
-        self.0.lock().unwrap().in_part = true;
+        self.0.lock().unwrap().halves = 1;
         self
     }
 
@@ -255,11 +255,16 @@ impl Faulty {
     fn begun(&self, op: &Op<'_>) {
         let mut state = self.0.lock().unwrap();
         let Op::Write { file, offset, bytes } = *op else { return };
-        let path = state.losing.as_deref().filter(|_| state.in_part);
+        let path = state.losing.as_deref().filter(|_| state.halves > 0);
         let Some(path) = path.and_then(|store| find(store, file)) else { return };
         state.keep(file);
-        let part = &bytes[..bytes.len() / 2];
-        std::fs::File::options().write(true).open(path).unwrap().write_all_at(part, offset).unwrap();
+        let part = &bytes[..bytes.len() * state.halves / 2];
+        std::fs::File::options()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .write_all_at(part, offset)
+            .unwrap();
         if let Some(unsynced) = state.unsynced.get_mut(&file) {
             unsynced.since.push(Change::Write(offset, part.to_vec()));
         }

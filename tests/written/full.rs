@@ -54,7 +54,8 @@ impl Watch for Full {
             Op::SetLen { file, len } => Some((file, len)),
             _ => None,
         };
-        let is_node = |op: &Op<'_>| matches!(op, Op::Write { bytes, .. } if bytes.len() == NODE_LEN);
+        let is_node =
+            |op: &Op<'_>| matches!(op, Op::Write { bytes, .. } if bytes.len() == NODE_LEN);
         if self.refuses_nodes.load(Ordering::Relaxed) && is_node(op) {
             return Err(Errno::NOSPC);
         }
