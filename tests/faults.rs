@@ -1,5 +1,6 @@
-//! A disk that fails at every call in turn, with each of three errors, once and for good, and after
-//! a part of what it was to write: the error is heard, nothing older is damaged, and what was acknowledged reads as it was written.
+//! A disk that fails at every call in turn, with each of three errors, once and for good, and
+//! after a part of what it was to write: the error is heard, nothing older is damaged, and what
+//! was acknowledged reads as it was written.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -264,8 +264,8 @@ impl Volume {
         }
     }
 
-    /// A file that is refused and that nobody has open is kept by the journal alone: brings what that
-    /// has of it to its place, so that it can be opened anew. Holds no lock of a file.
+    /// A file that is refused and that nobody has open is kept by the journal alone: brings what
+    /// that has of it to its place, so that it can be opened anew. Holds no lock of a file.
     pub(in crate::file) fn let_go_of_latched(&self, ino: u64) {
         let is_kept_only = |file: Arc<File>| {
             // That of the journal, and this one.

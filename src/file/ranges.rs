@@ -88,7 +88,7 @@ impl File {
         let from = geometry.block_offset(first);
         let to = geometry.block_offset(last) + geometry.block_size().bytes();
         state.blob.reserve(from, to - from)?;
-        // Slots in between are in that range; those of its first run and of the nodes above are not.
+        // Slots in between are in that range; that of its first run and those above are not.
         let levels = geometry.levels(end.max(state.length));
         let ground = state.ground(self.ino());
         let mut index = first;

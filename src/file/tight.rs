@@ -54,9 +54,9 @@ impl Volume {
 }
 
 impl File {
-    /// Asks for the place of the first `len` bytes of a block, if the disk is nearly full, and of the
-    /// nodes above it. What was stored already has its own. What a durable file has in memory needs
-    /// none: the journal has it when it is committed, and until there is room.
+    /// Asks for the place of the first `len` bytes of a block, if the disk is nearly full, and of
+    /// the nodes above it. What was stored already has its own. What a durable file has in memory
+    /// needs none: the journal has it when it is committed, and until there is room.
     pub(in crate::file) fn reserve_block(
         &self,
         state: &mut State,

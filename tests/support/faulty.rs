@@ -1,6 +1,6 @@
-//! A disk that fails: one call, or all of one kind from some call on. The call is not made then, or
-//! of a write a part is. It may lose what it had not written when it refuses a sync, as Linux does: what was written is read
-//! as long as it is in memory, and is never written to the disk.
+//! A disk that fails: one call, or all of one kind from some call on. The call is not made then,
+//! or of a write a part is. It may lose what it had not written when it refuses a sync, as Linux
+//! does: what was written is read as long as it is in memory, and is never written to the disk.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of this")]
 
