@@ -13,6 +13,8 @@
 //! | `state`   | what an open file knows: header, inline content or tree, dirty blocks   |
 //! | `beside`  | reading a volume that another process may be writing                    |
 //! | `salvage` | closing a file while the disk is full                                   |
+//! | `tight`   | places for what waits in memory while the disk is nearly full           |
+//! | `former`  | what a file was before a change of its length that finds no room        |
 //! | `stage`   | a stored file whose committed bytes change by way of the journal;       |
 //! | `staged`  | what of it is not in its place                                          |
 //! | `left`    | what is still to become a hole there                                    |
