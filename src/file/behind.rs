@@ -8,36 +8,11 @@
 //! more.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::file::content::File;
 use crate::file::error::FileError;
 use crate::file::volume::{Volume, lock};
-
-/// Bytes that a disk has to have left for a write to be answered before it is stored: the journal
-/// and what others write meanwhile are far less.
-const ROOM_MIN: u64 = 256 << 20;
-/// Bytes that are answered early before the disk is asked again how much it has left, at most.
-const ROOM_STEP_MAX: u64 = 256 << 20;
-
-/// Bytes that the store's disk had to spare when it was last asked, and that were not given since.
-#[derive(Debug, Default)]
-pub(in crate::file) struct Room(AtomicI64);
-
-impl Room {
-    /// Takes `len` bytes of it; false if they are not there. `ask` tells how many bytes the disk
-    /// has.
-    fn take(&self, len: usize, ask: impl FnOnce() -> Option<u64>) -> bool {
-        let len = i64::try_from(len).unwrap_or(i64::MAX);
-        if self.0.fetch_sub(len, Ordering::Relaxed) >= len {
-            return true;
-        }
-        let spare = ask().and_then(|left| left.checked_sub(ROOM_MIN)).unwrap_or(0);
-        let step = i64::try_from((spare / 2).min(ROOM_STEP_MAX)).unwrap_or(0);
-        self.0.store((step - len).max(0), Ordering::Relaxed);
-        step >= len
-    }
-}
 
 /// Errors of writes that had been answered.
 #[derive(Debug, Default)]
@@ -115,15 +90,6 @@ impl File {
 }
 
 impl Volume {
-    /// Whether the disk has room for `len` bytes beyond doubt.
-    fn has_room(&self, len: usize) -> bool {
-        let ask = || {
-            let space = self.statfs().ok()?;
-            Some(space.blocks_available.saturating_mul(space.fragment_size))
-        };
-        self.room.take(len, ask)
-    }
-
     /// Something that was written to this file is lost.
     pub(in crate::file) fn note_spoiled(&self, ino: u64) {
         lock(&self.spoiled).insert(ino);
@@ -133,29 +99,5 @@ impl Volume {
     /// kept what was written has to forget it.
     pub fn take_spoiled(&self, ino: u64) -> bool {
         lock(&self.spoiled).remove(&ino)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_more_is_given_than_the_disk_has_to_spare() {
-        let room = Room::default();
-        let len = 1 << 20;
-        assert!(!room.take(len, || None), "a disk that does not tell");
-        assert!(!room.take(len, || Some(ROOM_MIN)));
-        assert!(!room.take(len, || Some(ROOM_MIN + 1)));
-        // Half of what it has above the least: 8 MiB.
-        assert!(room.take(len, || Some(ROOM_MIN + (16 << 20))));
-        for _ in 1..8 {
-            assert!(room.take(len, || panic!("there is some left")));
-        }
-        assert!(!room.take(len, || Some(ROOM_MIN)));
-        assert!(room.take(len, || Some(u64::MAX)));
-        let steps = ROOM_STEP_MAX / len as u64;
-        assert!((1..steps).all(|_| room.take(len, || None)));
-        assert!(!room.take(len, || None), "asked again after so many");
     }
 }

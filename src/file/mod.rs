@@ -13,7 +13,7 @@
 //! | `state`   | what an open file knows: header, inline content or tree, dirty blocks   |
 //! | `beside`  | reading a volume that another process may be writing                    |
 //! | `salvage` | closing a file while the disk is full                                   |
-//! | `tight`   | places for what waits in memory while the disk is nearly full           |
+//! | `room`    | how much the disk has, and places for what waits in memory              |
 //! | `former`  | what a file was before a change of its length that finds no room        |
 //! | `stage`   | a stored file whose committed bytes change by way of the journal;       |
 //! | `staged`  | what of it is not in its place                                          |
@@ -55,6 +55,7 @@ mod open;
 mod ranges;
 mod recover;
 mod replay;
+mod room;
 mod salvage;
 mod sessions;
 mod settled;
@@ -62,7 +63,6 @@ mod stage;
 mod staged;
 mod stat;
 mod state;
-mod tight;
 mod tree;
 mod verify;
 mod volume;

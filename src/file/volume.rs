@@ -10,7 +10,6 @@ use std::sync::{
 use rustix::io::Errno;
 
 use crate::cipher::{CipherPool, VolumeKeys};
-use crate::file::behind::Room;
 use crate::file::beside::{Hopeless, Quiet};
 use crate::file::cache::BlockCache;
 use crate::file::checkpoint::Journaled;
@@ -19,10 +18,10 @@ use crate::file::dir::Dir;
 use crate::file::error::FileError;
 use crate::file::figures::{Counters, Figures};
 use crate::file::recover;
+use crate::file::room::Room;
 use crate::file::sessions::{Ended, Sessions};
 use crate::file::settled::Settled;
 use crate::file::state::State;
-use crate::file::tight::Tight;
 use crate::format::descriptor::Descriptor;
 use crate::format::geometry::{BlockSize, Geometry};
 use crate::format::ids::DirId;
@@ -122,7 +121,6 @@ pub struct Volume {
     pub(in crate::file) writers: Writers,
     pub(in crate::file) hopeless: Hopeless,
     pub(in crate::file) quiet: Quiet,
-    pub(in crate::file) tight: Tight,
     /// Inodes and the like that were forgotten since memory was last given back for them.
     forgotten: AtomicU64,
 }
@@ -214,7 +212,6 @@ impl Volume {
             writers: store.writers().map_err(|_| FileError::Sys(Errno::MFILE))?,
             hopeless: Hopeless::default(),
             quiet: Quiet::default(),
-            tight: Tight::default(),
             forgotten: AtomicU64::new(0),
         });
         if options.read_only {

@@ -1,0 +1,97 @@
+//! How much room the store's disk has. Where it has plenty nothing is asked of it beforehand. On a
+//! disk that is nearly full, what waits in memory is given its place at once, so that it is the
+//! write which a full disk refuses, and not the close after it.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use rustix::io::Errno;
+
+use crate::file::content::File;
+use crate::file::error::FileError;
+use crate::file::state::State;
+use crate::file::volume::Volume;
+use crate::store::Blob;
+
+/// Bytes that a disk with plenty of room has left: four times what may wait in memory of all files,
+/// and more than the journal, and others meanwhile, take.
+const ROOM_MIN: u64 = 256 << 20;
+/// Bytes that are written before the disk is asked again how much it has left, at most.
+const ROOM_STEP_MAX: u64 = 256 << 20;
+
+/// Bytes that the store's disk had to spare when it was last asked, and that were not given since.
+#[derive(Debug, Default)]
+pub(in crate::file) struct Room(AtomicI64);
+
+impl Room {
+    /// Takes `len` bytes of it; false if they are not there. `ask` tells how many bytes the disk
+    /// has.
+    fn take(&self, len: usize, ask: impl FnOnce() -> Option<u64>) -> bool {
+        let len = i64::try_from(len).unwrap_or(i64::MAX);
+        if self.0.fetch_sub(len, Ordering::Relaxed) >= len {
+            return true;
+        }
+        let spare = ask().and_then(|left| left.checked_sub(ROOM_MIN)).unwrap_or(0);
+        let step = i64::try_from((spare / 2).min(ROOM_STEP_MAX)).unwrap_or(0);
+        self.0.store((step - len).max(0), Ordering::Relaxed);
+        step >= len
+    }
+}
+
+impl Volume {
+    /// Whether the disk has room for `len` bytes beyond doubt.
+    pub(in crate::file) fn has_room(&self, len: usize) -> bool {
+        let ask = || {
+            let space = self.statfs().ok()?;
+            Some(space.blocks_available.saturating_mul(space.fragment_size))
+        };
+        self.room.take(len, ask)
+    }
+}
+
+impl File {
+    /// Asks for the place of the first `len` bytes of a block, if the disk is nearly full, and of
+    /// the nodes above it. What was stored already has its own. What a durable file has in memory
+    /// needs none: the journal has it when it is committed, and until there is room.
+    pub(in crate::file) fn reserve_block(
+        &self,
+        state: &mut State,
+        block: u64,
+        len: usize,
+    ) -> Result<(), FileError> {
+        if len == 0 || state.blob.is_protected() || self.volume().has_room(len) {
+            return Ok(());
+        }
+        if state.tree().is_some() {
+            let (tree, ground) = state.tree_mut(self.ino());
+            tree.prepare(ground, block)?;
+        }
+        match state.blob.reserve(state.geometry().block_offset(block), len as u64) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            reserved => Ok(reserved?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_given_than_the_disk_has_to_spare() {
+        let room = Room::default();
+        let len = 1 << 20;
+        assert!(!room.take(len, || None), "a disk that does not tell");
+        assert!(!room.take(len, || Some(ROOM_MIN)));
+        assert!(!room.take(len, || Some(ROOM_MIN + 1)));
+        // Half of what it has above the least: 8 MiB.
+        assert!(room.take(len, || Some(ROOM_MIN + (16 << 20))));
+        for _ in 1..8 {
+            assert!(room.take(len, || panic!("there is some left")));
+        }
+        assert!(!room.take(len, || Some(ROOM_MIN)));
+        assert!(room.take(len, || Some(u64::MAX)));
+        let steps = ROOM_STEP_MAX / len as u64;
+        assert!((1..steps).all(|_| room.take(len, || None)));
+        assert!(!room.take(len, || None), "asked again after so many");
+    }
+}
