@@ -63,6 +63,10 @@ pub const KEY_RECHECK_DEFAULT: Duration = Duration::from_secs(60);
 /// How long a mounted volume is served while KMS does not answer, unless a flag says otherwise.
 pub const KEY_MAX_OFFLINE_DEFAULT: Duration = Duration::from_secs(15 * 60);
 
+/// Between two requests for the key of a newer epoch by a volume that is open for reading, where
+/// the first one failed.
+pub const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
+
 /// How long a lock waits for those who use the volume at that moment, as a snapshot does.
 pub const LET_GO_WAIT: Duration = Duration::from_secs(10);
 

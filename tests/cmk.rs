@@ -8,6 +8,8 @@
 mod doctor;
 #[path = "cmk/lock.rs"]
 mod lock;
+#[path = "cmk/rotate.rs"]
+mod rotate;
 #[path = "cmk/slots.rs"]
 mod slots;
 #[path = "support/mod.rs"]

@@ -24,7 +24,7 @@ use crate::cipher::bytes::{Plain, Sealed};
 use crate::cipher::content::FileCipher;
 use crate::cipher::secret::{Secret, unwrap_secret, wrap_secret};
 use crate::cipher::small::DirCipher;
-use crate::format::descriptor::{Descriptor, EpochKey};
+use crate::format::descriptor::{Descriptor, EpochKey, Pending, Work};
 use crate::format::directory;
 use crate::format::header::{self, BOUND_LEN, PREFIX_BYTES, Prefix, WRAPPED_KEY_LEN};
 use crate::format::ids::{DirId, Epoch, FileId, VolumeId};
@@ -84,6 +84,7 @@ pub struct VolumeKeys {
     current: Epoch,
     epochs: BTreeMap<Epoch, EpochKeys>,
     attribute_names: Secret,
+    pending: Option<Pending>,
 }
 
 fn mac(volume_key: &Secret, descriptor: &Descriptor) -> Hmac<Sha256> {
@@ -104,6 +105,27 @@ impl VolumeKeys {
         let context = epoch_context(descriptor.volume_id, epoch);
         let wrapped = BASE64.encode(&wrap_secret(&kek, &context, &Secret::random()));
         descriptor.epochs.push(EpochKey { epoch, wrapped });
+    }
+
+    /// Puts the epoch keys of a descriptor under another volume key; its slots and its `mac` are
+    /// still to follow.
+    ///
+    /// # Errors
+    /// An epoch key that the old volume key did not make.
+    pub fn move_epochs(
+        old: &Secret,
+        new: &Secret,
+        descriptor: &mut Descriptor,
+    ) -> Result<(), VolumeKeysError> {
+        let [old, new] = [old, new].map(|key| key.derive("cmkfs v1 epoch keys"));
+        for EpochKey { epoch, wrapped } in &mut descriptor.epochs {
+            let context = epoch_context(descriptor.volume_id, *epoch);
+            let bytes = BASE64.decode(wrapped.as_bytes()).ok();
+            let key = bytes.and_then(|bytes| unwrap_secret(&old, &context, &bytes));
+            let key = key.ok_or(VolumeKeysError::Epoch(*epoch))?;
+            *wrapped = BASE64.encode(&wrap_secret(&new, &context, &key));
+        }
+        Ok(())
     }
 
     /// Sets the descriptor's `mac`.
@@ -134,7 +156,8 @@ impl VolumeKeys {
         }
         let attribute_names = attribute_names.ok_or(VolumeKeysError::Epoch(Epoch::FIRST))?;
         let current = *epochs.keys().next_back().ok_or(VolumeKeysError::Epoch(Epoch::FIRST))?;
-        Ok(Self { volume_id: descriptor.volume_id, current, epochs, attribute_names })
+        let (volume_id, pending) = (descriptor.volume_id, descriptor.pending());
+        Ok(Self { volume_id, current, epochs, attribute_names, pending })
     }
 
     /// The volume that these keys are of.
@@ -145,6 +168,28 @@ impl VolumeKeys {
     /// The epoch of what is made new.
     pub fn current(&self) -> Epoch {
         self.current
+    }
+
+    /// Work on file keys that is not done, as `volume.json` says.
+    pub fn pending(&self) -> Option<Pending> {
+        self.pending
+    }
+
+    /// Whether a file whose header is of this epoch is to come under the current one when its
+    /// header is written next. Not one that is to get a new file key: by its epoch it is known.
+    pub fn follows(&self, epoch: Epoch) -> bool {
+        let waits = |pending: Pending| pending.work == Work::Reencrypt && epoch < pending.epoch;
+        epoch < self.current && !self.pending.is_some_and(waits)
+    }
+
+    /// Whether these are `before` and what was added since. Who can write to a store but has not
+    /// the keys of its volume can't make others that are: they would have to be of the same epoch
+    /// keys.
+    pub fn lead_on_from(&self, before: &Self) -> bool {
+        let has = |(epoch, keys): (&Epoch, &EpochKeys)| {
+            self.epoch(*epoch).is_some_and(|own| own.files.expose() == keys.files.expose())
+        };
+        self.volume_id == before.volume_id && before.epochs.iter().all(has)
     }
 
     /// Keys of an epoch; `None` for one that the volume does not have.
@@ -185,11 +230,34 @@ impl VolumeKeys {
         Some(FileCipher::new(&key))
     }
 
+    /// The file key in a header under the current epoch: the same key.
+    ///
+    /// `None` if it does not open.
+    pub fn rewrap_file(
+        &self,
+        epoch: Epoch,
+        id: FileId,
+        wrapped: &[u8; WRAPPED_KEY_LEN],
+    ) -> Option<[u8; WRAPPED_KEY_LEN]> {
+        let key = unwrap_secret(&self.epoch(epoch)?.files, &self.file_context(epoch, id), wrapped)?;
+        let context = self.file_context(self.current, id);
+        let wrapped = wrap_secret(&self.current_keys().files, &context, &key);
+        Some(wrapped.try_into().expect("a wrapped key has 60 bytes"))
+    }
+
     /// The marker of a directory with this id, of the current epoch.
     pub fn new_marker(&self, id: DirId) -> Sealed {
-        let bound = directory::encode_bound(self.current, id);
-        let tag = self.marker_tag(self.current_keys(), &bound);
-        Sealed::of(&[&bound[..], &tag].concat())
+        self.marker(self.current, id)
+    }
+
+    /// The marker of a directory whose names are of this epoch.
+    ///
+    /// # Panics
+    /// If the volume has no such epoch.
+    pub fn marker(&self, epoch: Epoch, id: DirId) -> Sealed {
+        let bound = directory::encode_bound(epoch, id);
+        let keys = self.epoch(epoch).expect("one that the caller has seen");
+        Sealed::of(&[&bound[..], &self.marker_tag(keys, &bound)].concat())
     }
 
     /// The names cipher of a directory by its marker; `None` if the marker is not authentic.

@@ -1,15 +1,18 @@
 //! `key`.
 
+use std::io::IsTerminal;
 use std::path::Path;
 
 use crate::cli::args::{KeyVerb, OpenedBy};
 use crate::cli::fail::Fail;
 use crate::cli::policy;
 use crate::cli::show;
+use crate::config::Size;
 use crate::keys::KeySource;
 use crate::lifecycle::VerbError;
 use crate::lifecycle::key as verb;
 use crate::lifecycle::key::status::{DaemonKey, KeyStatus};
+use crate::lifecycle::key::{Rekeyed, RotateOptions, Work};
 use crate::lifecycle::report::SlotReport;
 
 pub(in crate::cli) fn key(wanted: &KeyVerb) -> Result<(), Fail> {
@@ -34,7 +37,60 @@ pub(in crate::cli) fn key(wanted: &KeyVerb) -> Result<(), Fail> {
             let how = if done.by_kms { "rewrapped by KMS" } else { "rewrapped" };
             said(&[("was", &done.was), (how, &done.slot)])
         }
+        KeyVerb::Rotate { volume, rewrap, rate, json, key } => {
+            let key = opened_by(key)?;
+            let work = rewrap.then_some(Work::Rewrap);
+            let bytes_per_s = rate.map(|megabytes| megabytes.saturating_mul(1_000_000));
+            rotate(volume, &RotateOptions { work, bytes_per_s, key: key.as_ref() }, *json)
+        }
     }
+}
+
+/// Makes new keys, and says on a terminal how far it is.
+fn rotate(volume: &Path, options: &RotateOptions<'_>, json: bool) -> Result<(), Fail> {
+    let is_terminal = std::io::stderr().is_terminal();
+    let mut told = false;
+    let mut progress = |done: &Rekeyed| {
+        if is_terminal {
+            told = true;
+            show::note(&format!("\r\x1b[K{}", files_text(done)));
+        }
+        true
+    };
+    let result = verb::rotate(volume, options, &mut progress);
+    if told {
+        show::note("\r\x1b[K");
+    }
+    let rotated = result?;
+    if json {
+        return show::json(&rotated);
+    }
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let made = if rotated.resumed { "went on with epoch" } else { "new epoch" };
+    let mut rows = vec![row(made, rotated.epoch.0.to_string())];
+    rows.extend(rotated.slots.iter().map(|slot| {
+        let key = format!("{} {}", shown(&slot.provider), shown(&slot.key));
+        row(&format!("key slot {}", slot.id), key)
+    }));
+    if rotated.mounts > 0 {
+        rows.push(row("taken up by", format!("{} mounts", rotated.mounts)));
+    }
+    if let Some(done) = &rotated.files {
+        rows.push(row("files", files_text(done)));
+        if !done.finished {
+            rows.push(row("not finished", "run it again to go on".to_owned()));
+        }
+    }
+    show::text(&show::table(&rows))
+}
+
+fn files_text(done: &Rekeyed) -> String {
+    let Rekeyed { seen, files, bytes, damaged, .. } = *done;
+    let damaged = match damaged {
+        0 => String::new(),
+        _ => format!(", {damaged} damaged ones left as they are (`cmkfs check` names them)"),
+    };
+    format!("{files} brought under it ({}), {seen} looked at{damaged}", Size(bytes))
 }
 
 fn source(typed: &str) -> Result<KeySource, Fail> {
@@ -68,7 +124,7 @@ fn status_text(found: &KeyStatus) -> String {
     let mut rows = vec![
         row("volume", found.volume_id.to_string()),
         row("store", show::name(&found.store)),
-        row("key epochs", found.epochs.to_string()),
+        row("key epochs", epochs_text(found)),
     ];
     rows.extend(found.daemons.iter().map(|daemon| row("mounted by", daemon_text(daemon))));
     if found.slots.is_empty() {
@@ -83,6 +139,15 @@ fn status_text(found: &KeyStatus) -> String {
         vec![slot.id.to_string(), provider, in_use, time(slot.last_used_unix_s), key]
     }));
     format!("{}\n{}", show::table(&rows), show::table(&slots))
+}
+
+fn epochs_text(found: &KeyStatus) -> String {
+    let pending = match found.pending {
+        None => "",
+        Some(Work::Rewrap) => "; not all files are under it (`key rotate --rewrap` goes on)",
+        Some(Work::Reencrypt) => "; not all files are under it (`key rotate --reencrypt` goes on)",
+    };
+    format!("{}, new files are of epoch {}{pending}", found.epochs, found.epoch.0)
 }
 
 fn daemon_text(daemon: &DaemonKey) -> String {

@@ -140,7 +140,7 @@ impl<'a> Bearer<'a> {
         let set = match self.volume.lower_name(attribute)? {
             Lower::Acl(acl) => self.lower.set_acl(acl, value, flags),
             Lower::Sealed(lower) => {
-                let sealed = self.volume.keys.seal_attribute((self.owner)()?, attribute, value);
+                let sealed = self.volume.keys().seal_attribute((self.owner)()?, attribute, value);
                 self.lower.set(&lower, &sealed, flags)
             }
         };
@@ -214,7 +214,7 @@ impl Volume {
         if SPACES.iter().any(|space| space.as_bytes() == attribute) {
             return Err(FileError::Invalid);
         }
-        let hash = || self.keys.attribute_name(attribute);
+        let hash = || self.keys().attribute_name(attribute);
         let starts = |prefix: &str| attribute.starts_with(prefix.as_bytes());
         if starts("user.") {
             Ok(Lower::Sealed(format!("{USER}{}", hash())))
@@ -233,7 +233,8 @@ impl Volume {
         sealed: &[u8],
     ) -> Option<(Vec<u8>, Vec<u8>)> {
         let stored = lower.strip_prefix(USER).or_else(|| lower.strip_prefix(TRUSTED))?;
-        let (name, value) = self.keys.open_attribute(owner, stored.as_bytes(), sealed)?;
+        let keys = self.keys_of(sealed);
+        let (name, value) = keys.open_attribute(owner, stored.as_bytes(), sealed)?;
         // The seal does not bind the prefix, so that somebody could have moved it to the other one.
         let is_own = matches!(self.lower_name(&name), Ok(Lower::Sealed(own)) if own == lower);
         is_own.then(|| (name, value.to_vec()))
@@ -246,7 +247,7 @@ impl File {
     /// # Errors
     /// The store's.
     pub fn remove_capabilities(&self) -> Result<(), FileError> {
-        let lower = format!("{TRUSTED}{}", self.volume().keys.attribute_name(CAPABILITIES));
+        let lower = format!("{TRUSTED}{}", self.volume().keys().attribute_name(CAPABILITIES));
         match Attributed::Open(&self.state_anyway().blob).remove(&lower) {
             // The last is the answer to a daemon that is not root, which can't have stored one.
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(()),

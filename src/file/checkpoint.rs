@@ -203,11 +203,31 @@ impl Volume {
         let Some(journaled) = &self.journaled else { return Ok(()) };
         self.check_lease()?;
         let _alone = lock(&journaled.running);
-        if journaled.is_idle() {
-            return Ok(());
+        if journaled.is_idle() { Ok(()) } else { self.checkpoint_alone(journaled) }
+    }
+
+    /// Has the journal go on under the keys of the current epoch.
+    ///
+    /// # Errors
+    /// As a checkpoint has.
+    pub(in crate::file) fn turn_to_current(&self) -> Result<(), FileError> {
+        let Some(journaled) = &self.journaled else { return Ok(()) };
+        self.check_lease()?;
+        let _alone = lock(&journaled.running);
+        let is_current = || journaled.journal.epoch() == Some(self.keys().current());
+        // The first one may have to end what an earlier one has left.
+        for _ in 0..2 {
+            if !is_current() {
+                self.checkpoint_alone(journaled)?;
+            }
         }
+        Ok(())
+    }
+
+    /// The caller has the lock of whoever runs one.
+    fn checkpoint_alone(&self, journaled: &Journaled) -> Result<(), FileError> {
         let begun = self.sessions.time();
-        journaled.turn(&self.keys)?;
+        journaled.turn(&self.keys())?;
         let mut files: HashMap<u64, Arc<File>> = lock(&journaled.pending).clone();
         let fresh: Vec<u64> = lock(&journaled.fresh).keys().copied().collect();
         files.extend(fresh.iter().filter_map(|ino| Some((*ino, self.opened(*ino)?))));
@@ -235,7 +255,7 @@ impl Volume {
         self.sync_places(journaled, &files, fresh.is_empty())?;
         if !fresh.is_empty() {
             // All of the disk was synced, and so what was made before.
-            self.sessions.go_on(&self.keys, begun);
+            self.sessions.go_on(&self.keys(), begun);
         }
         let births = fresh.len();
         for ino in fresh {

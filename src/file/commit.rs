@@ -212,7 +212,8 @@ impl File {
         let fixed = header::encode_payload(state.generation + 1, state.length);
         payload[..PAYLOAD_FIXED_BYTES].copy_from_slice(&fixed);
         state.prefix.payload_len = u16::try_from(payload.len()).expect("at most 3972");
-        let keys = &self.volume().keys;
+        let keys = self.volume().keys();
+        self.follow(state, &keys)?;
         let sealed = keys.seal_header(&state.cipher, &state.prefix, &payload);
         let len = sealed.as_bytes().len();
         state.blob.write_at(0, &sealed, 0..len)?;
@@ -303,12 +304,12 @@ impl File {
     }
 }
 
-fn mtime_of(blob: &Stage) -> Result<SetTime, FileError> {
+pub(in crate::file) fn mtime_of(blob: &Stage) -> Result<SetTime, FileError> {
     let stat = rustix::fs::fstat(blob)?;
     Ok(SetTime::At(stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)))
 }
 
-fn set_mtime(blob: &Stage, mtime: SetTime) -> Result<(), FileError> {
+pub(in crate::file) fn set_mtime(blob: &Stage, mtime: SetTime) -> Result<(), FileError> {
     let set = SetAttr { mtime: Some(mtime), ..SetAttr::default() };
     Ok(set.apply_to(blob)?)
 }

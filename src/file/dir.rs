@@ -181,7 +181,7 @@ impl Dir {
         let (epoch, id, tag) =
             decoded.map_err(|error| FileError::marker(Spot::of(ino, &lower), &error))?;
         let names = volume
-            .keys
+            .keys_for(epoch)
             .open_marker(epoch, id, &tag)
             .ok_or_else(|| damaged("marker of the directory is not authentic"))?;
         if wanted.is_some_and(|wanted| wanted != id) {

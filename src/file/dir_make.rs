@@ -37,7 +37,7 @@ impl Volume {
             }
         };
         let valid = |len| (1..=LINK_TARGET_MAX).contains(&len);
-        let target = self.keys.open_link(&envelope);
+        let target = self.keys_of(&envelope).open_link(&envelope);
         let target = target.filter(|target| valid(target.len()) && !target.contains(&0));
         let target = target.ok_or_else(|| {
             self.counters.damages.add(1);
@@ -88,7 +88,7 @@ impl Dir {
                 ownership.apply_to(&blob)?;
             }
             let fresh = || {
-                Ok(open::fresh(&volume.keys, volume.journaled.as_ref(), blob, volume.block_size))
+                Ok(open::fresh(&volume.keys(), volume.journaled.as_ref(), blob, volume.block_size))
             };
             let file = volume.open_with(made.st_ino, fresh)?;
             // The header now: a lower file without one would not open after a crash.
@@ -150,7 +150,7 @@ impl Dir {
         if made & OWNER_ALL != OWNER_ALL {
             lent.apply_to(&lower)?;
         }
-        lower.write_marker(&self.volume().keys.new_marker(id))?;
+        lower.write_marker(&self.volume().keys().new_marker(id))?;
         let wanted = made & !(OWNER_ALL & !mode);
         let mode = (wanted != made | OWNER_ALL).then_some(wanted);
         let ownership = self.ownership(creator, 0)?.unwrap_or_default();
@@ -174,7 +174,7 @@ impl Dir {
             return Err(FileError::NameTooLong);
         }
         let stored = self.stored(name)?;
-        let sealed = self.volume().keys.seal_link(target);
+        let sealed = self.volume().keys().seal_link(target);
         let (text, reference) = if target.len() <= LINK_DIRECT_MAX {
             (LinkText::direct(&sealed), None)
         } else {

@@ -86,7 +86,7 @@ pub(in crate::file) fn walk(
     Ok(())
 }
 
-fn open_dir(parent: &StoreDir, name: &[u8]) -> Result<StoreDir, FileError> {
+pub(in crate::file) fn open_dir(parent: &StoreDir, name: &[u8]) -> Result<StoreDir, FileError> {
     match parent.open_dir(name) {
         // Without it the records of what is in it would go.
         Err(Errno::ACCESS) => Ok(parent.open_dir_lending(name)?),

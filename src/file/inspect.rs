@@ -55,7 +55,7 @@ impl Volume {
     /// What is wrong with the marker.
     pub fn inspect_marker(&self, marker: &StoredMarker, is_root: bool) -> Result<DirNames, String> {
         let (epoch, id, tag) = marker.decode().map_err(|error| error.to_string())?;
-        let names = self.keys.open_marker(epoch, id, &tag);
+        let names = self.keys_for(epoch).open_marker(epoch, id, &tag);
         let names = names.ok_or("the marker of the directory is not authentic")?;
         if is_root && id != self.root_id() {
             return Err("another directory stands in the root's place".to_owned());
@@ -63,13 +63,9 @@ impl Volume {
         Ok(DirNames(names))
     }
 
-    /// The root directory's names, whose id is known without its marker; `None` if several epochs
-    /// could be theirs.
+    /// The root directory's names, whose id and epoch are known without its marker.
     pub fn root_names(&self) -> Option<DirNames> {
-        if self.keys.current() != Epoch::FIRST {
-            return None;
-        }
-        let marker = self.keys.new_marker(self.root_id());
+        let marker = self.keys().marker(Epoch::FIRST, self.root_id());
         self.inspect_marker(&StoredMarker::File(marker.as_bytes().to_vec()), true).ok()
     }
 
@@ -96,7 +92,7 @@ impl Volume {
 
     /// The link target in an envelope; `None` if it is not authentic.
     pub fn envelope_target(&self, envelope: &[u8]) -> Option<Vec<u8>> {
-        let target = self.keys.open_link(envelope)?;
+        let target = self.keys_of(envelope).open_link(envelope)?;
         let valid = (1..=LINK_TARGET_MAX).contains(&target.len()) && !target.contains(&0);
         valid.then(|| target.to_vec())
     }
@@ -126,16 +122,18 @@ impl Volume {
     /// # Errors
     /// The store's; the directory may be without a marker then, as it may after a crash.
     pub fn renew_marker(&self, lower: &StoreDir, is_root: bool) -> Result<(), FileError> {
-        let mut id = self.root_id();
-        if !is_root {
-            id = DirId([0; 16]);
+        let marker = if is_root {
+            self.keys().marker(Epoch::FIRST, self.root_id())
+        } else {
+            let mut id = DirId([0; 16]);
             getrandom::fill(&mut id.0).expect("the system gives random bytes");
-        }
+            self.keys().new_marker(id)
+        };
         match lower.remove_small(directory::MARKER_NAME) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
-        lower.write_marker(&self.keys.new_marker(id))?;
+        lower.write_marker(&marker)?;
         Ok(lower.sync()?)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::io::Errno;
 
 use crate::cipher::{Plain, Sealed, SegmentCipher, VolumeKeys};
+use crate::format::ids::Epoch;
 use crate::format::journal::{BODY_LEN_MAX, FRAME_LEN, HEAD_LEN, RecordKind};
 use crate::store::{Blob, DiskBlob, UNRENEWED, is_full, leave, path_of};
 
@@ -58,6 +59,8 @@ struct Writer {
     active: usize,
     cipher: SegmentCipher,
     order: u64,
+    /// Whose keys authenticate what is appended; `None`: those that a crash has left.
+    epoch: Option<Epoch>,
     sequence: u64,
     tail: u64,
     /// Bytes of each segment.
@@ -127,6 +130,7 @@ impl Journal {
             active: 0,
             cipher,
             order: 0,
+            epoch: Some(keys.current()),
             sequence: 0,
             tail: HEAD_LEN as u64,
             lens,
@@ -150,8 +154,18 @@ impl Journal {
         }
         let (unsynced, retired) = ([true; 2], false);
         // All that a crash has left counts as one record that was appended.
-        let writer =
-            Writer { active, cipher, order, sequence, tail, lens, unsynced, appended: 1, retired };
+        let writer = Writer {
+            active,
+            cipher,
+            order,
+            epoch: None,
+            sequence,
+            tail,
+            lens,
+            unsynced,
+            appended: 1,
+            retired,
+        };
         Ok(Self::with(segments, writer))
     }
 
@@ -279,6 +293,11 @@ impl Journal {
         lock(&self.writer).appended
     }
 
+    /// Whose keys authenticate what is appended, if that is known.
+    pub(in crate::file) fn epoch(&self) -> Option<Epoch> {
+        lock(&self.writer).epoch
+    }
+
     /// Whether nobody needs the records of the segment that is not in use, nor any that a crash
     /// has left in either.
     pub(in crate::file) fn is_retired(&self) -> bool {
@@ -357,6 +376,7 @@ impl Journal {
         }
         writer.unsynced[next] = true;
         (writer.active, writer.cipher, writer.order) = (next, cipher, writer.order + 1);
+        writer.epoch = Some(keys.current());
         (writer.sequence, writer.tail, writer.retired) = (0, HEAD_LEN as u64, false);
         Ok(())
     }

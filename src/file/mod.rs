@@ -24,6 +24,8 @@
 //! | `written` | making durable what was written before it is committed                  |
 //! | `sessions` | when the volume was written, and files that a crash left without a header |
 //! | `tree`    | the tree of tags                                                        |
+//! | `rewrap`  | a file key under the current epoch; `rekey`: those of all files         |
+//! | `renewed` | taking up the keys of a new epoch                                       |
 //! | `verify`  | verifying a stored file completely; `inspect`: other stored objects     |
 //! | `cache`   | plaintext blocks that a request needed only a part of                   |
 //!
@@ -54,7 +56,10 @@ mod listing;
 mod open;
 mod ranges;
 mod recover;
+mod rekey;
+mod renewed;
 mod replay;
+mod rewrap;
 mod room;
 mod salvage;
 mod sessions;
@@ -80,6 +85,8 @@ pub use held::Held;
 pub use inspect::{DirNames, LINK_FILE_LEN_MAX, sealed_attributes};
 pub use listing::{DirEntry, Listing};
 pub use ranges::{Allocate, Seek};
+pub use rekey::{Rekey, Rekeyed};
+pub use renewed::Unrelated;
 pub use stat::{Kind, Stat, Time};
 pub use verify::{Verdict, Verified};
 pub use volume::{Changing, Frozen, StatFs, Volume, VolumeOptions};

@@ -119,7 +119,7 @@ fn open_header(
     let damaged = |what: &str| FileError::damaged(Spot::of(ino, blob), format!("header: {what}"));
     let end = PREFIX_BYTES + usize::from(prefix.payload_len);
     let payload = page.get(PREFIX_BYTES..end).ok_or_else(|| damaged("cut off"))?;
-    let keys = &volume.keys;
+    let keys = volume.keys_for(prefix.epoch);
     let cipher = keys
         .open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)
         .ok_or_else(|| damaged("its file key does not open"))?;
@@ -191,7 +191,7 @@ fn blank(volume: &Volume, blob: DiskBlob, writable: bool) -> Result<Loaded, File
     let ns = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
     let mtime = writable.then_some(Time { s: stat.st_mtime, ns });
     let written = if writable { Written::all() } else { Written::nothing() };
-    let state = fresh(&volume.keys, volume.journaled.as_ref(), blob, volume.block_size);
+    let state = fresh(&volume.keys(), volume.journaled.as_ref(), blob, volume.block_size);
     Ok(Loaded::Blank(Box::new(State { writable, dirty: writable, written, mtime, ..state })))
 }
 

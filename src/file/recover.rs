@@ -106,7 +106,7 @@ fn read(volume: &Volume, segments: &[DiskBlob; 2]) -> Result<(Vec<Entry>, Option
         let mut page = vec![0; HEAD_LEN];
         let len = segment.read_at(0, &mut page)?;
         if let Some((head, tag)) = journal::decode_head(&page[..len])
-            && let Ok(cipher) = volume.keys.open_segment(&head, &tag)
+            && let Ok(cipher) = volume.keys().open_segment(&head, &tag)
         {
             found.push((head.order, active, cipher));
         } else if page[..len].iter().any(|byte| *byte != 0) {
@@ -156,7 +156,7 @@ pub(in crate::file) fn is_pending(volume: &Volume, segments: &[DiskBlob; 2]) -> 
         first.is_some_and(|((head, tag), (claim, _))| {
             let mut record = vec![0; FRAME_LEN + claim.body_len as usize];
             let whole = segment.read_at(HEAD_LEN as u64, &mut record) == Ok(record.len());
-            let cipher = volume.keys.open_segment(&head, &tag);
+            let cipher = volume.keys().open_segment(&head, &tag);
             whole && cipher.is_ok_and(|cipher| unseal(&cipher, claim.kind, 0, &record).is_some())
         })
     })
@@ -275,7 +275,7 @@ impl Volume {
     /// A new journal, if there is to be one.
     fn begin_journal(&mut self, segments: [DiskBlob; 2]) -> Result<(), FileError> {
         if self.durability() == Durability::Strict {
-            self.journaled = Some(Journaled::new(Journal::start(segments, &self.keys)?));
+            self.journaled = Some(Journaled::new(Journal::start(segments, &self.keys())?));
         }
         Ok(())
     }

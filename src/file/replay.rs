@@ -80,7 +80,7 @@ fn found(volume: &Volume, blob: &DiskBlob) -> Result<Option<Found>, FileError> {
     let Ok((prefix, entry)) = header::decode(&page[..len]) else { return Ok(None) };
     let payload = header::PREFIX_BYTES..header::PREFIX_BYTES + usize::from(prefix.payload_len);
     let fixed = page[..len].get(payload).and_then(|payload| {
-        let keys = &volume.keys;
+        let keys = volume.keys();
         let cipher = keys.open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)?;
         let opened = keys.open_header(&cipher, &prefix, &entry, payload).ok()?;
         opened.first_chunk().map(header::decode_payload)

@@ -20,6 +20,7 @@ use crate::file::error::{FileError, Spot};
 use crate::file::inspect::sealed_attributes;
 use crate::file::stat::Time;
 use crate::file::volume::{Volume, lock};
+use crate::format::ids::Epoch;
 use crate::format::sessions::{self, SLOT_LEN, SLOT_OFFSETS, Session};
 use crate::store::{
     Attributed, Blob, DiskBlob, Durability, LowerStat, SessionFile, Slots, StoreDir, boot_id,
@@ -184,7 +185,10 @@ impl Sessions {
     /// What is said, where another process may write: read anew.
     fn look(&self, volume: &Volume) -> Option<sessions::Sessions> {
         let blob = self.file.open(false).ok()??;
-        let (_, mut said) = newest(&volume.keys, &read_slots(&blob).ok()?)?;
+        let slots = read_slots(&blob).ok()?;
+        let epochs = slots.iter().filter_map(|slot| Some(sessions::decode(slot)?.0.epoch));
+        let keys = volume.keys_for(epochs.max().unwrap_or(Epoch::FIRST));
+        let (_, mut said) = newest(&keys, &slots)?;
         if !volume.writers.may_be_there() {
             said.close(clock(), boot_id(), rustix::fs::fstat(&blob).ok()?.st_ino);
         }

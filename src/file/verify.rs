@@ -65,9 +65,10 @@ impl Volume {
         let unreadable = |what: &str| Ok(Verdict::Unreadable(format!("header: {what}")));
         let end = PREFIX_BYTES + usize::from(prefix.payload_len);
         let Some(payload) = page.get(PREFIX_BYTES..end) else { return unreadable("cut off") };
-        let opened = self.keys.open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key);
+        let keys = self.keys_for(prefix.epoch);
+        let opened = keys.open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key);
         let Some(cipher) = opened else { return unreadable("its file key does not open") };
-        let Ok(payload) = self.keys.open_header(&cipher, &prefix, &entry, payload) else {
+        let Ok(payload) = keys.open_header(&cipher, &prefix, &entry, payload) else {
             return unreadable("not authentic");
         };
         let (fixed, body) = payload.split_at(PAYLOAD_FIXED_BYTES);

@@ -18,6 +18,7 @@ use crate::file::dir::Dir;
 use crate::file::error::FileError;
 use crate::file::figures::{Counters, Figures};
 use crate::file::recover;
+use crate::file::renewed::Keyring;
 use crate::file::room::Room;
 use crate::file::sessions::{Ended, Sessions};
 use crate::file::settled::Settled;
@@ -89,7 +90,7 @@ pub struct StatFs {
 /// An open volume: keys, block cache, cipher pool, the files that are open.
 #[derive(Debug)]
 pub struct Volume {
-    pub(in crate::file) keys: VolumeKeys,
+    pub(in crate::file) keyring: Keyring,
     pub(in crate::file) pool: CipherPool,
     pub(in crate::file) cache: BlockCache,
     pub(in crate::file) counters: Counters,
@@ -144,7 +145,7 @@ impl Drop for Volume {
             return;
         }
         let ended = self.journaled.as_ref().map_or(Ended::Written, Journaled::end);
-        self.sessions.end(&self.keys, ended);
+        self.sessions.end(&self.keys(), ended);
     }
 }
 
@@ -188,7 +189,7 @@ impl Volume {
         let store = &store.held_while(standing.clone());
         let tree = store.tree(options.durability).map_err(sys)?;
         let mut volume = Arc::new(Self {
-            keys,
+            keyring: Keyring::new(keys),
             pool: pool.map_err(|_| FileError::Sys(rustix::io::Errno::AGAIN))?,
             cache: BlockCache::new(options.cache_bytes),
             counters: Counters::default(),
@@ -228,7 +229,7 @@ impl Volume {
             if let Some(segments) = made.map_err(sys)? {
                 Self::recover(&mut volume, segments)?;
             }
-            volume.sessions.begin(&volume.keys, options.durability);
+            volume.sessions.begin(&volume.keys(), options.durability);
         }
         Ok(volume)
     }
@@ -290,25 +291,26 @@ impl Volume {
     pub fn commit_all(&self) -> Result<(), FileError> {
         self.check_lease()?;
         let mut result = Ok(());
-        for shard in &self.open {
-            let files: Vec<_> = lock(shard).values().filter_map(Weak::upgrade).collect();
-            for file in files {
-                let committed = file.commit();
-                result = result.and(committed);
-            }
+        for file in self.open_files() {
+            let committed = file.commit();
+            result = result.and(committed);
         }
         // Also after an error: the other files have theirs to bring to its place.
         let checkpoint = self.checkpoint();
         result.and(checkpoint)
     }
 
+    /// The files that are open now, a part of the table after the other.
+    pub(in crate::file) fn open_files(&self) -> impl Iterator<Item = Arc<File>> {
+        let of_shard = |shard: &Mutex<HashMap<u64, Weak<File>>>| -> Vec<Arc<File>> {
+            lock(shard).values().filter_map(Weak::upgrade).collect()
+        };
+        self.open.iter().flat_map(of_shard)
+    }
+
     /// Whether the store has all that was written, be it in the journal alone.
     pub fn has_stored_all(&self) -> bool {
-        let is_stored = |shard: &Mutex<HashMap<u64, Weak<File>>>| {
-            let files: Vec<_> = lock(shard).values().filter_map(Weak::upgrade).collect();
-            files.iter().all(|file| !file.is_dirty())
-        };
-        self.open.iter().all(is_stored)
+        self.open_files().all(|file| !file.is_dirty())
     }
 
     /// Makes all of the store's disk durable.

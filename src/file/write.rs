@@ -317,7 +317,7 @@ impl File {
     /// An empty file under a new file key. It is stored at once: what is written next lands where
     /// the old blocks are, and must not meet the old header after a crash.
     fn start_afresh(&self, state: &mut State) -> Result<(), FileError> {
-        let keys = &self.volume().keys;
+        let keys = self.volume().keys();
         self.forget_all();
         let held = state.blob.restart()?;
         let (cipher, wrapped_key) = keys.new_file(state.prefix.file_id);

@@ -77,7 +77,8 @@ pub struct EpochKey {
 pub struct Features {
     /// A reader that does not know one of these must refuse the volume.
     pub required: Vec<String>,
-    /// A reader may ignore these. One is written here: see [`Descriptor::last_slot`].
+    /// A reader may ignore these. Written here: see [`Descriptor::last_slot`] and
+    /// [`Descriptor::pending`].
     pub optional: Vec<String>,
 }
 
@@ -107,6 +108,47 @@ pub enum DescriptorError {
 const KNOWN_FEATURES: &[&str] = &[];
 /// Begins the optional feature that keeps the number of the last slot; the number follows.
 const LAST_SLOT: &str = "last-slot-";
+
+/// Begins the optional feature that says which file keys are still to be wrapped anew.
+const REWRAP: &str = "rewrap-";
+/// Begins the optional feature that says which files are still to be re-encrypted.
+const REENCRYPT: &str = "reencrypt-";
+
+/// What is done to the files of earlier epochs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// Their file keys come under the current epoch.
+    Rewrap,
+    /// They get new file keys.
+    Reencrypt,
+}
+
+/// Work that was begun, and may not have come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// What is done.
+    pub work: Work,
+    /// To files whose headers are of an earlier epoch than this.
+    pub epoch: Epoch,
+}
+
+impl Pending {
+    fn of(feature: &str) -> Option<Self> {
+        let rewrap = feature.strip_prefix(REWRAP).map(|epoch| (Work::Rewrap, epoch));
+        let found = rewrap.or_else(|| Some((Work::Reencrypt, feature.strip_prefix(REENCRYPT)?)));
+        let (work, epoch) = found?;
+        Some(Self { work, epoch: Epoch(epoch.parse().ok()?) })
+    }
+
+    fn feature(self) -> String {
+        let prefix = match self.work {
+            Work::Rewrap => REWRAP,
+            Work::Reencrypt => REENCRYPT,
+        };
+        format!("{prefix}{}", self.epoch.0)
+    }
+}
 
 fn last_slot_of(feature: &str) -> Option<u32> {
     feature.strip_prefix(LAST_SLOT)?.parse().ok()
@@ -178,6 +220,17 @@ impl Descriptor {
         if last > highest {
             self.features.optional.push(format!("{LAST_SLOT}{last}"));
         }
+    }
+
+    /// Work on file keys that is not done.
+    pub fn pending(&self) -> Option<Pending> {
+        self.features.optional.iter().find_map(|feature| Pending::of(feature))
+    }
+
+    /// Says which work on file keys is not done.
+    pub fn set_pending(&mut self, pending: Option<Pending>) {
+        self.features.optional.retain(|feature| Pending::of(feature).is_none());
+        self.features.optional.extend(pending.map(Pending::feature));
     }
 
     /// Block size of new files.

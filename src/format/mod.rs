@@ -28,6 +28,6 @@ pub mod node;
 pub mod sessions;
 pub mod utc;
 
-pub use descriptor::{Descriptor, DescriptorError, EpochKey, Features, Slot};
+pub use descriptor::{Descriptor, DescriptorError, EpochKey, Features, Pending, Slot, Work};
 pub use geometry::{BlockSize, Geometry};
 pub use ids::{DirId, Epoch, FileId, VolumeId};

@@ -43,7 +43,7 @@ pub use open::{Opened, open, open_noting};
 pub use policies::{Policies, PolicyWish, Principal, Purpose, is_key_arn, policies, policy_key};
 pub use source::{KMS, KeySource};
 pub use trial::{KeyFile, KmsTrial, TRIAL, try_file, try_kms};
-pub use wrap::{re_encrypt, wrap};
+pub use wrap::{re_encrypt, wrap, wrap_again};
 
 use crate::cipher::Secret;
 use crate::format::Slot;

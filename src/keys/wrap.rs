@@ -46,6 +46,26 @@ pub fn wrap(
     Ok(Slot { id, provider: provider.to_owned(), key: file::text(&path)?, wrapped })
 }
 
+/// The same slot around another volume key: under its KMS key by one `Encrypt` call, or under its
+/// key file, which has to be there.
+///
+/// # Errors
+/// As [`wrap`]; a provider that this release does not know.
+pub fn wrap_again(secret: &Secret, slot: &Slot, context: &Context<'_>) -> Result<Slot, KeyError> {
+    match slot.provider.as_str() {
+        KMS => {
+            let made = kms::encrypt(&slot.key, secret, context)?;
+            Ok(kms_slot(slot.id, made.arn, &made.bytes))
+        }
+        LOCAL | FILE => {
+            let kek = file::read(slot.key.as_ref())?;
+            let wrapped = BASE64.encode(&wrap_secret(&kek, &context.canonical(), secret));
+            Ok(Slot { wrapped, ..slot.clone() })
+        }
+        other => Err(KeyError::Provider { slot: slot.id, provider: other.to_owned() }),
+    }
+}
+
 /// A slot under the KMS key `arn`.
 pub(super) fn kms_slot(id: u32, arn: String, wrapped: &[u8]) -> Slot {
     Slot { id, provider: KMS.to_owned(), key: arn, wrapped: BASE64.encode(wrapped) }

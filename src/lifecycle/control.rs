@@ -14,8 +14,10 @@ use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 
+use crate::file::{Rekey, Rekeyed};
 use crate::lifecycle::custody::By;
 use crate::lifecycle::error::VerbError;
+use crate::lifecycle::rekeying;
 use crate::lifecycle::report::{Report, Shared};
 use crate::limits::{CONTROL_CONNECTIONS_MAX, CONTROL_LINE_LEN_MAX, CONTROL_WAIT, LEAVE_WAIT};
 
@@ -36,6 +38,13 @@ pub enum Request {
         /// Key source instead of the one that it was mounted with.
         key: Option<String>,
     },
+    /// Get the key once, and go on with the epoch that there is now.
+    TakeUp,
+    /// Bring the files of earlier epochs under the current one, until the end of the connection.
+    Rekey {
+        /// How.
+        how: Rekey,
+    },
     /// Unmount one mountpoint, or all, if nothing uses them.
     Unmount {
         /// Which; none: all.
@@ -52,6 +61,16 @@ pub enum Response {
         /// What was asked for.
         report: Box<Report>,
     },
+    /// To `Rekey`, again and again: how far it is.
+    Rekeying {
+        /// So far.
+        done: Rekeyed,
+    },
+    /// To `Rekey`, at the end.
+    Rekeyed {
+        /// All that was done.
+        done: Rekeyed,
+    },
     /// Done as asked.
     Done,
     /// Not done.
@@ -64,7 +83,7 @@ pub enum Response {
 }
 
 impl Response {
-    fn failed(error: &VerbError) -> Self {
+    pub(in crate::lifecycle) fn failed(error: &VerbError) -> Self {
         Self::Failed { code: error.exit_code(), text: error.to_string() }
     }
 }
@@ -190,7 +209,10 @@ fn read_line<T: for<'a> Deserialize<'a>>(
     Ok(Some(serde_json::from_slice(&line)?))
 }
 
-fn write_line(stream: &mut UnixStream, value: &impl Serialize) -> std::io::Result<()> {
+pub(in crate::lifecycle) fn write_line(
+    stream: &mut UnixStream,
+    value: &impl Serialize,
+) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     stream.write_all(&line)
@@ -217,6 +239,8 @@ fn serve<E: From<super::session::Event>>(
             Request::Thaw => Response::Done,
             Request::Lock => done(shared.custody().lock("locked by hand", By::Hand)),
             Request::Unlock { key } => done(unlock(key.as_deref(), shared)),
+            Request::TakeUp => done(shared.custody().take_up()),
+            Request::Rekey { how } => rekeying::rekey(&mut writer, shared, &how)?,
             Request::Unmount { mountpoint } => {
                 let (written, until_written) = mpsc::sync_channel(0);
                 let response = unmount(mountpoint, until_written, shared, events);
@@ -231,7 +255,7 @@ fn serve<E: From<super::session::Event>>(
 }
 
 /// What a session without a volume answers.
-fn closed(shared: &Shared) -> Response {
+pub(in crate::lifecycle) fn closed(shared: &Shared) -> Response {
     if shared.custody().has_ended() {
         return gone(shared);
     }
@@ -324,12 +348,23 @@ impl Client {
     pub fn ask(&mut self, request: &Request) -> std::io::Result<Response> {
         let patience = match request {
             Request::Status | Request::Thaw => CONTROL_WAIT,
-            Request::Freeze | Request::Lock | Request::Unlock { .. } | Request::Unmount { .. } => {
-                LEAVE_WAIT
-            }
+            Request::Freeze
+            | Request::Lock
+            | Request::Unlock { .. }
+            | Request::TakeUp
+            | Request::Rekey { .. }
+            | Request::Unmount { .. } => LEAVE_WAIT,
         };
         self.reader.get_ref().set_read_timeout(Some(patience))?;
         write_line(&mut self.writer, request)?;
+        self.next()
+    }
+
+    /// The next answer to a request that has several.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn next(&mut self) -> std::io::Result<Response> {
         let closed = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         read_line(&mut self.reader)?.ok_or_else(closed)
     }

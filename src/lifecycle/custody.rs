@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cipher::VolumeKeys;
 use crate::file::{Dir, Figures, Volume};
 use crate::fuse::Latch;
 use crate::keys::{KeyError, KmsFailure};
@@ -151,6 +152,7 @@ impl Custody {
             key.by_hand |= by == By::Hand;
             return Ok(());
         };
+        volume.stop_rekey();
         let committed = volume.commit_all().map_err(VerbError::file(self.store.path()));
         match (committed, by) {
             (Err(error), By::Hand) => return Err(error),
@@ -258,7 +260,17 @@ impl Custody {
     pub(in crate::lifecycle) fn end(&self) {
         let _turn = locked(&self.turn);
         locked(&self.mounts).clear();
-        drop(self.take_volume());
+        if let Some(volume) = self.take_volume() {
+            *locked(&self.former) = Arc::downgrade(&volume);
+        }
+    }
+
+    /// Waits until nobody has the volume any more, once it has ended: what a connection is in the
+    /// middle of needs the lock of the store.
+    pub(in crate::lifecycle) fn wait_let_go(&self) {
+        if !self.is_let_go() {
+            tracing::error!("somebody still uses the volume, whose lock goes now");
+        }
     }
 
     /// Asks for a key from KMS again, and does what the answer means. For the timer.
@@ -271,17 +283,58 @@ impl Custody {
             return;
         }
         if !key.info.is_of_kms() {
-            return;
+            // No key is asked for again, unless somebody has made a new epoch and could not say so.
+            return self.look_for_epoch();
         }
         match open::prove(&self.store, self.how.source.as_ref()) {
-            Ok(info) => {
+            Ok((keys, info)) => {
                 if key.state == KeyState::Unproved {
                     tracing::warn!("KMS answers again");
                 }
                 self.note(|key| key.prove(info));
+                if let Err(error) = self.go_on_with(keys) {
+                    tracing::error!("{error}");
+                }
             }
             Err(error) if is_refusal(&error) => self.lock_for(&error.to_string()),
             Err(error) => self.unproved(&key, &error),
+        }
+    }
+
+    /// Asks for the key once, and goes on with the epoch that there is now. One that is locked does
+    /// so when it is unlocked.
+    ///
+    /// # Errors
+    /// No key, or a description that does not lead on from the one that was opened.
+    pub(in crate::lifecycle) fn take_up(&self) -> Result<(), VerbError> {
+        if self.volume().is_none() {
+            return Ok(());
+        }
+        let (keys, info) = open::prove(&self.store, self.how.source.as_ref())?;
+        self.go_on_with(keys)?;
+        self.note(|key| key.prove(info));
+        Ok(())
+    }
+
+    fn go_on_with(&self, keys: VolumeKeys) -> Result<(), VerbError> {
+        let Some(volume) = self.volume().filter(|volume| volume.is_news(&keys)) else {
+            return Ok(());
+        };
+        let epoch = keys.current();
+        volume
+            .take_up(keys)
+            .map_err(|error| VerbError::Unrelated { path: self.store.path().to_owned(), error })?;
+        tracing::info!(epoch = epoch.0, "what is made from now on is of this epoch");
+        Ok(())
+    }
+
+    fn look_for_epoch(&self) {
+        let Some(volume) = self.volume() else { return };
+        let now = self.store.read_descriptor();
+        if now.is_ok_and(|now| !now.slots.is_empty() && now.epoch() > volume.epoch())
+            && let Err(error) = self.take_up()
+        {
+            tracing::error!("a new epoch of keys is not taken up: {error}");
         }
     }
 

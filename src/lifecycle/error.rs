@@ -105,6 +105,38 @@ pub enum VerbError {
         /// Why it does not.
         error: KeyError,
     },
+    /// A slot that can't wrap the new volume key.
+    #[error(
+        "{store}: nothing was changed, since key slot {slot} ({key}) can't take a new key: \
+         {error}; try again when it can, or do without the slot (`cmkfs key remove`)"
+    )]
+    KeySlotUnreached {
+        /// The store.
+        store: PathBuf,
+        /// The slot.
+        slot: u32,
+        /// ARN of its KMS key or path of its key file.
+        key: String,
+        /// Why not.
+        error: KeyError,
+    },
+    /// Work on the files that was begun is more than what is asked for.
+    #[error(
+        "{0}: a re-encryption was begun and is not done, which does more than `--rewrap`: \
+         go on with it, by `cmkfs key rotate {0} --reencrypt`"
+    )]
+    Reencrypting(PathBuf),
+    /// What `volume.json` says is not of the keys that a mount has.
+    #[error("{path}: {error}")]
+    Unrelated {
+        /// The store.
+        path: PathBuf,
+        /// Which check failed.
+        error: crate::file::Unrelated,
+    },
+    /// Every number of an epoch was used.
+    #[error("{0}: no number is left for another epoch")]
+    NoEpochNumber(PathBuf),
     /// Every number of a slot was used.
     #[error("{0}: no number is left for another key slot; `cmkfs key rewrap` needs none")]
     NoSlotNumber(PathBuf),
@@ -268,6 +300,7 @@ impl VerbError {
         match self {
             Self::Key(error)
             | Self::KeySlotNeeded { error, .. }
+            | Self::KeySlotUnreached { error, .. }
             | Self::NewSlotUnproved { error, .. } => error.exit_code(),
             Self::Daemon { code, .. } => *code,
             _ => self.exit().code(),
@@ -280,19 +313,22 @@ impl VerbError {
             Self::Lock(LockError::Held { .. }) | Self::Mounted { .. } | Self::Hidden { .. } => {
                 Exit::InUse
             }
+            Self::Reencrypting(_) => Exit::InUse,
             Self::Lock(LockError::Sys { error, .. }) => io_exit(error, Exit::StoreFailed),
             Self::Key(_)
             | Self::KeySlotNeeded { .. }
+            | Self::KeySlotUnreached { .. }
             | Self::NewSlotUnproved { .. }
             | Self::TransientInit
             | Self::TransientOpen(_)
             | Self::TransientLock(_) => Exit::BadKeySource,
             Self::Locked(_) | Self::StillUsed(_) => Exit::Locked,
-            Self::NoKeySlot { .. } | Self::WhichKeySlot { .. } | Self::NoSlotNumber(_) => {
-                Exit::NoKeySlot
-            }
+            Self::NoKeySlot { .. }
+            | Self::WhichKeySlot { .. }
+            | Self::NoSlotNumber(_)
+            | Self::NoEpochNumber(_) => Exit::NoKeySlot,
             Self::LastKeySlot { .. } => Exit::LastKeySlot,
-            Self::Untrusted { .. } => Exit::BadDescriptor,
+            Self::Untrusted { .. } | Self::Unrelated { .. } => Exit::BadDescriptor,
             Self::AlreadyAVolume(_) => Exit::NotEmpty,
             Self::Interrupted(_) => Exit::Unexpected,
             Self::Terminating(_) => Exit::NotAStore,

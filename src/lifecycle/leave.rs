@@ -64,7 +64,7 @@ fn ask(
     match client.ask(&Request::Unmount { mountpoint }) {
         Ok(Response::Done) => {}
         Ok(Response::Failed { code, text }) => return Err(VerbError::Daemon { code, text }),
-        Ok(Response::Status { .. }) => return Err(silent("it gave another answer".into())),
+        Ok(_) => return Err(silent("it gave another answer".into())),
         Err(error) => return Err(silent(format!("no answer to an unmount: {error}"))),
     }
     drop(client);

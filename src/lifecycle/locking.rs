@@ -29,7 +29,7 @@ fn ask(volume: &Path, mut client: Client, request: &Request) -> Result<(), VerbE
     match client.ask(request) {
         Ok(Response::Done) => Ok(()),
         Ok(Response::Failed { code, text }) => Err(VerbError::Daemon { code, text }),
-        Ok(Response::Status { .. }) => Err(silent("it gave another answer".into())),
+        Ok(_) => Err(silent("it gave another answer".into())),
         Err(error) => Err(silent(format!("no answer: {error}"))),
     }
 }

@@ -12,13 +12,15 @@
 //! | `serve`      | the daemon of a mount                                          |
 //! | `background` | starts that daemon and waits until it serves                   |
 //! | `control`    | the control socket and its clients                             |
+//! | `rekeying`   | what a daemon does to the files for `key rotate`               |
+//! | `renewal`    | keys of a newer epoch for a volume that is open to read        |
 //! | `report`     | what `status` shows                                            |
 //! | `status`     | `status`                                                       |
 //! | `leave`      | `umount`, `stop`                                               |
 //! | `locking`    | `lock`, `unlock`                                               |
 //! | `snapshot`   | `snapshot create`, `list`, `restore`                           |
 //! | `terminate`  | `terminate`                                                    |
-//! | `key`        | `key status`, `add`, `remove`, `rewrap`                        |
+//! | `key`        | `key status`, `add`, `remove`, `rewrap`, `rotate`              |
 //! | `check`      | `check`                                                        |
 //! | `doctor`     | `doctor`                                                       |
 //! | `transfer`   | `ls`, `cat`, `get`, `put`                                      |
@@ -44,6 +46,8 @@ pub mod locking;
 pub mod mounts;
 pub mod open;
 pub mod process;
+mod rekeying;
+mod renewal;
 pub mod report;
 pub mod request;
 pub mod serve;

@@ -12,7 +12,7 @@ use crate::format::descriptor::Descriptor;
 use crate::keys::{self, Context, KeySource};
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::init::unix_s;
-use crate::lifecycle::{mounts, terminate};
+use crate::lifecycle::{mounts, renewal, terminate};
 use crate::limits::{
     CACHE_BYTES_DEFAULT, KEY_MAX_OFFLINE_DEFAULT, KEY_RECHECK_DEFAULT, LEASE_INTERVAL, LOCK_WAIT,
     OPEN_DIRS_DEFAULT,
@@ -164,16 +164,20 @@ fn unwrap(
     Ok((opened.key, KeyInfo { provider, key_id, slot, proved_unix_s: unix_s() }))
 }
 
-/// Asks for the key as opening would, and proves that it is this volume's. Opens nothing.
+/// Asks for the key as opening would, and proves that it is this volume's. Opens no volume, and
+/// returns the keys that one would have.
 ///
 /// # Errors
 /// No key, or one that is not the volume's.
-pub fn prove(store: &Store, source: Option<&KeySource>) -> Result<KeyInfo, VerbError> {
+pub fn prove(
+    store: &Store,
+    source: Option<&KeySource>,
+) -> Result<(VolumeKeys, KeyInfo), VerbError> {
     let prove = |descriptor: &Descriptor| {
         let (key, info) = unwrap(descriptor, source)?;
-        VolumeKeys::open(&key, descriptor)
+        let keys = VolumeKeys::open(&key, descriptor)
             .map_err(|error| VerbError::Untrusted { path: store.path().to_owned(), error })?;
-        Ok(info)
+        Ok((keys, info))
     };
     let descriptor = store.read_descriptor()?;
     prove(&descriptor).or_else(|error| match store.read_descriptor() {
@@ -272,7 +276,12 @@ fn enter(
         open_dirs: tuning.open_dirs,
         durability: tuning.durability,
     };
-    Volume::open_while(store, keys, descriptor, &options, standing).map_err(VerbError::file(&path))
+    let volume = Volume::open_while(store, keys, descriptor, &options, standing);
+    let volume = volume.map_err(VerbError::file(&path))?;
+    if options.read_only {
+        renewal::install(&volume, store, how.source.as_ref());
+    }
+    Ok(volume)
 }
 
 /// Takes the store's lock to write, and says in it who has it. A holder whose mount is up is

@@ -172,6 +172,9 @@ impl Session {
         let Self { custody, shared, lock, timers, control, unmounters: _, watchers } = self;
         timers.into_iter().for_each(Timer::stop);
         let volume = custody.volume();
+        if let Some(volume) = &volume {
+            volume.stop_rekey();
+        }
         let committed = volume.as_ref().map_or(Ok(()), |volume| volume.commit_all());
         let result = committed.map_err(VerbError::file(shared.store()));
         let ended = shared.mountpoints().is_empty();
@@ -187,6 +190,7 @@ impl Session {
                     tracing::error!("a thread that watched a mount has panicked");
                 }
             }
+            custody.wait_let_go();
         }
         drop(lock);
         result

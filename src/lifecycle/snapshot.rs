@@ -80,7 +80,7 @@ fn frozen(
     match client.ask(&Request::Freeze) {
         Ok(Response::Done) => {}
         Ok(Response::Failed { code, text }) => return Err(VerbError::Daemon { code, text }),
-        Ok(Response::Status { .. }) => return Err(silent("it gave another answer".into())),
+        Ok(_) => return Err(silent("it gave another answer".into())),
         Err(error) => return Err(silent(format!("no answer to a freeze: {error}"))),
     }
     let begun = work()?;

@@ -14,10 +14,23 @@ be, and can be run again.";
 
 const STATUS_FIELDS: &str = "\
 Asks for no key: what volume.json says is not checked. With --json: one object with volume_id, \
-store, state (mounted, stopped or unreachable), epochs, slots, each with id, provider, key, \
+store, state (mounted, stopped or unreachable), epochs (how many), epoch (that of new files), \
+pending (rewrap or reencrypt: begun by `key rotate` and not done; or null), slots, each with id, \
+provider, key, \
 in_use (a mount here was opened by it) and last_used_unix_s (when a mount here last proved its \
 key by it as it is; null: not known), and daemons (mounts here), each with pid, slot, provider, \
 key (the one that it used) and proved_unix_s.";
+
+const ROTATES: &str = "\
+Works beside a mount of the volume, which goes on without a pause worth the name. A new volume key \
+takes the place of the old one in every slot, so each of them has to be within reach: where one \
+is not, nothing is changed. KMS is asked once to open the volume, twice for each slot under a KMS key, \
+once by each mount, and twice more for --rewrap; never for a file.
+
+Without --rewrap, new files are of the new epoch, and older ones come under it when \
+they are written next. Interrupted at any moment, the volume is whole; run again with the same \
+option, it goes on where it was. On a mounted volume the mount does the work, as long as this \
+command is there.";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct KeyVerbArgs {
@@ -71,6 +84,23 @@ pub(in crate::cli) enum KeyVerb {
         /// Number of the slot; not needed if there is only one
         #[arg(long, value_name = "N")]
         slot: Option<u32>,
+        #[command(flatten)]
+        key: OpenedBy,
+    },
+    /// Make a new volume key and a new epoch of keys, for what is made from now on
+    #[command(after_help = ROTATES)]
+    Rotate {
+        /// A store or a mountpoint
+        volume: PathBuf,
+        /// Then bring the file keys of all files under the new epoch: headers only, no data
+        #[arg(long)]
+        rewrap: bool,
+        /// Megabytes to write a second for that, at most
+        #[arg(long, value_name = "MB/s", value_parser = clap::value_parser!(u64).range(1..))]
+        rate: Option<u64>,
+        /// For programs; the fields keep their names
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         key: OpenedBy,
     },

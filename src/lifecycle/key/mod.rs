@@ -1,4 +1,4 @@
-//! `key`: the slots of a volume, each a way to unwrap its key.
+//! `key`: the slots of a volume, each a way to unwrap its key; and new keys (`rotate`).
 //!
 //! A change holds the lock of `volume.json`, not that of the store, so that the volume may be
 //! mounted meanwhile: a mount has read the description when it opened the volume, and never writes
@@ -9,11 +9,15 @@
 mod add;
 mod remove;
 mod rewrap;
+mod rotate;
 pub mod status;
 
+pub use crate::file::Rekeyed;
+pub use crate::format::Work;
 pub use add::{Added, add};
 pub use remove::{Removed, remove};
 pub use rewrap::{Rewrapped, rewrap};
+pub use rotate::{RotateOptions, Rotated, rotate};
 
 use std::path::{Path, PathBuf};
 
@@ -59,6 +63,11 @@ impl Change {
         Ok(Self { path: store.path().to_owned(), lock, found })
     }
 
+    /// Changes nothing, so that somebody else can.
+    fn given_up(self) -> Descriptor {
+        self.found
+    }
+
     fn context(&self) -> Context<'_> {
         Context { volume_id: self.found.volume_id, pairs: &self.found.context }
     }
@@ -96,18 +105,33 @@ impl Change {
 
     /// The volume key by a slot that was just made: really opened, and this volume's.
     fn try_out(&self, slot: &Slot) -> Result<keys::Opened, VerbError> {
+        self.try_new(slot, &self.found)
+    }
+
+    /// The same of a slot in a description that is to be.
+    fn try_new(&self, slot: &Slot, changed: &Descriptor) -> Result<keys::Opened, VerbError> {
         let opened = keys::open(std::slice::from_ref(slot), None, &self.context());
         let opened = opened
             .map_err(|error| VerbError::NewSlotUnproved { store: self.path.clone(), error })?;
-        self.proved(&opened.key)?;
+        let untrusted = |error| VerbError::Untrusted { path: self.path.clone(), error };
+        VolumeKeys::open(&opened.key, changed).map_err(untrusted)?;
         Ok(opened)
     }
 
     /// Puts the description with these slots in the place of the old one; `key` is the volume key.
     fn finish(self, slots: Vec<Slot>, key: &Secret) -> Result<(), VerbError> {
+        self.finish_as(|changed| changed.set_slots(slots), key)
+    }
+
+    /// Puts the description, changed so, in the place of the old one.
+    fn finish_as(
+        self,
+        change: impl FnOnce(&mut Descriptor),
+        key: &Secret,
+    ) -> Result<(), VerbError> {
         let Self { path, lock, found } = self;
         let mut changed = found;
-        changed.set_slots(slots);
+        change(&mut changed);
         VolumeKeys::authenticate(key, &mut changed);
         // As the next reader will: what was just written down is what opens.
         VolumeKeys::open(key, &changed).map_err(|error| VerbError::Untrusted { path, error })?;

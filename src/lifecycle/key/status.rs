@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::format::VolumeId;
+use crate::format::{Descriptor, Epoch, VolumeId, Work};
 use crate::lifecycle::error::VerbError;
+use crate::lifecycle::locate::describe;
 use crate::lifecycle::report::{Report, State};
 use crate::lifecycle::status;
 
@@ -23,6 +24,11 @@ pub struct KeyStatus {
     pub state: State,
     /// Generations of keys.
     pub epochs: usize,
+    /// The one of what is made new.
+    pub epoch: Epoch,
+    /// Work on the files of earlier ones that was begun and is not done; run
+    /// `key rotate` with it to go on.
+    pub pending: Option<Work>,
     /// Ways to unwrap the volume key; none for a transient one.
     pub slots: Vec<SlotStatus>,
     /// Mounts whose daemon answers here.
@@ -69,10 +75,20 @@ pub fn status(volume: &Path) -> Result<KeyStatus, VerbError> {
     let reports = status::one(volume)?;
     // A store can lose its last mount between two looks.
     let gone = || VerbError::NotMounted(volume.to_owned());
-    Ok(of(reports.first().ok_or_else(gone)?, &reports))
+    let first = reports.first().ok_or_else(gone)?;
+    // Not of a store that its own mount hides: nothing is known then but how many there are.
+    let now = describe(&first.store).ok().map(|(_, now)| now);
+    let epoch = now.as_ref().map_or_else(|| counted(first.epochs), Descriptor::epoch);
+    let pending = now.and_then(|now| now.pending()).map(|pending| pending.work);
+    Ok(of(first, &reports, epoch, pending))
 }
 
-fn of(first: &Report, reports: &[Report]) -> KeyStatus {
+/// None is ever taken away.
+fn counted(epochs: usize) -> Epoch {
+    Epoch(u32::try_from(epochs).unwrap_or(u32::MAX))
+}
+
+fn of(first: &Report, reports: &[Report], epoch: Epoch, pending: Option<Work>) -> KeyStatus {
     let daemons: Vec<DaemonKey> = reports
         .iter()
         .filter_map(|report| report.daemon.as_ref())
@@ -100,6 +116,8 @@ fn of(first: &Report, reports: &[Report]) -> KeyStatus {
         store: first.store.clone(),
         state: first.state,
         epochs: first.epochs,
+        epoch,
+        pending,
         slots: slots.collect(),
         daemons,
     }
