@@ -26,7 +26,7 @@ use crate::cipher::secret::{Secret, unwrap_secret, wrap_secret};
 use crate::cipher::small::DirCipher;
 use crate::format::descriptor::{Descriptor, EpochKey, Pending, Work};
 use crate::format::directory;
-use crate::format::header::{self, BOUND_LEN, PREFIX_BYTES, Prefix, WRAPPED_KEY_LEN};
+use crate::format::header::{self, BOUND_LEN, FORMER_LEN, PREFIX_BYTES, Prefix, WRAPPED_KEY_LEN};
 use crate::format::ids::{DirId, Epoch, FileId, VolumeId};
 use crate::format::node::Entry;
 
@@ -228,6 +228,20 @@ impl VolumeKeys {
         let context = self.file_context(epoch, id);
         let key = unwrap_secret(&self.epoch(epoch)?.files, &context, wrapped)?;
         Some(FileCipher::new(&key))
+    }
+
+    /// Gives the cipher of a file the key that it has had, as its payload tells; `None` if that does
+    /// not open.
+    pub fn add_former(
+        &self,
+        cipher: &mut FileCipher,
+        id: FileId,
+        former: &[u8; FORMER_LEN],
+    ) -> Option<()> {
+        let former = header::decode_former(former);
+        let had = self.open_file(former.epoch, id, &former.wrapped_key)?;
+        cipher.add_former(had, former);
+        Some(())
     }
 
     /// The file key in a header under the current epoch: the same key.

@@ -37,9 +37,13 @@ pub(in crate::cli) fn key(wanted: &KeyVerb) -> Result<(), Fail> {
             let how = if done.by_kms { "rewrapped by KMS" } else { "rewrapped" };
             said(&[("was", &done.was), (how, &done.slot)])
         }
-        KeyVerb::Rotate { volume, rewrap, rate, json, key } => {
+        KeyVerb::Rotate { volume, rewrap, reencrypt, rate, json, key } => {
             let key = opened_by(key)?;
-            let work = rewrap.then_some(Work::Rewrap);
+            let work = match (rewrap, reencrypt) {
+                (true, _) => Some(Work::Rewrap),
+                (false, true) => Some(Work::Reencrypt),
+                (false, false) => None,
+            };
             let bytes_per_s = rate.map(|megabytes| megabytes.saturating_mul(1_000_000));
             rotate(volume, &RotateOptions { work, bytes_per_s, key: key.as_ref() }, *json)
         }

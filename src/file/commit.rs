@@ -194,6 +194,12 @@ impl File {
     }
 
     fn write_header(&self, state: &mut State) -> Result<(), FileError> {
+        let keys = self.volume().keys();
+        self.follow(state, &keys)?;
+        let all = state.tree().map_or(0, |_| state.geometry().block_count(state.length));
+        if state.cipher.former().is_some_and(|former| former.from >= all) {
+            state.cipher.forget_former();
+        }
         let mut payload = match &state.body {
             Body::Inline(content) => {
                 let mut payload = Plain::zeros(PAYLOAD_FIXED_BYTES + content.len());
@@ -202,18 +208,20 @@ impl File {
             }
             Body::Tree(tree) => {
                 assert!(!tree.has_dirty_nodes(), "nodes are sealed before the header");
-                let mut payload = Plain::zeros(TREE_PAYLOAD_LEN);
-                let body: &mut [u8; NODE_LEN] =
-                    payload.last_chunk_mut().expect("it is longer than a node");
-                node::encode(tree.top(), body);
+                let former = state.cipher.former().map(header::encode_former);
+                let rest = former.as_ref().map_or(&[][..], |former| former);
+                let mut payload = Plain::zeros(TREE_PAYLOAD_LEN + rest.len());
+                let (top, room) = payload[PAYLOAD_FIXED_BYTES..]
+                    .split_first_chunk_mut::<NODE_LEN>()
+                    .expect("it is longer than a node");
+                node::encode(tree.top(), top);
+                room.copy_from_slice(rest);
                 payload
             }
         };
         let fixed = header::encode_payload(state.generation + 1, state.length);
         payload[..PAYLOAD_FIXED_BYTES].copy_from_slice(&fixed);
         state.prefix.payload_len = u16::try_from(payload.len()).expect("at most 3972");
-        let keys = self.volume().keys();
-        self.follow(state, &keys)?;
         let sealed = keys.seal_header(&state.cipher, &state.prefix, &payload);
         let len = sealed.as_bytes().len();
         state.blob.write_at(0, &sealed, 0..len)?;

@@ -267,7 +267,7 @@ impl File {
     }
 
     /// Fills `plain` with blocks `first` to `end` - 1 from wherever each is.
-    fn fill(
+    pub(in crate::file) fn fill(
         &self,
         state: &State,
         tree: &Tree,

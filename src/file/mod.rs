@@ -25,6 +25,7 @@
 //! | `sessions` | when the volume was written, and files that a crash left without a header |
 //! | `tree`    | the tree of tags                                                        |
 //! | `rewrap`  | a file key under the current epoch; `rekey`: those of all files         |
+//! | `reencrypt` | a new file key for a file that is there                              |
 //! | `renewed` | taking up the keys of a new epoch                                       |
 //! | `verify`  | verifying a stored file completely; `inspect`: other stored objects     |
 //! | `cache`   | plaintext blocks that a request needed only a part of                   |
@@ -56,6 +57,7 @@ mod listing;
 mod open;
 mod ranges;
 mod recover;
+mod reencrypt;
 mod rekey;
 mod renewed;
 mod replay;

@@ -18,7 +18,7 @@ use crate::file::tree::Tree;
 use crate::file::volume::Volume;
 use crate::file::written::Written;
 use crate::format::geometry::{BlockSize, Geometry, PAGE_BYTES};
-use crate::format::header::{self, PAYLOAD_FIXED_BYTES, PREFIX_BYTES, Prefix, TREE_PAYLOAD_LEN};
+use crate::format::header::{self, FORMER_LEN, PAYLOAD_FIXED_BYTES, PREFIX_BYTES, Prefix};
 use crate::format::ids::FileId;
 use crate::format::node::{self, Entry};
 use crate::store::{Blob, DiskBlob, is_full};
@@ -120,7 +120,7 @@ fn open_header(
     let end = PREFIX_BYTES + usize::from(prefix.payload_len);
     let payload = page.get(PREFIX_BYTES..end).ok_or_else(|| damaged("cut off"))?;
     let keys = volume.keys_for(prefix.epoch);
-    let cipher = keys
+    let mut cipher = keys
         .open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key)
         .ok_or_else(|| damaged("its file key does not open"))?;
     let payload = keys
@@ -129,7 +129,12 @@ fn open_header(
     let (fixed, body) = payload.split_at(PAYLOAD_FIXED_BYTES);
     let (generation, length) = header::decode_payload(fixed.try_into().expect("split there"));
     let geometry = Geometry::new(prefix.block_size);
-    let body = decode_body(geometry, length, body).ok_or_else(|| damaged("impossible length"))?;
+    let (body, former) =
+        decode_body(geometry, length, body).ok_or_else(|| damaged("impossible length"))?;
+    if let Some(former) = former {
+        let added = keys.add_former(&mut cipher, prefix.file_id, former);
+        added.ok_or_else(|| damaged("its former file key does not open"))?;
+    }
     Ok(Opened { prefix, entry, cipher, generation, length, body })
 }
 
@@ -173,15 +178,21 @@ fn protection(volume: &Volume, ino: u64, stored_len: u64) -> (Option<Arc<Journal
     (Some(Arc::clone(&journaled.journal)), floor)
 }
 
-fn decode_body(geometry: Geometry, length: u64, body: &[u8]) -> Option<Body> {
+/// The body, and what is told of a former key.
+fn decode_body(
+    geometry: Geometry,
+    length: u64,
+    body: &[u8],
+) -> Option<(Body, Option<&[u8; FORMER_LEN]>)> {
     if Geometry::is_inline(length) {
-        return (body.len() as u64 == length).then(|| Body::Inline(Plain::copy_of(body)));
+        let is_whole = body.len() as u64 == length;
+        return is_whole.then(|| (Body::Inline(Plain::copy_of(body)), None));
     }
-    if length > geometry.length_max() || body.len() != TREE_PAYLOAD_LEN - PAYLOAD_FIXED_BYTES {
+    if length > geometry.length_max() {
         return None;
     }
-    let entries = node::decode(body.try_into().ok()?);
-    Some(Body::Tree(Tree::new(entries, geometry.levels(length))))
+    let (top, rest) = header::split_tree(body)?;
+    Some((Body::Tree(Tree::new(node::decode(top), geometry.levels(length))), rest))
 }
 
 /// The state of a file that was made, and did not get a header before a session ended. Its times

@@ -21,7 +21,7 @@ use crate::file::volume::{Volume, lock};
 use crate::format::descriptor::Work;
 use crate::format::directory::MARKER_NAME;
 use crate::format::geometry::PAGE_LEN;
-use crate::format::header::{self, PREFIX_BYTES};
+use crate::format::header::{self, PREFIX_BYTES, TWO_KEYS_PAYLOAD_LEN};
 use crate::format::ids::Epoch;
 use crate::store::{Blob, DiskBlob, StoreDir, is_dot};
 
@@ -56,6 +56,8 @@ pub struct Rekeyed {
     pub passes: u32,
     /// Whether a pass came to its end and found nothing to do.
     pub finished: bool,
+    /// Damaged files of which a part is under a new key and the rest under the former one.
+    pub halves: u64,
 }
 
 /// The walk of a volume, of which there is one at a time.
@@ -69,7 +71,8 @@ pub(in crate::file) struct Walking {
 struct Walk<'a> {
     volume: &'a Arc<Volume>,
     how: &'a Rekey,
-    current: Epoch,
+    /// Files of earlier epochs than this are to be done.
+    below: Epoch,
     done: Rekeyed,
     started: Instant,
     go_on: &'a mut dyn FnMut(&Rekeyed) -> bool,
@@ -97,9 +100,19 @@ impl Volume {
             Err(TryLockError::WouldBlock) => return Err(FileError::Sys(Errno::BUSY)),
         };
         self.check_writable()?;
-        let (current, started) = (self.epoch(), Instant::now());
+        let (keys, started) = (self.keys(), Instant::now());
+        let begun = keys.pending().filter(|pending| pending.work == how.work);
+        let below = match how.work {
+            Work::Rewrap => keys.current(),
+            // Those that were made or re-encrypted since it began have new keys.
+            Work::Reencrypt => begun.map_or(keys.current(), |pending| pending.epoch),
+        };
+        if how.work == Work::Reencrypt && self.journaled.is_none() {
+            // A crash would leave blocks under a key that no header has.
+            return Err(FileError::NotSupported);
+        }
         let done = Rekeyed::default();
-        let mut walk = Walk { volume: self, how, current, done, started, go_on, again: false };
+        let mut walk = Walk { volume: self, how, below, done, started, go_on, again: false };
         match walk.run() {
             Err(Some(error)) => Err(error),
             Ok(()) | Err(None) => Ok(walk.done),
@@ -119,6 +132,7 @@ impl Walk<'_> {
         while !self.done.finished && self.done.passes < PASSES_MAX {
             self.done.passes += 1;
             (self.done.seen, self.again) = (0, false);
+            (self.done.damaged, self.done.halves) = (0, 0);
             for file in self.volume.open_files() {
                 self.file(&file)?;
             }
@@ -224,7 +238,9 @@ impl Walk<'_> {
         let mut prefix = [0; PREFIX_BYTES];
         let len = blob.read_at(0, &mut prefix).map_err(FileError::Sys).map_err(Some)?;
         match header::decode(&prefix[..len]) {
-            Ok((prefix, _)) => Ok(prefix.epoch < self.current),
+            // One of this length may be inline instead, and is looked at.
+            Ok((prefix, _)) if usize::from(prefix.payload_len) == TWO_KEYS_PAYLOAD_LEN => Ok(true),
+            Ok((prefix, _)) => Ok(prefix.epoch < self.below),
             // It gets a header of the current epoch when it gets one.
             Err(_) if len == 0 => Ok(false),
             Err(_) => {
@@ -235,21 +251,34 @@ impl Walk<'_> {
     }
 
     fn file(&mut self, file: &Arc<File>) -> Result<(), Ended> {
-        let rewrapped = {
-            let _changing = self.volume.change_content();
-            file.rewrap()
-        };
-        match rewrapped {
-            Ok(true) => {
-                self.again = true;
-                self.done.files += 1;
-                self.done.bytes += PAGE_LEN;
+        let mut parts = 0;
+        loop {
+            let done = {
+                let _changing = self.volume.change_content();
+                match self.how.work {
+                    Work::Rewrap if parts > 0 => Ok(None),
+                    Work::Rewrap => file.rewrap().map(|done| done.then_some(0)),
+                    Work::Reencrypt => file.reencrypt_part(self.below),
+                }
+            };
+            match done {
+                Ok(Some(bytes)) => {
+                    self.done.files += u64::from(parts == 0);
+                    self.done.bytes += PAGE_LEN + bytes;
+                    (self.again, parts) = (true, parts + 1);
+                }
+                Ok(None) => return self.tell(),
+                // It is open to be read alone, and is met by its name, if it has one.
+                Err(FileError::Sys(Errno::BADF)) => return self.tell(),
+                Err(FileError::Damaged(_) | FileError::Latched) => {
+                    self.done.damaged += 1;
+                    self.done.halves += u64::from(file.is_under_two_keys());
+                    return self.tell();
+                }
+                Err(error) => return Err(Some(error)),
             }
-            Ok(false) => {}
-            Err(FileError::Damaged(_) | FileError::Latched) => self.done.damaged += 1,
-            Err(error) => return Err(Some(error)),
+            self.tell()?;
         }
-        self.tell()
     }
 
     /// Goes on, when it is time for it, or not.

@@ -211,6 +211,25 @@ impl Tree {
         if self.dirty.len() > DIRTY_MAX { self.seal_nodes(ground) } else { Ok(()) }
     }
 
+    /// Has those nodes sealed anew whose first block is one of `from` to `end` - 1; none of the
+    /// blocks before `first`, which is one of them, is there.
+    pub(in crate::file) fn renew(
+        &mut self,
+        ground: Ground<'_>,
+        (from, first, end): (u64, u64, u64),
+    ) -> Result<(), FileError> {
+        for level in 0..self.levels {
+            let span = FANOUT.saturating_pow(u32::from(level) + 1);
+            for index in first / span..end.div_ceil(span) {
+                let node = NodeAt { level, index };
+                if index * span >= from && !self.is_hole(ground, node)? {
+                    self.touch(ground, node)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Seals and stores all dirty nodes, leaves first, so that only the header is left.
     pub(in crate::file) fn seal_nodes(&mut self, ground: Ground<'_>) -> Result<(), FileError> {
         for level in 0..self.levels {

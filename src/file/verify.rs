@@ -9,7 +9,7 @@ use crate::cipher::{FileCipher, Owner, Plain};
 use crate::file::volume::Volume;
 use crate::format::bytes::to_usize;
 use crate::format::geometry::{FANOUT, Geometry, NodeAt, PAGE_BYTES};
-use crate::format::header::{self, PAYLOAD_FIXED_BYTES, PREFIX_BYTES, TREE_PAYLOAD_LEN};
+use crate::format::header::{self, PAYLOAD_FIXED_BYTES, PREFIX_BYTES};
 use crate::format::node::{self, Entries, Entry, NODE_LEN};
 use crate::store::Blob;
 
@@ -67,7 +67,7 @@ impl Volume {
         let Some(payload) = page.get(PREFIX_BYTES..end) else { return unreadable("cut off") };
         let keys = self.keys_for(prefix.epoch);
         let opened = keys.open_file(prefix.epoch, prefix.file_id, &prefix.wrapped_key);
-        let Some(cipher) = opened else { return unreadable("its file key does not open") };
+        let Some(mut cipher) = opened else { return unreadable("its file key does not open") };
         let Ok(payload) = keys.open_header(&cipher, &prefix, &entry, payload) else {
             return unreadable("not authentic");
         };
@@ -80,9 +80,13 @@ impl Volume {
                 return unreadable("impossible length");
             }
         } else {
-            let fits = body.len() == TREE_PAYLOAD_LEN - PAYLOAD_FIXED_BYTES;
-            let top = body.try_into().ok().filter(|_| fits && length <= geometry.length_max());
-            let Some(top) = top.map(node::decode) else { return unreadable("impossible length") };
+            let split = header::split_tree(body).filter(|_| length <= geometry.length_max());
+            let Some((top, former)) = split else { return unreadable("impossible length") };
+            let added = |former| keys.add_former(&mut cipher, prefix.file_id, former).is_some();
+            if !former.is_none_or(added) {
+                return unreadable("its former file key does not open");
+            }
+            let top = node::decode(top);
             let mut content =
                 Content { volume: self, blob, cipher, geometry, length, damaged: Vec::new() };
             content.below(&top, geometry.levels(length), 0)?;

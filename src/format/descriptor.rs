@@ -75,7 +75,8 @@ pub struct EpochKey {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Features {
-    /// A reader that does not know one of these must refuse the volume.
+    /// A reader that does not know one of these must refuse the volume. Written here: see
+    /// [`Descriptor::set_two_keys`].
     pub required: Vec<String>,
     /// A reader may ignore these. Written here: see [`Descriptor::last_slot`] and
     /// [`Descriptor::pending`].
@@ -105,12 +106,14 @@ pub enum DescriptorError {
 }
 
 /// Features that this release knows and a reader must.
-const KNOWN_FEATURES: &[&str] = &[];
+const KNOWN_FEATURES: &[&str] = &[TWO_KEYS];
 /// Begins the optional feature that keeps the number of the last slot; the number follows.
 const LAST_SLOT: &str = "last-slot-";
 
 /// Begins the optional feature that says which file keys are still to be wrapped anew.
 const REWRAP: &str = "rewrap-";
+/// The required feature of a volume in which files may be under two keys.
+const TWO_KEYS: &str = "two-keys";
 /// Begins the optional feature that says which files are still to be re-encrypted.
 const REENCRYPT: &str = "reencrypt-";
 
@@ -231,6 +234,17 @@ impl Descriptor {
     pub fn set_pending(&mut self, pending: Option<Pending>) {
         self.features.optional.retain(|feature| Pending::of(feature).is_none());
         self.features.optional.extend(pending.map(Pending::feature));
+    }
+
+    /// Whether files may be under two keys.
+    pub fn may_have_two_keys(&self) -> bool {
+        self.features.required.iter().any(|feature| feature == TWO_KEYS)
+    }
+
+    /// Says whether files may be under two keys, which a reader has to know of.
+    pub fn set_two_keys(&mut self, may_be: bool) {
+        self.features.required.retain(|feature| feature != TWO_KEYS);
+        self.features.required.extend(may_be.then(|| TWO_KEYS.to_owned()));
     }
 
     /// Block size of new files.

@@ -21,7 +21,8 @@
 //! |----:|------:|--------------|-------------------------------------------------------------|
 //! |   0 |     8 | `generation` | grows by one with each commit of the file                   |
 //! |   8 |     8 | `length`     | plaintext bytes of the file                                 |
-//! |  16 |       | body         | the content if `length` is at most 3956, else 128 entries   |
+//! |  16 |       | body         | the content if `length` is at most 3956, else 128 entries,  |
+//! |     |       |              | and while the file is re-encrypted a [`Former`]             |
 
 use crate::format::bytes::take;
 use crate::format::geometry::{BlockSize, PAGE_LEN};
@@ -49,12 +50,18 @@ pub const INLINE_MAX: u64 = PAGE_LEN - PREFIX_LEN - PAYLOAD_FIXED_LEN;
 /// Bytes of the payload of a file that is not inline.
 pub const TREE_PAYLOAD_LEN: usize = 16 + NODE_LEN;
 
+/// Bytes of a [`Former`].
+pub const FORMER_LEN: usize = 8 + 4 + WRAPPED_KEY_LEN;
+/// Bytes of the payload of a file under two keys.
+pub const TWO_KEYS_PAYLOAD_LEN: usize = TREE_PAYLOAD_LEN + FORMER_LEN;
+
 const WIDTHS: usize = MAGIC.len() + 2 + 1 + 1 + 2 + 2 + 4 + 16 + WRAPPED_KEY_LEN;
 const _: () = assert!(WIDTHS == BOUND_LEN);
 const _: () = assert!(PREFIX_BYTES as u64 == PREFIX_LEN);
 const _: () = assert!(PAYLOAD_FIXED_BYTES as u64 == PAYLOAD_FIXED_LEN);
 const _: () = assert!(BOUND_LEN as u64 + NONCE_LEN as u64 + TAG_LEN as u64 == PREFIX_LEN);
-const _: () = assert!(PREFIX_LEN + TREE_PAYLOAD_LEN as u64 <= PAGE_LEN && INLINE_MAX == 3956);
+const _: () = assert!(PREFIX_LEN + TWO_KEYS_PAYLOAD_LEN as u64 <= PAGE_LEN && INLINE_MAX == 3956);
+const _: () = assert!(TREE_PAYLOAD_LEN < TWO_KEYS_PAYLOAD_LEN && TWO_KEYS_PAYLOAD_LEN == 3672);
 
 /// The clear part of a header: a claim, until the payload opens under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +76,50 @@ pub struct Prefix {
     pub file_id: FileId,
     /// The file key, sealed under the epoch's key for file keys.
     pub wrapped_key: [u8; WRAPPED_KEY_LEN],
+}
+
+/// The file key that a file has had, of which a part is not re-encrypted yet.
+///
+/// | at | bytes | field         | holds                                                       |
+/// |---:|------:|---------------|-------------------------------------------------------------|
+/// |  0 |     8 | `from`        | blocks from this one on, and nodes whose first block is one |
+/// |    |       |               | of them, are under the former key, all others under the key |
+/// |    |       |               | of the header                                               |
+/// |  8 |     4 | `epoch`       | which epoch key wraps the former file key                   |
+/// | 12 |    60 | `wrapped_key` | nonce, tag, ciphertext of the former file key               |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Former {
+    /// The first block that is under it.
+    pub from: u64,
+    /// Which epoch key wraps it.
+    pub epoch: Epoch,
+    /// The key, sealed under the epoch's key for file keys.
+    pub wrapped_key: [u8; WRAPPED_KEY_LEN],
+}
+
+/// As it stands in a payload, behind the entries.
+pub fn encode_former(former: &Former) -> [u8; FORMER_LEN] {
+    let fields: [&[u8]; 3] =
+        [&former.from.to_le_bytes(), &former.epoch.0.to_le_bytes(), &former.wrapped_key];
+    fields.concat().try_into().expect("widths add up: FORMER_LEN is their sum")
+}
+
+/// What an authenticated payload has behind the entries.
+pub fn decode_former(bytes: &[u8; FORMER_LEN]) -> Former {
+    let rest = &mut &bytes[..];
+    let from = u64::from_le_bytes(take(rest));
+    let epoch = Epoch(u32::from_le_bytes(take(rest)));
+    Former { from, epoch, wrapped_key: take(rest) }
+}
+
+/// The entries in the body of a file that is not inline, and what is told of a former key; `None`
+/// for another length.
+pub fn split_tree(body: &[u8]) -> Option<(&[u8; NODE_LEN], Option<&[u8; FORMER_LEN]>)> {
+    let (top, rest) = body.split_first_chunk()?;
+    match rest {
+        [] => Some((top, None)),
+        rest => Some((top, Some(rest.try_into().ok()?))),
+    }
 }
 
 /// Why bytes are no header. A read answers `EIO`; the log gets this text.

@@ -126,6 +126,12 @@ pub enum VerbError {
          go on with it, by `cmkfs key rotate {0} --reencrypt`"
     )]
     Reencrypting(PathBuf),
+    /// A mount that writes over what it needs after a crash.
+    #[error(
+        "{0}: mounted with `--durability relaxed`, which can't be re-encrypted: a crash would lose \
+         whole files; mount it with `--durability strict` for that, or unmount it"
+    )]
+    RelaxedReencrypt(PathBuf),
     /// What `volume.json` says is not of the keys that a mount has.
     #[error("{path}: {error}")]
     Unrelated {
@@ -284,6 +290,14 @@ impl VerbError {
         move |error| Self::Local { path, action, error: error.into() }
     }
 
+    /// Bringing files under new keys failed.
+    pub(in crate::lifecycle) fn rekey(store: &Path, error: FileError) -> Self {
+        match error {
+            FileError::NotSupported => Self::RelaxedReencrypt(store.to_owned()),
+            error => Self::file(store)(error),
+        }
+    }
+
     /// A volume that is locked, where it has to be open.
     pub fn locked(store: &Path) -> Self {
         Self::Locked(store.to_owned())
@@ -313,7 +327,7 @@ impl VerbError {
             Self::Lock(LockError::Held { .. }) | Self::Mounted { .. } | Self::Hidden { .. } => {
                 Exit::InUse
             }
-            Self::Reencrypting(_) => Exit::InUse,
+            Self::Reencrypting(_) | Self::RelaxedReencrypt(_) => Exit::InUse,
             Self::Lock(LockError::Sys { error, .. }) => io_exit(error, Exit::StoreFailed),
             Self::Key(_)
             | Self::KeySlotNeeded { .. }

@@ -38,6 +38,6 @@ pub(in crate::lifecycle) fn rekey(
     Ok(match done {
         Ok(done) if done.finished || shared.volume().is_some() => Response::Rekeyed { done },
         Ok(_) => closed(shared),
-        Err(error) => Response::failed(&VerbError::file(shared.store())(error)),
+        Err(error) => Response::failed(&VerbError::rekey(shared.store(), error)),
     })
 }

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until it is so; returns how long that took.
 #[track_caller]
-fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
+pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < PATIENCE, "not {what}");
@@ -44,7 +44,7 @@ impl Lab {
         self.ok(&args);
     }
 
-    fn daemon(&self) -> Value {
+    pub(crate) fn daemon(&self) -> Value {
         let output = self.ok(&["status", self.store().to_str().unwrap(), "--json"]);
         let all: Value = serde_json::from_slice(&output.stdout).unwrap();
         all["volumes"][0]["daemon"].clone()
@@ -218,7 +218,7 @@ fn what_is_locked_by_hand_is_unlocked_by_hand() {
 }
 
 /// Appends numbers, one a line, until told to end; returns how many were taken.
-fn append(mut log: File, ends: &AtomicBool) -> u32 {
+pub(crate) fn append(mut log: File, ends: &AtomicBool) -> u32 {
     let mut taken = 0;
     while !ends.load(Ordering::Relaxed) {
         let line = format!("{taken:07}\n");
@@ -238,7 +238,7 @@ fn append(mut log: File, ends: &AtomicBool) -> u32 {
 }
 
 /// Reads what never changes, until told to end; returns how often it could.
-fn read(file: &File, wanted: &[u8], ends: &AtomicBool) -> u32 {
+pub(crate) fn read(file: &File, wanted: &[u8], ends: &AtomicBool) -> u32 {
     let mut found = vec![0; wanted.len()];
     let mut times = 0;
     while !ends.load(Ordering::Relaxed) {

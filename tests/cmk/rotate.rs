@@ -6,10 +6,12 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
 use crate::Lab;
+use crate::lock::{append, read, until};
 use crate::support::proxy::Fault;
 
 impl Lab {
@@ -143,11 +145,13 @@ fn a_mounted_volume_goes_on_with_new_keys() {
     assert_eq!(fs::read(lab.point().join("new")).unwrap(), b"new");
     lab.umount();
     // Without a mount the command does it itself, and asks KMS for the volume once.
-    let before = lab.operations().len();
-    lab.rotate(&["--rewrap", "--rate", "1000"]);
-    assert_eq!(lab.since(before), ["Decrypt", "Encrypt", "Decrypt", "Decrypt", "Decrypt"]);
-    assert_eq!(lab.epochs(), BTreeSet::from([4]));
-    lab.mount_and_read("large", &large);
+    for (epoch, work) in [(4, "--rewrap"), (5, "--reencrypt")] {
+        let before = lab.operations().len();
+        lab.rotate(&[work, "--rate", "1000"]);
+        assert_eq!(lab.since(before), ["Decrypt", "Encrypt", "Decrypt", "Decrypt", "Decrypt"]);
+        assert_eq!(lab.epochs(), BTreeSet::from([epoch]));
+        lab.mount_and_read("large", &large);
+    }
 }
 
 #[test]
@@ -218,5 +222,201 @@ fn mounts_that_read_meet_what_is_of_a_new_epoch() {
     }
     run_near(&["umount", near.to_str().unwrap()]);
     run_far(&["umount", far.to_str().unwrap()]);
+    lab.umount();
+}
+
+/// No wrapped key and no sealed byte of before is in the stored file afterwards, which is the same
+/// file to everybody.
+#[test]
+fn files_in_use_are_re_encrypted() {
+    let lab = Lab::new();
+    lab.init(&[]);
+    assert!(lab.mount().status.success());
+    let open = Open::new(&lab.point());
+    open.goes_on(1);
+    lab.rotate(&["--rewrap"]);
+    let stored = |lab: &Lab| {
+        let by_size = |entry: std::io::Result<fs::DirEntry>| {
+            let path = entry.unwrap().path();
+            (fs::metadata(&path).is_ok_and(|stat| stat.len() > 5 << 20)).then_some(path)
+        };
+        let path = fs::read_dir(lab.store().join("tree")).unwrap().find_map(by_size).unwrap();
+        fs::read(path).unwrap()
+    };
+    let before = stored(&lab);
+    let calls = lab.operations().len();
+    let rotated = lab.rotate(&["--reencrypt"]);
+    assert_eq!(lab.since(calls), ["Decrypt", "Encrypt", "Decrypt", "Decrypt", "Decrypt"]);
+    assert_eq!((&rotated["files"]["halves"], &rotated["epoch"]), (&json!(0), &json!(3)));
+    assert!(rotated["files"]["bytes"].as_u64().unwrap() > 6_000_000, "{rotated}");
+    open.goes_on(2);
+    let after = stored(&lab);
+    assert_eq!((before.len(), lab.epochs()), (after.len(), BTreeSet::from([3])));
+    let same = |block: usize| {
+        let at = 16384 + block / 128 * (16384 + 128 * 16384) + block % 128 * 16384;
+        before[at..at + 16384] == after[at..at + 16384]
+    };
+    assert!((0..320).all(|block| !same(block)));
+    assert!(!lab.volume_json().contains("two-keys"));
+    drop(open);
+    lab.umount();
+    lab.mount_watching(&["--durability", "relaxed"]);
+    let refused = lab.key("rotate", &["--reencrypt"]).output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(35), "{text}");
+    assert!(text.contains("relaxed") && text.contains("strict"), "{text}");
+    assert!(lab.volume_json().contains("two-keys"));
+    lab.umount();
+    let rotated = lab.rotate(&["--reencrypt"]);
+    assert_eq!((&rotated["resumed"], &rotated["epoch"]), (&json!(true), &json!(4)));
+    assert!(!lab.volume_json().contains("two-keys"));
+    assert!(lab.mount().status.success());
+    assert_eq!(fs::read(lab.point().join("dir/100")).unwrap(), bytes(100, 6000));
+    lab.umount();
+}
+
+/// Numbers that a seed makes.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % end
+    }
+}
+
+/// Writes and cuts at random places of one file, and reads what memory says was acknowledged, until
+/// told to end. Returns that.
+fn scatter(file: &File, seed: u64, ends: &AtomicBool) -> Vec<u8> {
+    let (mut random, mut wanted) = (Random(seed), Vec::new());
+    let is_revoked = |error: std::io::Error| {
+        assert_eq!(error.raw_os_error(), Some(libc::EKEYREVOKED), "{error}");
+    };
+    let mut round = 0_usize;
+    while !ends.load(Ordering::Relaxed) {
+        round += 1;
+        let at = random.below(6 << 20);
+        let len = 1 + random.below(if round % 16 == 0 { 300_000 } else { 5000 });
+        if round % 64 == 0 {
+            match file.set_len(at as u64) {
+                Ok(()) => wanted.resize(at, 0),
+                Err(error) => is_revoked(error),
+            }
+        }
+        let part = vec![round as u8; len];
+        match file.write_at(&part, at as u64) {
+            // A lock may come between two requests of one call.
+            Ok(done) => {
+                wanted.resize(wanted.len().max(at + done), 0);
+                wanted[at..at + done].copy_from_slice(&part[..done]);
+            }
+            Err(error) => is_revoked(error),
+        }
+        if round % 8 == 0 {
+            drop(file.sync_data());
+        }
+        let (at, mut found) = (random.below(wanted.len() + 1), vec![0; 20_000]);
+        match file.read_at(&mut found, at as u64) {
+            Ok(done) => {
+                assert!(found[..done] == wanted[at..at + done], "wrong bytes at {at}");
+                assert!(done == found.len() || at + done <= wanted.len());
+            }
+            Err(error) => is_revoked(error),
+        }
+    }
+    wanted
+}
+
+/// One thing that happens to the keys of a mounted volume.
+fn happen(lab: &Lab, what: usize, ends: [&str; 2]) {
+    let store = lab.store();
+    let store = store.to_str().unwrap();
+    let is_state = |state: &str| lab.daemon()["key_state"] == state;
+    match what {
+        0 => drop(lab.rotate(&[])),
+        1 => drop(lab.rotate(&["--rewrap"])),
+        2 => drop(lab.rotate(&["--reencrypt"])),
+        3 => ends.iter().for_each(|arn| {
+            lab.key_ok("rewrap", &["--to", &format!("kms:{arn}")]);
+        }),
+        4 => {
+            lab.ok(&["lock", store]);
+            lab.ok(&["unlock", store]);
+        }
+        5 => {
+            let disabled = Fault::error("DisabledException", "the key is disabled.");
+            lab.proxy.fault("Decrypt", disabled);
+            until("locked", || is_state("locked"));
+            lab.proxy.fault_times("Decrypt", Fault::Reset, 0);
+            until("unlocked", || is_state("held"));
+        }
+        _ => {
+            lab.proxy.fault("Decrypt", Fault::error("ThrottlingException", "Rate exceeded"));
+            until("an outage", || is_state("unproved"));
+            lab.proxy.fault_times("Decrypt", Fault::Reset, 0);
+            until("no outage", || is_state("held"));
+        }
+    }
+}
+
+/// `CMKFS_ROTATE_ROUNDS` rounds, by default one of each kind, and `CMKFS_ROTATE_SEED`.
+#[test]
+fn a_mount_under_load_loses_nothing_through_all_that_happens_to_its_keys() {
+    let number = |name, other| std::env::var(name).map_or(other, |text| text.parse().unwrap());
+    let (rounds, seed) = (number("CMKFS_ROTATE_ROUNDS", 7), number("CMKFS_ROTATE_SEED", 1));
+    let lab = Lab::new();
+    let arns = [lab.init(&[]), lab.moto.new_key()];
+    lab.mount_watching(&["--key-recheck", "1s"]);
+    let point = lab.point();
+    let still = bytes(9, 3_000_000);
+    fs::write(point.join("still"), &still).unwrap();
+    let make = |name: String| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).open(point.join(name)).unwrap()
+    };
+    let logs = [0, 1].map(|n| make(format!("log-{n}")));
+    let files = [0, 1].map(|n| make(format!("file-{n}")));
+    let file = File::open(point.join("still")).unwrap();
+    let ends = AtomicBool::new(false);
+    let (taken, wanted) = std::thread::scope(|scope| {
+        let logs = logs.map(|log| scope.spawn(|| append(log, &ends)));
+        let reader = scope.spawn(|| read(&file, &still, &ends));
+        let files = [(&files[0], 1), (&files[1], 2)];
+        let ends = &ends;
+        let files = files.map(|(file, n)| scope.spawn(move || scatter(file, seed << 8 | n, ends)));
+        let happened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut random = Random(seed);
+            for round in 0..rounds {
+                // Each of them once, then any.
+                let what = if round < 7 { round as usize } else { random.below(7) };
+                happen(&lab, what, [&arns[1], &arns[0]]);
+            }
+        }));
+        ends.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 0);
+        let (taken, wanted) =
+            (logs.map(|log| log.join().unwrap()), files.map(|f| f.join().unwrap()));
+        happened.unwrap();
+        (taken, wanted)
+    });
+    drop((file, files));
+    let holds = |when: &str| {
+        assert!(fs::read(point.join("still")).unwrap() == still, "{when}");
+        for n in 0..2 {
+            let lines: String = (0..taken[n]).map(|line| format!("{line:07}\n")).collect();
+            let found = fs::read_to_string(point.join(format!("log-{n}"))).unwrap();
+            assert!(found == lines, "{when}: other lines than were taken: {taken:?}");
+            let found = fs::read(point.join(format!("file-{n}"))).unwrap();
+            assert!(found == wanted[n], "{when}: file-{n}");
+        }
+    };
+    holds("mounted");
+    lab.umount();
+    let checked = lab.run(&["check", lab.store().to_str().unwrap()]);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    assert!(lab.mount().status.success());
+    holds("after a new mount");
     lab.umount();
 }

@@ -25,9 +25,9 @@ const ROTATES: &str = "\
 Works beside a mount of the volume, which goes on without a pause worth the name. A new volume key \
 takes the place of the old one in every slot, so each of them has to be within reach: where one \
 is not, nothing is changed. KMS is asked once to open the volume, twice for each slot under a KMS key, \
-once by each mount, and twice more for --rewrap; never for a file.
+once by each mount, and once or twice more for --rewrap and --reencrypt; never for a file.
 
-Without --rewrap, new files are of the new epoch, and older ones come under it when \
+Without --rewrap and --reencrypt, new files are of the new epoch, and older ones come under it when \
 they are written next. Interrupted at any moment, the volume is whole; run again with the same \
 option, it goes on where it was. On a mounted volume the mount does the work, as long as this \
 command is there.";
@@ -95,6 +95,9 @@ pub(in crate::cli) enum KeyVerb {
         /// Then bring the file keys of all files under the new epoch: headers only, no data
         #[arg(long)]
         rewrap: bool,
+        /// Then give all files new file keys, and write their data anew
+        #[arg(long, conflicts_with = "rewrap")]
+        reencrypt: bool,
         /// Megabytes to write a second for that, at most
         #[arg(long, value_name = "MB/s", value_parser = clap::value_parser!(u64).range(1..))]
         rate: Option<u64>,

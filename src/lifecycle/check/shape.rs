@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use crate::file::LINK_FILE_LEN_MAX;
 use crate::format::envelope::ENVELOPE_LEN;
 use crate::format::geometry::{Geometry, PAGE_BYTES};
-use crate::format::header::{self, PREFIX_LEN, TREE_PAYLOAD_LEN};
+use crate::format::header::{self, PREFIX_LEN, TREE_PAYLOAD_LEN, TWO_KEYS_PAYLOAD_LEN};
 use crate::format::name::{self, PAD_LEN, SIDECAR_LEN_MAX, Stored};
 use crate::format::node;
 use crate::format::sessions::{self, Sessions};
@@ -54,7 +54,8 @@ pub(in crate::lifecycle::check) fn file(
     // A payload of this length is that of a tree, or of one length of an inline file.
     let geometry = Geometry::new(prefix.block_size);
     let length = geometry.plain_len(lower_len);
-    let is_tree = usize::from(prefix.payload_len) == TREE_PAYLOAD_LEN;
+    let lens = [TREE_PAYLOAD_LEN, TWO_KEYS_PAYLOAD_LEN];
+    let is_tree = lens.contains(&usize::from(prefix.payload_len));
     if lower_len == end {
         return Ok(None);
     }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::cipher::{Secret, VolumeKeys};
 use crate::file::{Rekey, Rekeyed};
-use crate::format::{Epoch, Pending, Slot, Work};
+use crate::format::{Descriptor, Epoch, Pending, Slot, Work};
 use crate::keys::{self, KeySource};
 use crate::lifecycle::control::{Client, Request, Response};
 use crate::lifecycle::error::VerbError;
@@ -99,12 +99,12 @@ pub fn rotate(
             let opened =
                 open::open(&rotated.store, options.key, Access::Write, &Tuning::default())?;
             let done = opened.volume.rekey(&how, progress);
-            done.map_err(VerbError::file(&rotated.store))?
+            done.map_err(|error| VerbError::rekey(&rotated.store, error))?
         }
     };
     rotated.files = Some(done);
     if done.finished {
-        end_work(Change::begin(volume)?, work, options.key)?;
+        end_work(Change::begin(volume)?, work, done.halves > 0, options.key)?;
     }
     Ok(rotated)
 }
@@ -124,6 +124,7 @@ pub(super) fn rotate_in(
     VolumeKeys::add_epoch(&fresh, &mut changed, epoch);
     if let Some(work) = options.work {
         changed.set_pending(Some(Pending { work, epoch }));
+        changed.set_two_keys(changed.may_have_two_keys() || work == Work::Reencrypt);
     }
     let mut slots = Vec::new();
     for slot in &changed.slots {
@@ -150,13 +151,20 @@ pub(super) fn rotate_in(
 pub(super) fn end_work(
     change: Change,
     work: Work,
+    two_keys: bool,
     key: Option<&KeySource>,
 ) -> Result<(), VerbError> {
     if change.found.pending().is_none_or(|pending| pending.work != work) {
         return Ok(());
     }
     let opened = change.open(key)?;
-    change.finish_as(|changed| changed.set_pending(None), &opened.key)
+    let done = |changed: &mut Descriptor| {
+        changed.set_pending(None);
+        if work == Work::Reencrypt {
+            changed.set_two_keys(two_keys);
+        }
+    };
+    change.finish_as(done, &opened.key)
 }
 
 /// Has each daemon here take up the epoch that there is now. Returns the one that writes, and how

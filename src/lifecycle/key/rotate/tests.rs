@@ -20,7 +20,7 @@ use crate::store::{Op, Store, Watch};
 
 const ME: Creator = Creator { uid: 0, gid: 0 };
 /// Of a file in its header, and of one with a level of nodes.
-const LENGTHS: [usize; 4] = [0, 100, 40_000, 3 << 20];
+const LENGTHS: [usize; 4] = [0, 100, 40_000, 5 << 20];
 
 struct Lab {
     root: tempfile::TempDir,
@@ -307,14 +307,14 @@ fn work_killed_at_any_call_leaves_each_file_whole_and_goes_on() {
                 break;
             }
             // Not each of some hundred calls, which are alike: as far apart as they are many.
-            at += 1 + at / 8;
+            at += 1 + at / 5;
         }
         assert!(at > 10, "there is more to do than {at} calls");
         fs::remove_dir_all(lab.at("rotated")).unwrap();
     }
 }
 
-const WORKS: [Work; 1] = [Work::Rewrap];
+const WORKS: [Work; 2] = [Work::Rewrap, Work::Reencrypt];
 
 fn copy_tree_anew(from: &Path, to: &Path) {
     if to.exists() {
