@@ -153,7 +153,9 @@ impl Walk<'_> {
         let mut next = Some(self.volume.tree().clone());
         while let Some(dir) = next.take() {
             self.directory(&dir, &mut left)?;
-            while let (None, Some((parent, name))) = (&next, left.pop()) {
+            while next.is_none()
+                && let Some((parent, name)) = left.pop()
+            {
                 next = self.there(find::open_dir(&parent, &name))?;
             }
         }

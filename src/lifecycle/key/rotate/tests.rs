@@ -336,3 +336,141 @@ fn rekey(lab: &Lab, store: &Store, work: Work) -> bool {
     let done = opened.and_then(|volume| volume.rekey(&how, &mut |_| true));
     done.is_ok_and(|done| done.finished)
 }
+
+/// Who can write to the store, but has not the epoch keys, puts a description of their own there.
+#[test]
+fn an_open_volume_takes_up_only_what_leads_on_from_its_keys() {
+    let lab = Lab::new();
+    lab.fill();
+    let opened = lab.open("store");
+    let found = lab.found("store");
+    let (own, mut forged) = (Secret::random(), found.clone());
+    forged.epochs.clear();
+    for epoch in [1, 2] {
+        VolumeKeys::add_epoch(&own, &mut forged, Epoch(epoch));
+    }
+    VolumeKeys::authenticate(&own, &mut forged);
+    let keys = VolumeKeys::open(&own, &forged).unwrap();
+    let error = opened.volume.take_up(keys).unwrap_err();
+    assert!(error.to_string().contains("do not lead on"), "{error}");
+    assert_eq!(opened.volume.epoch(), Epoch(1));
+    // Nor an older one.
+    let keys = |lab: &Lab| open::prove(&Store::open(&lab.at("store")).unwrap(), None).unwrap().0;
+    let old = keys(&lab);
+    rotate_in(Change::of(&opened.store).unwrap(), &RotateOptions::default()).unwrap();
+    let new = keys(&lab);
+    assert!(opened.volume.is_news(&new));
+    opened.volume.take_up(new).unwrap();
+    assert!(opened.volume.take_up(old).is_err());
+    put(&opened.volume, "new", b"of the new epoch");
+    assert_eq!(opened.volume.epoch(), Epoch(2));
+    opened.volume.commit_all().unwrap();
+    drop(opened);
+    let of_new = headers(&lab.at("store")).into_values().filter(|epoch| *epoch == 2).count();
+    assert_eq!(of_new, 1);
+}
+
+#[test]
+fn a_damaged_file_keeps_what_can_be_read_of_it_and_both_its_keys() {
+    let lab = Lab::new();
+    lab.fill();
+    // A block of the second part of the largest file.
+    let path =
+        headers(&lab.at("store")).into_keys().max_by_key(|path| fs::metadata(path).unwrap().len());
+    let path = path.unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let at = 16384 * 3 + 280 * 16384;
+    bytes[at] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let read = |lab: &Lab| {
+        let opened = lab.open("store");
+        let file = opened.volume.root().unwrap().open_file(b"file-3", Access::Read).unwrap();
+        let good = |block: u64| {
+            let wanted = &content(3)[block as usize * 16384..][..16384];
+            file.read(block * 16384, 16384).is_ok_and(|read| read[..] == *wanted)
+        };
+        let damaged: Vec<u64> = (0..320).filter(|block| !good(*block)).collect();
+        damaged
+    };
+    assert_eq!(read(&lab), [280]);
+    let done = lab.rotate(Some(Work::Reencrypt)).unwrap().files.unwrap();
+    assert_eq!((done.damaged, done.halves, done.finished), (1, 1, true));
+    assert_eq!(read(&lab), [280]);
+    let found = lab.found("store");
+    assert!(found.may_have_two_keys() && found.pending().is_none());
+    // The disk gives it back as it was.
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    lab.holds("store");
+    let done = lab.rotate(Some(Work::Reencrypt)).unwrap().files.unwrap();
+    assert_eq!((done.damaged, done.halves), (0, 0));
+    assert!(!lab.found("store").may_have_two_keys());
+    lab.holds("store");
+}
+
+/// Written, cut, lengthened, punched and read while a part of it is under each of its keys, also by
+/// one that only reads, and after a snapshot of that.
+#[test]
+fn a_file_under_two_keys_is_a_file() {
+    let lab = Lab::new();
+    lab.fill();
+    let options = RotateOptions { work: Some(Work::Reencrypt), ..RotateOptions::default() };
+    let stopped = rotate(&lab.at("store"), &options, &mut |done| done.bytes < 4 << 20).unwrap();
+    assert!(!stopped.files.unwrap().finished);
+    drop(lab.open("store"));
+    let two = |lab: &Lab, store: &str| {
+        let lens = headers(&lab.at(store))
+            .into_keys()
+            .map(|path| fs::read(path).unwrap()[12..14].to_vec());
+        lens.filter(|len| u16::from_le_bytes([len[0], len[1]]) == 3672).count()
+    };
+    assert_eq!(two(&lab, "store"), 1);
+    lab.holds("store");
+    let reader =
+        open::open(&lab.at("store"), None, open::Access::Read, &Tuning::default()).unwrap();
+    let read = reader.volume.root().unwrap().open_file(b"file-3", Access::Read).unwrap();
+    assert!(read.read(0, 6 << 20).unwrap()[..] == content(3));
+    snapshot::create(&lab.at("store"), &lab.at("target")).unwrap();
+    let checked = crate::lifecycle::check::check(
+        &lab.at("store"),
+        crate::lifecycle::check::How::Open(None),
+        None,
+        &mut |_| {},
+    );
+    assert!(!checked.unwrap().is_damaged());
+
+    let opened = lab.open("store");
+    let file = opened.volume.root().unwrap().open_file(b"file-3", Access::Write).unwrap();
+    let mut wanted = content(3);
+    let edge = 4 << 20;
+    for (at, len) in [(5, 10), (edge - 20_000, 40_000), (edge + 700_000, 100), (10 << 20, 5)] {
+        file.write(at as u64, &vec![at as u8; len]).unwrap();
+        wanted.resize(wanted.len().max(at + len), 0);
+        wanted[at..at + len].fill(at as u8);
+        file.sync(false).unwrap();
+    }
+    file.set_len(9 << 20).unwrap();
+    wanted.truncate(9 << 20);
+    file.allocate(crate::file::Allocate::PunchHole, 3 << 20, 2 << 20).unwrap();
+    wanted[3 << 20..5 << 20].fill(0);
+    opened.volume.commit_all().unwrap();
+    assert!(file.read(0, 10 << 20).unwrap()[..] == wanted);
+    drop((file, opened));
+    // One that reads beside sees what is committed when it opens the file.
+    drop(read);
+    let read = reader.volume.root().unwrap().open_file(b"file-3", Access::Read).unwrap();
+    assert!(read.read(0, 10 << 20).unwrap()[..] == wanted, "beside");
+    let again = |lab: &Lab| {
+        let opened = lab.open("store");
+        let file = opened.volume.root().unwrap().open_file(b"file-3", Access::Read).unwrap();
+        assert!(file.read(0, 10 << 20).unwrap()[..] == wanted);
+    };
+    again(&lab);
+    assert!(lab.rotate(Some(Work::Reencrypt)).unwrap().resumed);
+    assert_eq!(two(&lab, "store"), 0);
+    again(&lab);
+    snapshot::restore(&lab.at("target"), &lab.at("restored"), None).unwrap();
+    assert_eq!(two(&lab, "restored"), 1);
+    lab.holds("restored");
+}
