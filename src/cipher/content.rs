@@ -89,8 +89,7 @@ impl FileCipher {
     /// Only what is from this block on is under the former key from now on.
     pub fn leave_former(&mut self, from: u64) {
         if let Some(former) = &mut self.former {
-            assert!(former.1.from <= from, "what is under the new key stays so");
-            former.1.from = from;
+            former.1.from = former.1.from.max(from);
         }
     }
 

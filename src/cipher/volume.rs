@@ -230,8 +230,8 @@ impl VolumeKeys {
         Some(FileCipher::new(&key))
     }
 
-    /// Gives the cipher of a file the key that it has had, as its payload tells; `None` if that does
-    /// not open.
+    /// Gives the cipher of a file the key that it has had, as its payload tells; `None` if that
+    /// does not open.
     pub fn add_former(
         &self,
         cipher: &mut FileCipher,

@@ -1,10 +1,10 @@
 //! A new file key for a file that is there, while it is used.
 //!
-//! The file goes under it part by part, from its beginning on. Each part is a commit like any other:
-//! the blocks of the part and the nodes above them are sealed under the new key, and the header says
-//! up to where that is so, and has both keys. A crash leaves what the last commit says; whoever
-//! reads or writes in between meets one key or the other by where it is. Between two parts anybody
-//! has the file.
+//! The file goes under it part by part, from its beginning on. Each part is a commit like any
+//! other: the blocks of the part and the nodes above them are sealed under the new key, and the
+//! header says up to where that is so, and has both keys. A crash leaves what the last commit says;
+//! whoever reads or writes in between meets one key or the other by where it is. Between two parts
+//! anybody has the file.
 
 use rustix::io::Errno;
 
@@ -49,6 +49,10 @@ impl File {
             return Err(FileError::Sys(Errno::AGAIN));
         }
         self.commit_state(&mut state)?;
+        if state.prefix.epoch >= below && state.cipher.former().is_none() {
+            // What was under the former key was cut off.
+            return Ok(Some(0));
+        }
         self.begin_new_key(&mut state);
         let sealed = self.seal_part(&mut state)?;
         self.commit_header(&mut state)?;
@@ -82,7 +86,7 @@ impl File {
     fn seal_part(&self, state: &mut State) -> Result<u64, FileError> {
         let ino = self.ino();
         let count = state.geometry().block_count(state.length);
-        let from = state.cipher.former().map_or(count, |former| former.from);
+        let from = state.cipher.former().map_or(count, |former| former.from.min(count));
         let (Some(tree), ground) = (state.tree(), state.ground(ino)) else { return Ok(0) };
         let Some(first) = tree.find(ground, from, count, true)? else {
             // Holes alone are left, and no node.

@@ -126,6 +126,9 @@ pub enum VerbError {
          go on with it, by `cmkfs key rotate {0} --reencrypt`"
     )]
     Reencrypting(PathBuf),
+    /// Somebody else is at the files.
+    #[error("{0}: another `cmkfs key rotate` is at its files; wait for that, or end it")]
+    Rekeying(PathBuf),
     /// A mount that writes over what it needs after a crash.
     #[error(
         "{0}: mounted with `--durability relaxed`, which can't be re-encrypted: a crash would lose \
@@ -294,6 +297,7 @@ impl VerbError {
     pub(in crate::lifecycle) fn rekey(store: &Path, error: FileError) -> Self {
         match error {
             FileError::NotSupported => Self::RelaxedReencrypt(store.to_owned()),
+            FileError::Sys(Errno::BUSY) => Self::Rekeying(store.to_owned()),
             error => Self::file(store)(error),
         }
     }
@@ -327,7 +331,7 @@ impl VerbError {
             Self::Lock(LockError::Held { .. }) | Self::Mounted { .. } | Self::Hidden { .. } => {
                 Exit::InUse
             }
-            Self::Reencrypting(_) | Self::RelaxedReencrypt(_) => Exit::InUse,
+            Self::Reencrypting(_) | Self::Rekeying(_) | Self::RelaxedReencrypt(_) => Exit::InUse,
             Self::Lock(LockError::Sys { error, .. }) => io_exit(error, Exit::StoreFailed),
             Self::Key(_)
             | Self::KeySlotNeeded { .. }

@@ -23,13 +23,13 @@ key (the one that it used) and proved_unix_s.";
 
 const ROTATES: &str = "\
 Works beside a mount of the volume, which goes on without a pause worth the name. A new volume key \
-takes the place of the old one in every slot, so each of them has to be within reach: where one \
-is not, nothing is changed. KMS is asked once to open the volume, twice for each slot under a KMS key, \
-once by each mount, and once or twice more for --rewrap and --reencrypt; never for a file.
+takes the place of the old one in every slot, so each of them has to be within reach: where one is \
+not, nothing is changed. KMS is asked once to open the volume, twice for each slot under a KMS \
+key, once by each mount, and once or twice more for --rewrap and --reencrypt; never for a file.
 
-Without --rewrap and --reencrypt, new files are of the new epoch, and older ones come under it when \
-they are written next. Interrupted at any moment, the volume is whole; run again with the same \
-option, it goes on where it was. On a mounted volume the mount does the work, as long as this \
+Without --rewrap and --reencrypt, new files are of the new epoch, and older ones come under it \
+when they are written next. Interrupted at any moment, the volume is whole; run again with the \
+same option, it goes on where it was. On a mounted volume the mount does the work, as long as this \
 command is there.";
 
 #[derive(Debug, Args)]

@@ -104,7 +104,8 @@ pub fn rotate(
     };
     rotated.files = Some(done);
     if done.finished {
-        end_work(Change::begin(volume)?, work, done.halves > 0, options.key)?;
+        let pending = begun.filter(|_| resumed).unwrap_or(Pending { work, epoch });
+        end_work(Change::begin(volume)?, pending, done.halves > 0, options.key)?;
     }
     Ok(rotated)
 }
@@ -150,21 +151,21 @@ pub(super) fn rotate_in(
 /// The work on files has come to its end.
 pub(super) fn end_work(
     change: Change,
-    work: Work,
+    done: Pending,
     two_keys: bool,
     key: Option<&KeySource>,
 ) -> Result<(), VerbError> {
-    if change.found.pending().is_none_or(|pending| pending.work != work) {
+    if change.found.pending() != Some(done) {
         return Ok(());
     }
     let opened = change.open(key)?;
-    let done = |changed: &mut Descriptor| {
+    let strike_off = |changed: &mut Descriptor| {
         changed.set_pending(None);
-        if work == Work::Reencrypt {
+        if done.work == Work::Reencrypt {
             changed.set_two_keys(two_keys);
         }
     };
-    change.finish_as(done, &opened.key)
+    change.finish_as(strike_off, &opened.key)
 }
 
 /// Has each daemon here take up the epoch that there is now. Returns the one that writes, and how

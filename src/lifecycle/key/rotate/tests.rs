@@ -307,7 +307,7 @@ fn work_killed_at_any_call_leaves_each_file_whole_and_goes_on() {
                 break;
             }
             // Not each of some hundred calls, which are alike: as far apart as they are many.
-            at += 1 + at / 5;
+            at += 1 + at / 3;
         }
         assert!(at > 10, "there is more to do than {at} calls");
         fs::remove_dir_all(lab.at("rotated")).unwrap();
