@@ -105,7 +105,7 @@ impl Volume {
         let below = match how.work {
             Work::Rewrap => keys.current(),
             // Those that were made or re-encrypted since it began have new keys.
-            Work::Reencrypt => begun.map_or(keys.current(), |pending| pending.epoch),
+            Work::Reencrypt => begun.map_or_else(|| keys.current(), |pending| pending.epoch),
         };
         if how.work == Work::Reencrypt && self.journaled.is_none() {
             // A crash would leave blocks under a key that no header has.

@@ -357,14 +357,14 @@ impl Client {
         };
         self.reader.get_ref().set_read_timeout(Some(patience))?;
         write_line(&mut self.writer, request)?;
-        self.next()
+        self.answer()
     }
 
     /// The next answer to a request that has several.
     ///
     /// # Errors
     /// No answer.
-    pub fn next(&mut self) -> std::io::Result<Response> {
+    pub fn answer(&mut self) -> std::io::Result<Response> {
         let closed = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         read_line(&mut self.reader)?.ok_or_else(closed)
     }

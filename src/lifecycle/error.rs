@@ -107,16 +107,14 @@ pub enum VerbError {
     },
     /// A slot that can't wrap the new volume key.
     #[error(
-        "{store}: nothing was changed, since key slot {slot} ({key}) can't take a new key: \
+        "{store}: nothing was changed, since key slot {slot} can't take a new key: \
          {error}; try again when it can, or do without the slot (`cmkfs key remove`)"
     )]
     KeySlotUnreached {
         /// The store.
         store: PathBuf,
-        /// The slot.
-        slot: u32,
-        /// ARN of its KMS key or path of its key file.
-        key: String,
+        /// Number of the slot, and ARN of its KMS key or path of its key file.
+        slot: Box<str>,
         /// Why not.
         error: KeyError,
     },

@@ -47,8 +47,12 @@ impl Lab {
     }
 }
 
+fn low(number: usize) -> u8 {
+    number.to_le_bytes()[0]
+}
+
 fn bytes(seed: u8, len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at / 3) as u8 ^ seed).collect()
+    (0..len).map(|at| low(at / 3) ^ seed).collect()
 }
 
 /// What is open, linked and there when keys change.
@@ -292,7 +296,7 @@ impl Random {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % end
+        usize::try_from(self.0 >> 11).unwrap() % end
     }
 }
 
@@ -307,14 +311,14 @@ fn scatter(file: &File, seed: u64, ends: &AtomicBool) -> Vec<u8> {
     while !ends.load(Ordering::Relaxed) {
         round += 1;
         let at = random.below(6 << 20);
-        let len = 1 + random.below(if round % 16 == 0 { 300_000 } else { 5000 });
-        if round % 64 == 0 {
+        let len = 1 + random.below(if round.is_multiple_of(16) { 300_000 } else { 5000 });
+        if round.is_multiple_of(64) {
             match file.set_len(at as u64) {
                 Ok(()) => wanted.resize(at, 0),
                 Err(error) => is_revoked(error),
             }
         }
-        let part = vec![round as u8; len];
+        let part = vec![low(round); len];
         match file.write_at(&part, at as u64) {
             // A lock may come between two requests of one call.
             Ok(done) => {
@@ -323,7 +327,7 @@ fn scatter(file: &File, seed: u64, ends: &AtomicBool) -> Vec<u8> {
             }
             Err(error) => is_revoked(error),
         }
-        if round % 8 == 0 {
+        if round.is_multiple_of(8) {
             drop(file.sync_data());
         }
         let (at, mut found) = (random.below(wanted.len() + 1), vec![0; 20_000]);
@@ -373,8 +377,9 @@ fn happen(lab: &Lab, what: usize, ends: [&str; 2]) {
 /// `CMKFS_ROTATE_ROUNDS` rounds, by default one of each kind, and `CMKFS_ROTATE_SEED`.
 #[test]
 fn a_mount_under_load_loses_nothing_through_all_that_happens_to_its_keys() {
-    let number = |name, other| std::env::var(name).map_or(other, |text| text.parse().unwrap());
-    let (rounds, seed) = (number("CMKFS_ROTATE_ROUNDS", 7), number("CMKFS_ROTATE_SEED", 1));
+    let number = |name, other: u64| std::env::var(name).map_or(other, |text| text.parse().unwrap());
+    let rounds = usize::try_from(number("CMKFS_ROTATE_ROUNDS", 7)).unwrap();
+    let seed = number("CMKFS_ROTATE_SEED", 1);
     let lab = Lab::new();
     let arns = [lab.init(&[]), lab.moto.new_key()];
     lab.mount_watching(&["--key-recheck", "1s"]);
@@ -394,12 +399,13 @@ fn a_mount_under_load_loses_nothing_through_all_that_happens_to_its_keys() {
         let reader = scope.spawn(|| read(&file, &still, &ends));
         let files = [(&files[0], 1), (&files[1], 2)];
         let ends = &ends;
-        let files = files.map(|(file, n)| scope.spawn(move || scatter(file, seed << 8 | n, ends)));
+        let files =
+            files.map(|(file, n)| scope.spawn(move || scatter(file, (seed << 8) | n, ends)));
         let happened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut random = Random(seed);
             for round in 0..rounds {
                 // Each of them once, then any.
-                let what = if round < 7 { round as usize } else { random.below(7) };
+                let what = if round < 7 { round } else { random.below(7) };
                 happen(&lab, what, [&arns[1], &arns[0]]);
             }
         }));

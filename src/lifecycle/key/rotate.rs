@@ -131,8 +131,7 @@ pub(super) fn rotate_in(
     for slot in &changed.slots {
         let unwrapped = |error| VerbError::KeySlotUnreached {
             store: change.path.clone(),
-            slot: slot.id,
-            key: slot.key.clone(),
+            slot: format!("{} ({}:{})", slot.id, slot.provider, slot.key).into(),
             error,
         };
         slots.push(keys::wrap_again(&fresh, slot, &change.context()).map_err(unwrapped)?);
@@ -233,7 +232,7 @@ fn ask_to_rekey(
             Ok(_) => return Err(silent(store, "it gave another answer")),
             Err(error) => return Err(silent(store, &format!("no answer: {error}"))),
         }
-        answer = client.next();
+        answer = client.answer();
     }
 }
 
