@@ -160,6 +160,9 @@ impl File {
             self.give_back(state, range)?;
         }
         state.committed_len = state.length;
+        if state.is_past_former() {
+            state.cipher.forget_former();
+        }
         self.store_mtime(state)?;
         state.dirty = false;
         state.written = Written::nothing();
@@ -196,10 +199,6 @@ impl File {
     fn write_header(&self, state: &mut State) -> Result<(), FileError> {
         let keys = self.volume().keys();
         self.follow(state, &keys)?;
-        let all = state.tree().map_or(0, |_| state.geometry().block_count(state.length));
-        if state.cipher.former().is_some_and(|former| former.from >= all) {
-            state.cipher.forget_former();
-        }
         let mut payload = match &state.body {
             Body::Inline(content) => {
                 let mut payload = Plain::zeros(PAYLOAD_FIXED_BYTES + content.len());
@@ -208,7 +207,8 @@ impl File {
             }
             Body::Tree(tree) => {
                 assert!(!tree.has_dirty_nodes(), "nodes are sealed before the header");
-                let former = state.cipher.former().map(header::encode_former);
+                let former = state.cipher.former().filter(|_| !state.is_past_former());
+                let former = former.map(header::encode_former);
                 let rest = former.as_ref().map_or(&[][..], |former| former);
                 let mut payload = Plain::zeros(TREE_PAYLOAD_LEN + rest.len());
                 let (top, room) = payload[PAYLOAD_FIXED_BYTES..]

@@ -42,7 +42,7 @@ impl File {
         }
         if let Body::Inline(content) = &state.body {
             let len = content.len() as u64;
-            self.commit_header(&mut state)?;
+            self.renew_header(&mut state)?;
             return Ok(Some(len));
         }
         if !state.blob.is_protected() {

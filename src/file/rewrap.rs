@@ -4,8 +4,9 @@
 //! was written since a rotation is open to who has the former epoch key alone. A header that is not
 //! written otherwise is written for that, with the same content, by the same commit.
 //!
-//! A file that lies in its header whole gets a new file key with it, for which nothing else has to
-//! be written.
+//! A file that lies in its header whole gets a new file key then, for which nothing else has to be
+//! written. Not by a commit of something else: that may be taken back where the disk is full, and
+//! what was before is under the key of before.
 
 use crate::cipher::VolumeKeys;
 use crate::file::commit::{mtime_of, set_mtime};
@@ -24,20 +25,15 @@ impl File {
         keys: &VolumeKeys,
     ) -> Result<(), FileError> {
         let (epoch, id) = (state.prefix.epoch, state.prefix.file_id);
-        let is_inline = matches!(state.body, Body::Inline(_));
-        if epoch >= keys.current() || !(is_inline || keys.follows(epoch)) {
+        if !keys.follows(epoch) {
             return Ok(());
         }
-        if is_inline {
-            (state.cipher, state.prefix.wrapped_key) = keys.new_file(id);
-        } else {
-            let wrapped = keys.rewrap_file(epoch, id, &state.prefix.wrapped_key);
-            let damaged = || {
-                let spot = Spot::of(self.ino(), &state.blob);
-                FileError::damaged(spot, "header: its file key does not open")
-            };
-            state.prefix.wrapped_key = wrapped.ok_or_else(damaged)?;
-        }
+        let wrapped = keys.rewrap_file(epoch, id, &state.prefix.wrapped_key);
+        let damaged = || {
+            let spot = Spot::of(self.ino(), &state.blob);
+            FileError::damaged(spot, "header: its file key does not open")
+        };
+        state.prefix.wrapped_key = wrapped.ok_or_else(damaged)?;
         state.prefix.epoch = keys.current();
         Ok(())
     }
@@ -52,8 +48,20 @@ impl File {
         if state.prefix.epoch >= self.volume().epoch() {
             return Ok(false);
         }
-        self.commit_header(&mut state)?;
+        self.renew_header(&mut state)?;
         Ok(true)
+    }
+
+    /// Commits what there is, and then the header anew: under a new file key if all of the file
+    /// lies in it.
+    pub(in crate::file) fn renew_header(&self, state: &mut State) -> Result<(), FileError> {
+        self.commit_state(state)?;
+        if let Body::Inline(_) = &state.body {
+            let keys = self.volume().keys();
+            (state.cipher, state.prefix.wrapped_key) = keys.new_file(state.prefix.file_id);
+            state.prefix.epoch = keys.current();
+        }
+        self.commit_header(state)
     }
 
     /// Commits with a new header, whether anything was written or not.

@@ -105,6 +105,13 @@ impl State {
         }
     }
 
+    /// Whether nothing of what the file is now is under a key that it has had. A change of its
+    /// length that can't be committed may be taken back, and then something is.
+    pub(in crate::file) fn is_past_former(&self) -> bool {
+        let count = self.tree().map_or(0, |_| self.geometry().block_count(self.length));
+        self.cipher.former().is_none_or(|former| former.from >= count)
+    }
+
     /// Whether all of the file is on the disk, as far as is known.
     pub(in crate::file) fn is_settled(&self) -> bool {
         self.settled.load(Ordering::Relaxed)
