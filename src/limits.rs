@@ -63,6 +63,13 @@ pub const KEY_RECHECK_DEFAULT: Duration = Duration::from_secs(60);
 /// How long a mounted volume is served while KMS does not answer, unless a flag says otherwise.
 pub const KEY_MAX_OFFLINE_DEFAULT: Duration = Duration::from_secs(15 * 60);
 
+/// Bytes of a record of calls to AWS for the keys of a volume, of which an older one is kept too:
+/// some 500 a call, so ten days of a mount that asks each minute.
+pub const KEY_CALLS_LEN_MAX: u64 = 4 << 20;
+
+/// Such records that are kept.
+pub const KEY_CALLS_VOLUMES_MAX: usize = 256;
+
 /// How long a lock waits for those who use the volume at that moment, as a snapshot does.
 pub const LET_GO_WAIT: Duration = Duration::from_secs(10);
 

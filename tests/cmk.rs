@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "cmk/audit.rs"]
+mod audit;
 #[path = "cmk/doctor.rs"]
 mod doctor;
 #[path = "cmk/lock.rs"]

@@ -438,7 +438,7 @@ mod tests {
         let all = Arguments::command();
         let key = all.find_subcommand("key").unwrap();
         let verbs: Vec<&str> = key.get_subcommands().map(|verb| verb.get_name()).collect();
-        assert_eq!(verbs.join(" "), "policy status add remove rewrap");
+        assert_eq!(verbs.join(" "), "policy status add remove rewrap audit");
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         assert!(parse("cmkfs key add store --new kms:alias/x --key local").is_ok());
         assert!(parse("cmkfs key rewrap store --to kms:alias/x --slot 2").is_ok());

@@ -4,8 +4,7 @@ use std::path::Path;
 
 use crate::cli::args::{KeyVerb, OpenedBy};
 use crate::cli::fail::Fail;
-use crate::cli::policy;
-use crate::cli::show;
+use crate::cli::{audit, policy, show};
 use crate::keys::KeySource;
 use crate::lifecycle::VerbError;
 use crate::lifecycle::key as verb;
@@ -15,6 +14,7 @@ use crate::lifecycle::report::SlotReport;
 pub(in crate::cli) fn key(wanted: &KeyVerb) -> Result<(), Fail> {
     match wanted {
         KeyVerb::Policy(arguments) => policy::policy(arguments),
+        KeyVerb::Audit(arguments) => audit::audit(arguments),
         KeyVerb::Status { volume, json } => {
             let found = verb::status::status(volume)?;
             if *json { show::json(&found) } else { show::text(&status_text(&found)) }

@@ -12,11 +12,13 @@
 //! | `tuning`  | flags of how an open volume behaves                |
 //! | `key`     | `key`                                              |
 //! | `policy`  | `key policy`                                       |
+//! | `audit`   | `key audit`                                        |
 //! | `doctor`  | `doctor`                                           |
 //! | `fail`    | how an error becomes a message and an exit code    |
 //! | `show`    | standard output, and tables                        |
 
 mod args;
+mod audit;
 mod check;
 mod doctor;
 mod fail;
@@ -36,6 +38,7 @@ use clap::Parser;
 
 use crate::cli::args::{Arguments, Verb};
 use crate::cli::fail::Fail;
+use crate::config;
 use crate::keys;
 use crate::lifecycle::{Exit, locking};
 use crate::telemetry;
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
         Err(error) => return Fail::new(Exit::Unexpected, format!("the log: {error}")).tell(),
     };
     telemetry::start(arguments.verbose, log);
+    keys::keep_calls_in(config::calls_dir());
     if arguments.allow_plain_http {
         keys::allow_plain_http();
     }

@@ -13,15 +13,19 @@
 //! KMS key to KMS key by `ReEncrypt`. A slot is a claim by whoever wrote the store: a key that came
 //! out of one is proved only by the `mac` of `volume.json`.
 //!
-//! Requests go out by HTTPS. Plain HTTP is for an endpoint on this machine, unless it is allowed by
-//! the user; the address is judged before a request is signed.
+//! Requests go out by HTTPS, those for credentials too. Plain HTTP is for an endpoint on this
+//! machine, unless it is allowed by the user; each address is judged before anything is sent there.
+//! What was asked is recorded, [`CallRecord`], to be found again in CloudTrail.
 //!
 //! Errors name no secret, and neither does the log: whatever the AWS SDK would log during a call is
 //! dropped, since it can be told to print answers in full.
 
 mod address;
+mod audit;
+mod call;
 mod context;
 mod error;
+mod exchange;
 mod file;
 mod kms;
 mod kms_error;
@@ -35,6 +39,7 @@ mod trial;
 mod wrap;
 
 pub use address::{PLAIN_HTTP_VARIABLE, allow_plain_http, exposure, plain_http_is_allowed};
+pub use audit::{CallRecord, Recorded, calls_of, keep_calls_in, kept_calls};
 pub use context::{CONTEXT_BYTES_MAX, CONTEXT_PAIRS_MAX, Context, VOLUME_ID, check_user_pairs};
 pub use error::KeyError;
 pub use kms_error::{KmsError, KmsFailure};

@@ -17,9 +17,9 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
+use crate::keys::call::{DECRYPT, GENERATE_DATA_KEY};
 use crate::keys::context::Context;
 use crate::keys::error::KeyError;
-use crate::keys::kms::{DECRYPT, GENERATE_DATA_KEY};
 use crate::keys::policy::{Scope, UNKNOWN_PRINCIPAL, condition, of_session};
 use crate::keys::source::{Arn, KeySource, check_kms_id};
 

@@ -77,6 +77,28 @@ pub(super) fn advice(found: &str, statement: &str) -> String {
     text
 }
 
+/// What the trust policy of a role lacks. `found` is what STS said: it may name the caller.
+pub(super) fn trust_statement(found: &str) -> String {
+    let by_token = found.contains("WebIdentity");
+    let principal = match (by_token, principal(found)) {
+        (true, _) => json!({ "Federated": "ARN of the OIDC provider" }),
+        (false, caller) => json!({ "AWS": caller.as_deref().unwrap_or("ARN of the caller") }),
+    };
+    let action = if by_token { "sts:AssumeRoleWithWebIdentity" } else { "sts:AssumeRole" };
+    let statement = json!({
+        "Sid": "cmkfs", "Effect": "Allow", "Principal": principal, "Action": action,
+    });
+    serde_json::to_string_pretty(&statement).expect("plain data has a JSON form")
+}
+
+/// What to do with the statement.
+pub(super) fn trust_advice(statement: &str) -> String {
+    format!(
+        "Add this statement to the role's trust policy, narrowed by a Condition to this workload; \
+         a caller in another account needs the same action in its own policy:\n{statement}"
+    )
+}
+
 /// Who was denied: `User: ARN is not authorized to perform ...`. A session of a role is turned into
 /// the role, since a policy that names a session ends with it.
 fn principal(found: &str) -> Option<String> {

@@ -112,6 +112,9 @@ fn is_answer(failure: KmsFailure) -> bool {
         | KmsFailure::NoCredentials
         | KmsFailure::NoRegion
         | KmsFailure::BadCredentials
+        | KmsFailure::RoleDenied
+        | KmsFailure::Clock
+        | KmsFailure::Untrusted
         | KmsFailure::Throttled => false,
     }
 }

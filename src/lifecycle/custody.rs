@@ -335,6 +335,9 @@ fn is_refusal(error: &VerbError) -> bool {
             | KmsFailure::NoCredentials
             | KmsFailure::NoRegion
             | KmsFailure::BadCredentials
+            | KmsFailure::RoleDenied
+            | KmsFailure::Clock
+            | KmsFailure::Untrusted
             | KmsFailure::Throttled
             | KmsFailure::Other => false,
         },

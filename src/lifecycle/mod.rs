@@ -18,7 +18,7 @@
 //! | `locking`    | `lock`, `unlock`                                               |
 //! | `snapshot`   | `snapshot create`, `list`, `restore`                           |
 //! | `terminate`  | `terminate`                                                    |
-//! | `key`        | `key status`, `add`, `remove`, `rewrap`                        |
+//! | `key`        | `key status`, `add`, `remove`, `rewrap`, `audit`               |
 //! | `check`      | `check`                                                        |
 //! | `doctor`     | `doctor`                                                       |
 //! | `transfer`   | `ls`, `cat`, `get`, `put`                                      |

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::cli::audit::AuditArgs;
 use crate::cli::policy::PolicyArgs;
 
 const CHANGES: &str = "\
@@ -74,6 +75,8 @@ pub(in crate::cli) enum KeyVerb {
         #[command(flatten)]
         key: OpenedBy,
     },
+    /// Show what this machine asked AWS for the volume's keys, and how to find it in CloudTrail
+    Audit(AuditArgs),
 }
 
 #[derive(Debug, Args)]

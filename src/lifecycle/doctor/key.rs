@@ -105,8 +105,13 @@ fn because_of(error: Option<&KeyError>) -> &'static str {
 fn before_the_key(error: &KmsError) -> Option<&'static str> {
     match error.failure {
         KmsFailure::NoRegion => Some("region fails"),
-        KmsFailure::NoCredentials | KmsFailure::BadCredentials => Some("credentials fails"),
-        KmsFailure::Unreachable | KmsFailure::PlainHttp => Some("endpoint fails"),
+        KmsFailure::NoCredentials | KmsFailure::BadCredentials | KmsFailure::RoleDenied => {
+            Some("credentials fails")
+        }
+        KmsFailure::Unreachable | KmsFailure::PlainHttp | KmsFailure::Untrusted => {
+            Some("endpoint fails")
+        }
+        KmsFailure::Clock => Some("clock fails"),
         _ => None,
     }
 }
@@ -129,7 +134,8 @@ fn way(notes: &KmsNotes, error: Option<&KeyError>) -> Vec<Finding> {
     };
     let failed = |failures: &[KmsFailure]| error.filter(|error| failures.contains(&error.failure));
     let fails = |check, error: &KmsError| Finding::fails(check, error.what(), error.remedy());
-    let credentials = failed(&[KmsFailure::NoCredentials, KmsFailure::BadCredentials]);
+    let credentials =
+        failed(&[KmsFailure::NoCredentials, KmsFailure::BadCredentials, KmsFailure::RoleDenied]);
     let credentials = match (credentials, notes.credentials()) {
         (Some(error), _) => fails("credentials", error),
         (None, Some(validity)) => Finding::ok("credentials", shown(validity)),
@@ -143,10 +149,11 @@ fn way(notes: &KmsNotes, error: Option<&KeyError>) -> Vec<Finding> {
         (None, Some(region)) => Finding::ok("region", region).value(region),
         (None, None) => Finding::not_checked("region", "not asked for"),
     };
-    let endpoint = match failed(&[KmsFailure::Unreachable, KmsFailure::PlainHttp]) {
-        Some(error) => fails("endpoint", error),
-        None => reached(notes),
-    };
+    let endpoint =
+        match failed(&[KmsFailure::Unreachable, KmsFailure::PlainHttp, KmsFailure::Untrusted]) {
+            Some(error) => fails("endpoint", error),
+            None => reached(notes),
+        };
     let endpoint = match notes.endpoint() {
         Some(url) => endpoint.value(url),
         None => endpoint,

@@ -7,6 +7,7 @@
 //! one step. Killed anywhere, it leaves the old description or the new one.
 
 mod add;
+pub mod audit;
 mod remove;
 mod rewrap;
 pub mod status;
