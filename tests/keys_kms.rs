@@ -3,6 +3,8 @@
 
 #[path = "keys_kms/address.rs"]
 mod address;
+#[path = "keys_kms/errors.rs"]
+mod errors;
 mod keys_lab;
 mod support;
 

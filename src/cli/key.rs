@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::cli::args::{KeyVerb, OpenedBy};
 use crate::cli::fail::Fail;
-use crate::cli::{audit, policy, show};
+use crate::cli::{audit, grant, policy, show};
 use crate::keys::KeySource;
 use crate::lifecycle::VerbError;
 use crate::lifecycle::key as verb;
@@ -14,6 +14,7 @@ use crate::lifecycle::report::SlotReport;
 pub(in crate::cli) fn key(wanted: &KeyVerb) -> Result<(), Fail> {
     match wanted {
         KeyVerb::Policy(arguments) => policy::policy(arguments),
+        KeyVerb::Grant(wanted) => grant::grant(wanted),
         KeyVerb::Audit(arguments) => audit::audit(arguments),
         KeyVerb::Status { volume, json } => {
             let found = verb::status::status(volume)?;
@@ -70,6 +71,7 @@ fn status_text(found: &KeyStatus) -> String {
         row("store", show::name(&found.store)),
         row("key epochs", found.epochs.to_string()),
     ];
+    rows.extend(found.output_key.iter().map(|key| row("output key", shown(key))));
     rows.extend(found.daemons.iter().map(|daemon| row("mounted by", daemon_text(daemon))));
     if found.slots.is_empty() {
         rows.push(row("key slots", "none: the key is transient".to_owned()));

@@ -13,6 +13,7 @@
 //! | `key`     | `key`                                              |
 //! | `policy`  | `key policy`                                       |
 //! | `audit`   | `key audit`                                        |
+//! | `grant`   | `key grant`                                        |
 //! | `doctor`  | `doctor`                                           |
 //! | `fail`    | how an error becomes a message and an exit code    |
 //! | `show`    | standard output, and tables                        |
@@ -23,6 +24,7 @@ mod check;
 mod doctor;
 mod fail;
 mod files;
+mod grant;
 mod key;
 mod mount;
 mod options;
@@ -45,6 +47,7 @@ use crate::telemetry;
 
 /// Does what was typed.
 pub fn main() -> ExitCode {
+    keys::note_descriptors();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -53,9 +53,9 @@ pub struct Descriptor {
 pub struct Slot {
     /// Number of the slot, never used again in this volume.
     pub id: u32,
-    /// `local`, `kms` or `file`.
+    /// `local`, `kms`, `file`, `fd` or `secretsmanager`.
     pub provider: String,
-    /// ARN of the KMS key, or path of the key file.
+    /// ARN of the KMS key or of the secret, or path of the key file; empty for `fd`.
     pub key: String,
     /// Base64 of the wrapped volume key, in the provider's own form.
     pub wrapped: String,
@@ -77,7 +77,8 @@ pub struct EpochKey {
 pub struct Features {
     /// A reader that does not know one of these must refuse the volume.
     pub required: Vec<String>,
-    /// A reader may ignore these. One is written here: see [`Descriptor::last_slot`].
+    /// A reader may ignore these. Two are written here: see [`Descriptor::last_slot`] and
+    /// [`Descriptor::output_key`].
     pub optional: Vec<String>,
 }
 
@@ -107,6 +108,9 @@ pub enum DescriptorError {
 const KNOWN_FEATURES: &[&str] = &[];
 /// Begins the optional feature that keeps the number of the last slot; the number follows.
 const LAST_SLOT: &str = "last-slot-";
+
+/// Begins the optional feature that keeps the output key; its source follows.
+const OUTPUT_KEY: &str = "output-key=";
 
 fn last_slot_of(feature: &str) -> Option<u32> {
     feature.strip_prefix(LAST_SLOT)?.parse().ok()
@@ -180,6 +184,19 @@ impl Descriptor {
         }
     }
 
+    /// The key under which what leaves the volume is to be encrypted, as a source: `kms:` and the
+    /// ARN of a KMS key, or an alias that AWS made. It is `output-key=SOURCE` of the optional
+    /// features.
+    pub fn output_key(&self) -> Option<&str> {
+        self.features.optional.iter().find_map(|feature| feature.strip_prefix(OUTPUT_KEY))
+    }
+
+    /// Replaces it.
+    pub fn set_output_key(&mut self, source: Option<&str>) {
+        self.features.optional.retain(|feature| !feature.starts_with(OUTPUT_KEY));
+        self.features.optional.extend(source.map(|source| format!("{OUTPUT_KEY}{source}")));
+    }
+
     /// Block size of new files.
     pub fn block_size(&self) -> BlockSize {
         BlockSize::from_bytes(self.block_size).expect("checked when read and when made")
@@ -241,6 +258,22 @@ mod tests {
         assert_eq!((volume.last_slot(), volume.features.optional.len()), (4, 2));
         volume.features.optional.push(format!("{LAST_SLOT}{}", u32::MAX));
         assert_eq!(volume.last_slot(), u32::MAX);
+    }
+
+    #[test]
+    fn the_output_key_is_kept_beside_the_slots_and_is_authenticated() {
+        let mut volume = sample();
+        let before = volume.canonical();
+        assert_eq!(volume.output_key(), None);
+        volume.set_output_key(Some("kms:arn:1"));
+        volume.set_output_key(Some("kms:arn:2"));
+        assert_ne!(volume.canonical(), before);
+        volume.set_slots(vec![]);
+        let mut again = decode(&volume.encode()).unwrap();
+        assert_eq!(again.output_key(), Some("kms:arn:2"));
+        assert_eq!(again.features.optional, ["output-key=kms:arn:2"]);
+        again.set_output_key(None);
+        assert_eq!(again, sample());
     }
 
     #[test]

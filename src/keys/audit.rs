@@ -19,6 +19,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::format::VolumeId;
+use crate::keys::trial::NO_VOLUME;
 use crate::limits::{KEY_CALLS_LEN_MAX, KEY_CALLS_VOLUMES_MAX};
 
 /// One request. The names of its fields are those of CloudTrail where CloudTrail has them.
@@ -88,7 +89,7 @@ fn older(path: &Path) -> PathBuf {
 /// Records a call, unless it is of no volume, as a trial is.
 pub(super) fn record(call: &CallRecord, volume: VolumeId) {
     let Some(dir) = DIR.get() else { return };
-    if volume == VolumeId([0; 16]) {
+    if volume == NO_VOLUME {
         return;
     }
     if let Err(error) = append(dir, volume, call) {

@@ -18,7 +18,7 @@ use crate::keys::exchange::{Exchange, Service, watched};
 use crate::keys::kms_error::{KmsError, KmsFailure, causes, classify, of_credentials};
 use crate::keys::notes::KmsNotes;
 use crate::keys::policy::{self, Scope};
-use crate::keys::source::Arn;
+use crate::keys::source::region_of;
 use crate::sys::scrubbing;
 
 pub(super) const GENERATE_DATA_KEY: &str = "kms:GenerateDataKey";
@@ -27,6 +27,11 @@ pub(super) const ENCRYPT: &str = "kms:Encrypt";
 /// As CloudTrail has it. Policies know its two halves.
 pub(super) const RE_ENCRYPT: &str = "kms:ReEncrypt";
 pub(super) const DESCRIBE_KEY: &str = "kms:DescribeKey";
+pub(super) const CREATE_GRANT: &str = "kms:CreateGrant";
+pub(super) const LIST_GRANTS: &str = "kms:ListGrants";
+pub(super) const REVOKE_GRANT: &str = "kms:RevokeGrant";
+pub(super) const RETIRE_GRANT: &str = "kms:RetireGrant";
+pub(super) const GET_SECRET_VALUE: &str = "secretsmanager:GetSecretValue";
 
 /// How long a call may take. Answers come within milliseconds; the rest is for retries.
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +152,7 @@ impl<'a> Call<'a> {
             key_id: of_key.then(|| self.key.to_owned()),
             source_key_id: self.from.filter(|_| of_key).map(str::to_owned),
             encryption_context: match exchange.service {
-                Service::Kms if self.action != DESCRIBE_KEY => self.context.all(),
+                Service::Kms if self.has_context() => self.context.all(),
                 _ => Default::default(),
             },
             endpoint: exchange.endpoint.clone(),
@@ -156,6 +161,11 @@ impl<'a> Call<'a> {
             elapsed_ms: exchange.took.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
             pid: std::process::id(),
         }
+    }
+
+    /// Whether the call takes an encryption context.
+    fn has_context(&self) -> bool {
+        ![DESCRIBE_KEY, LIST_GRANTS, REVOKE_GRANT, RETIRE_GRANT].contains(&self.action)
     }
 
     /// The environment as the SDK reads it: endpoint, profile, proxy, credentials. The region is
@@ -262,17 +272,19 @@ impl<'a> Call<'a> {
 
     /// What a policy lacks that denied this call.
     fn statement(&self, found: &str) -> String {
+        if self.action == GET_SECRET_VALUE {
+            return policy::secret_statement(self.key, found);
+        }
         // Who wraps has to unwrap later.
         let (actions, scope) = match self.action {
             GENERATE_DATA_KEY => (&[GENERATE_DATA_KEY, DECRYPT][..], Scope::AnyVolume),
             ENCRYPT => (&[ENCRYPT, DECRYPT][..], Scope::ThisVolume),
+            CREATE_GRANT => (&[CREATE_GRANT][..], Scope::ThisVolume),
+            LIST_GRANTS | REVOKE_GRANT => (&[LIST_GRANTS, REVOKE_GRANT][..], Scope::ThisVolume),
+            RETIRE_GRANT => (&[RETIRE_GRANT][..], Scope::ThisVolume),
             _ => (&[DECRYPT][..], Scope::ThisVolume),
         };
-        policy::statement(actions, found, &self.context.all(), scope)
+        let context = if self.has_context() { self.context.all() } else { Default::default() };
+        policy::statement(actions, found, &context, scope)
     }
-}
-
-/// The region in an ARN.
-fn region_of(key: &str) -> Option<&str> {
-    Arn::parse(key).map(|arn| arn.region)
 }

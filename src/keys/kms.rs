@@ -29,8 +29,17 @@ pub(super) fn generate_data_key(
     context: &Context<'_>,
     notes: &KmsNotes,
 ) -> Result<(Secret, Wrapped), KeyError> {
+    data_key(id, context, notes).map_err(|error| told_if_managed(error, id, context))
+}
+
+/// The same, with the error as KMS told it.
+pub(super) fn data_key(
+    id: &str,
+    context: &Context<'_>,
+    notes: &KmsNotes,
+) -> Result<(Secret, Wrapped), KeyError> {
     let call = Call::new(GENERATE_DATA_KEY, id, context).noting(notes);
-    let made = call.run(async |call, config| {
+    call.run(async |call, config| {
         let request = Client::new(&config)
             .generate_data_key()
             .key_id(id)
@@ -40,8 +49,7 @@ pub(super) fn generate_data_key(
         let secret = call.secret(answer.plaintext.take())?;
         let wrapped = of_answer(call, answer.ciphertext_blob.take(), answer.key_id.take())?;
         Ok((secret, wrapped))
-    });
-    made.map_err(|error| told_if_managed(error, id, context))
+    })
 }
 
 /// One `Encrypt` of a volume key under the KMS key `id`.
@@ -96,7 +104,7 @@ fn told_if_managed(error: KeyError, id: &str, context: &Context<'_>) -> KeyError
 }
 
 /// Whether AWS manages the KMS key `id`, by one `DescribeKey`.
-fn is_managed(id: &str, context: &Context<'_>) -> Result<bool, KeyError> {
+pub(super) fn is_managed(id: &str, context: &Context<'_>) -> Result<bool, KeyError> {
     Call::new(DESCRIBE_KEY, id, context).run(async |call, config| {
         let answer = Client::new(&config).describe_key().key_id(id).send().await;
         let answer = answer.map_err(|error| call.failed(&error))?;

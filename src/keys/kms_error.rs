@@ -6,6 +6,7 @@ use std::fmt;
 use aws_sdk_kms::config::http::HttpResponse;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 
+use crate::keys::call::GET_SECRET_VALUE;
 use crate::keys::exchange::Exchange;
 use crate::keys::policy;
 
@@ -82,11 +83,15 @@ impl KmsFailure {
         match code {
             "AccessDeniedException" | "AccessDenied" => Self::Denied,
             "DisabledException"
+            // Of Secrets Manager: marked for deletion, or its KMS key does not decrypt.
+            | "InvalidRequestException"
+            | "DecryptionFailure"
             | "KMSInvalidStateException"
-            | "KeyUnavailableException"
             | "InvalidKeyUsageException" => Self::Unusable,
             "InvalidCiphertextException" => Self::Mismatch,
-            "NotFoundException" | "InvalidArnException" => Self::NotFound,
+            "NotFoundException" | "InvalidArnException" | "ResourceNotFoundException" => {
+                Self::NotFound
+            }
             "IncorrectKeyException" => Self::IncorrectKey,
             "ThrottlingException"
             | "Throttling"
@@ -106,8 +111,26 @@ impl KmsFailure {
             | "MissingAuthenticationToken"
             | "MissingAuthenticationTokenException"
             | "InvalidIdentityToken"
+            | "InvalidIdentityTokenException"
+            | "IDPRejectedClaim"
+            | "IDPRejectedClaimException"
             | "OptInRequired" => Self::BadCredentials,
             _ => Self::Other,
+        }
+    }
+
+    /// What to do where a secret was asked for, if that is something else.
+    fn of_secret(self) -> Option<&'static str> {
+        match self {
+            Self::Unusable => Some(
+                "wanted a secret that is not marked for deletion (aws secretsmanager \
+                 restore-secret), under a KMS key that is enabled",
+            ),
+            Self::NotFound => Some(
+                "wanted a secret of that account and region with a current version: check the ARN \
+                 with its six last characters, and the endpoint",
+            ),
+            _ => None,
         }
     }
 
@@ -132,9 +155,10 @@ impl KmsFailure {
                 "wanted the key that wrapped this volume's: leave --key out, or name that key"
             }
             Self::Unreachable => {
-                "wanted an answer within 15 s: check the network, the VPC endpoint for KMS, a \
-                 proxy, and AWS_ENDPOINT_URL_KMS or AWS_ENDPOINT_URL if set; a SageMaker job \
-                 with network isolation reaches no KMS"
+                "wanted an answer within 15 s: check the network, the VPC endpoint for KMS (or for \
+                 STS, Secrets Manager), a proxy, and AWS_ENDPOINT_URL_KMS (_STS, \
+                 _SECRETS_MANAGER) or AWS_ENDPOINT_URL if set; a SageMaker job with network \
+                 isolation reaches no KMS"
             }
             Self::NoCredentials => {
                 "wanted AWS credentials: run with a role, or set AWS_PROFILE, or \
@@ -144,7 +168,8 @@ impl KmsFailure {
             }
             Self::NoRegion => "wanted a region: set AWS_REGION, or name the key by its ARN",
             Self::BadCredentials => {
-                "wanted valid AWS credentials: renew them, and check the clock of this machine"
+                "wanted valid AWS credentials: renew them (of a web identity the token in \
+                 AWS_WEB_IDENTITY_TOKEN_FILE), and check the clock of this machine"
             }
             Self::RoleDenied => {
                 "wanted a role whose trust policy lets this caller or token in: check the ARN in \
@@ -160,7 +185,8 @@ impl KmsFailure {
                  endpoint's own name in it; a proxy that opens TLS shows its own"
             }
             Self::Throttled => {
-                "wanted capacity: try again later, or raise the account's KMS request quota"
+                "wanted capacity: try again later, or raise the account's KMS request quota (of STS or \
+                 Secrets Manager, where that was asked)"
             }
             Self::PlainHttp => {
                 "nothing was sent; wanted https://, or an address of this machine (127.0.0.1, \
@@ -204,10 +230,15 @@ impl KmsError {
 
     /// What to do, with the statement that the key policy lacks.
     pub fn remedy(&self) -> String {
-        let mut text = self.failure.remedy().to_owned();
+        let of_secret =
+            if self.action == GET_SECRET_VALUE { self.failure.of_secret() } else { None };
+        let mut text = of_secret.unwrap_or_else(|| self.failure.remedy()).to_owned();
         if let Some(statement) = &self.statement {
             let advice = match self.failure {
                 KmsFailure::RoleDenied => policy::trust_advice(statement),
+                _ if self.action == GET_SECRET_VALUE => {
+                    policy::secret_advice(&self.found, statement)
+                }
                 _ => policy::advice(&self.found, statement),
             };
             text += &format!(". {advice}");

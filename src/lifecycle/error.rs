@@ -105,6 +105,36 @@ pub enum VerbError {
         /// Why it does not.
         error: KeyError,
     },
+    /// An output key that S3 could not encrypt under.
+    #[error("output key {key}: {error}")]
+    OutputKey {
+        /// As it was named.
+        key: String,
+        /// What KMS says.
+        error: KeyError,
+    },
+    /// No such grant.
+    #[error(
+        "{store}: no grant {wanted} for this volume; `cmkfs key grant list {store}` shows those \
+         that KMS has"
+    )]
+    NoGrant {
+        /// The store.
+        store: PathBuf,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// A volume that is destroyed but for its grants.
+    #[error(
+        "{store}: its keys are destroyed, but not all of its grants could be revoked, which open \
+         nothing but copies of it: {error}; run `cmkfs terminate {store}` again"
+    )]
+    GrantsLeft {
+        /// The store.
+        store: PathBuf,
+        /// What KMS says.
+        error: Box<VerbError>,
+    },
     /// Every number of a slot was used.
     #[error("{0}: no number is left for another key slot; `cmkfs key rewrap` needs none")]
     NoSlotNumber(PathBuf),
@@ -268,7 +298,9 @@ impl VerbError {
         match self {
             Self::Key(error)
             | Self::KeySlotNeeded { error, .. }
+            | Self::OutputKey { error, .. }
             | Self::NewSlotUnproved { error, .. } => error.exit_code(),
+            Self::GrantsLeft { error, .. } => error.exit_code(),
             Self::Daemon { code, .. } => *code,
             _ => self.exit().code(),
         }
@@ -284,6 +316,7 @@ impl VerbError {
             Self::Key(_)
             | Self::KeySlotNeeded { .. }
             | Self::NewSlotUnproved { .. }
+            | Self::OutputKey { .. }
             | Self::TransientInit
             | Self::TransientOpen(_)
             | Self::TransientLock(_) => Exit::BadKeySource,
@@ -291,6 +324,8 @@ impl VerbError {
             Self::NoKeySlot { .. } | Self::WhichKeySlot { .. } | Self::NoSlotNumber(_) => {
                 Exit::NoKeySlot
             }
+            Self::NoGrant { .. } => Exit::NoGrant,
+            Self::GrantsLeft { error, .. } => error.exit(),
             Self::LastKeySlot { .. } => Exit::LastKeySlot,
             Self::Untrusted { .. } => Exit::BadDescriptor,
             Self::AlreadyAVolume(_) => Exit::NotEmpty,

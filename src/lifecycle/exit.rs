@@ -88,6 +88,8 @@ pub enum Exit {
     WrongClock = 72,
     /// The endpoint shows a certificate that is not trusted.
     UntrustedEndpoint = 73,
+    /// No such grant for the volume.
+    NoGrant = 74,
     /// `cmkfs run` failed before the command ran, or stopped it.
     NotRun = 125,
     /// The command can't be executed.

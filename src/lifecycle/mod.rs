@@ -18,7 +18,8 @@
 //! | `locking`    | `lock`, `unlock`                                               |
 //! | `snapshot`   | `snapshot create`, `list`, `restore`                           |
 //! | `terminate`  | `terminate`                                                    |
-//! | `key`        | `key status`, `add`, `remove`, `rewrap`, `audit`               |
+//! | `key`        | `key status`, `add`, `remove`, `rewrap`, `grant`, `audit`      |
+//! | `grants`     | the grants that were made for a volume, in its store           |
 //! | `check`      | `check`                                                        |
 //! | `doctor`     | `doctor`                                                       |
 //! | `transfer`   | `ls`, `cat`, `get`, `put`                                      |
@@ -36,6 +37,7 @@ mod custody;
 pub mod doctor;
 mod error;
 mod exit;
+mod grants;
 pub mod init;
 pub mod key;
 pub mod leave;

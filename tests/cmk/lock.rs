@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until it is so; returns how long that took.
 #[track_caller]
-fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
+pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < PATIENCE, "not {what}");
@@ -28,12 +28,12 @@ fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
 }
 
 #[track_caller]
-fn refused<T: std::fmt::Debug>(done: io::Result<T>) {
+pub(crate) fn refused<T: std::fmt::Debug>(done: io::Result<T>) {
     let error = done.unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EKEYREVOKED), "{error}");
 }
 
-fn is_refused(path: &Path) -> bool {
+pub(crate) fn is_refused(path: &Path) -> bool {
     fs::read(path).is_err_and(|error| error.raw_os_error() == Some(libc::EKEYREVOKED))
 }
 
@@ -44,7 +44,7 @@ impl Lab {
         self.ok(&args);
     }
 
-    fn daemon(&self) -> Value {
+    pub(crate) fn daemon(&self) -> Value {
         let output = self.ok(&["status", self.store().to_str().unwrap(), "--json"]);
         let all: Value = serde_json::from_slice(&output.stdout).unwrap();
         all["volumes"][0]["daemon"].clone()

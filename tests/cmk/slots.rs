@@ -15,7 +15,7 @@ use crate::support::proxy::Fault;
 /// The slots of a volume that has one under a KMS key.
 impl Lab {
     /// `cmkfs key VERB STORE WORDS...`.
-    fn key(&self, verb: &str, words: &[&str]) -> Command {
+    pub(crate) fn key(&self, verb: &str, words: &[&str]) -> Command {
         let store = self.store();
         let args: Vec<&str> =
             ["key", verb, store.to_str().unwrap()].iter().chain(words).copied().collect();
@@ -23,7 +23,7 @@ impl Lab {
     }
 
     #[track_caller]
-    fn key_ok(&self, verb: &str, words: &[&str]) -> String {
+    pub(crate) fn key_ok(&self, verb: &str, words: &[&str]) -> String {
         let output = self.key(verb, words).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{verb} {words:?}: {} {text}", output.status);
@@ -32,17 +32,17 @@ impl Lab {
 
     /// A change that has to be refused so, and change nothing.
     #[track_caller]
-    fn key_refused(&self, verb: &str, words: &[&str], code: i32, wanted: &[&str]) {
+    pub(crate) fn key_refused(&self, verb: &str, words: &[&str], code: i32, wanted: &[&str]) {
         let before = self.volume_json();
         self.refused(&self.key(verb, words).output().unwrap(), code, wanted);
         assert_eq!(self.volume_json(), before);
     }
 
-    fn key_status(&self) -> Value {
+    pub(crate) fn key_status(&self) -> Value {
         serde_json::from_str(&self.key_ok("status", &["--json"])).unwrap()
     }
 
-    fn volume_json(&self) -> String {
+    pub(crate) fn volume_json(&self) -> String {
         fs::read_to_string(self.store().join("volume.json")).unwrap()
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::cli::audit::AuditArgs;
+use crate::cli::grant::GrantVerb;
 use crate::cli::policy::PolicyArgs;
 
 const CHANGES: &str = "\
@@ -18,7 +19,7 @@ Asks for no key: what volume.json says is not checked. With --json: one object w
 store, state (mounted, stopped or unreachable), epochs, slots, each with id, provider, key, \
 in_use (a mount here was opened by it) and last_used_unix_s (when a mount here last proved its \
 key by it as it is; null: not known), and daemons (mounts here), each with pid, slot, provider, \
-key (the one that it used) and proved_unix_s.";
+key (the one that it used) and proved_unix_s; and output_key (null: none).";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct KeyVerbArgs {
@@ -75,6 +76,9 @@ pub(in crate::cli) enum KeyVerb {
         #[command(flatten)]
         key: OpenedBy,
     },
+    /// Let other roles open the volume by its KMS key, list that, and end it
+    #[command(subcommand)]
+    Grant(GrantVerb),
     /// Show what this machine asked AWS for the volume's keys, and how to find it in CloudTrail
     Audit(AuditArgs),
 }

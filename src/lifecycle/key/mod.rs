@@ -8,6 +8,8 @@
 
 mod add;
 pub mod audit;
+pub mod grant;
+pub(in crate::lifecycle) mod output;
 mod remove;
 mod rewrap;
 pub mod status;
@@ -102,6 +104,18 @@ impl Change {
             .map_err(|error| VerbError::NewSlotUnproved { store: self.path.clone(), error })?;
         self.proved(&opened.key)?;
         Ok(opened)
+    }
+
+    /// The same of one that was made a moment ago.
+    fn try_out_made(&self, made: keys::Made) -> Result<(Slot, keys::Opened), VerbError> {
+        let opened = match made.opened {
+            Some(opened) => {
+                self.proved(&opened.key)?;
+                opened
+            }
+            None => self.try_out(&made.slot)?,
+        };
+        Ok((made.slot, opened))
     }
 
     /// Puts the description with these slots in the place of the old one; `key` is the volume key.

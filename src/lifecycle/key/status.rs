@@ -25,6 +25,8 @@ pub struct KeyStatus {
     pub epochs: usize,
     /// Ways to unwrap the volume key; none for a transient one.
     pub slots: Vec<SlotStatus>,
+    /// The key under which what leaves the volume is to be encrypted, as a key source.
+    pub output_key: Option<String>,
     /// Mounts whose daemon answers here.
     pub daemons: Vec<DaemonKey>,
 }
@@ -101,6 +103,7 @@ fn of(first: &Report, reports: &[Report]) -> KeyStatus {
         state: first.state,
         epochs: first.epochs,
         slots: slots.collect(),
+        output_key: first.output_key.clone(),
         daemons,
     }
 }
