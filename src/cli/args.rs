@@ -179,8 +179,8 @@ pub(in crate::cli) struct UmountArgs {
 const STATUS_FIELDS: &str = "\
 With --json: {\"volumes\": [...]}, each with volume_id, store, state (mounted, stopped, or \
 unreachable: mounted, but its daemon does not answer), mountpoints, created_unix_s, block_size, \
-epochs, slots (id, provider, key), output_key (if there is one), holder (pid, host, mountpoints, socket, started_unix_s) if \
-another machine or a process that does not answer says that it writes the volume, and, if mounted, \
+epochs, slots (id, provider, key), output_key (if there is one), holder (pid, host, mountpoints, \
+socket, started_unix_s) if another machine or a process that does not answer says that it writes the volume, and, if mounted, \
 daemon: pid, release, uptime_s, read_only, \
 durability, key_provider, key_id, key_slot, key_state (held, unproved or locked), key_reason, \
 key_proved_unix_s, memory_locked, core_dumps_off, cache_budget_bytes, figures.";

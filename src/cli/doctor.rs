@@ -17,8 +17,9 @@ use crate::lifecycle::{Exit, VerbError};
 const DOCTOR_FIELDS: &str = "\
 Checks, in this order: kernel, device, mounting, allow_other, memory_lock, swap, store, \
 filesystem, disk, path (of a role), key_source, then key_file, or with KMS credentials, region, \
-endpoint, generate_data_key (without a volume), decrypt (of Secrets Manager instead secret), clock, of a volume that is there \
-volume, and of an output key output_key (one call more). A trial of a KMS key is two calls, with cmkfs:trial in the encryption context.
+endpoint, generate_data_key (without a volume), decrypt (of Secrets Manager instead secret), \
+clock, of a volume that is there volume, and of an output key output_key (one call more). A trial \
+of a KMS key is two calls, with cmkfs:trial in the encryption context.
 
 Exits with 0 if nothing fails, with 71 if something does. With --json: {\"passed\", \"checks\"}, \
 each check with check, subject (of several of one name: a path, slot N), status (ok, warning, \

@@ -18,6 +18,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
 use crate::format::utc::Utc;
+use crate::keys::address;
 use crate::keys::notes::KmsNotes;
 
 /// Who was asked.
@@ -106,7 +107,8 @@ impl HttpConnector for Watched<SharedHttpConnector> {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let (service, operation) = named(&request).unzip();
         let endpoint = request.uri().split('?').next().unwrap_or_default().to_owned();
-        if let Some(why) = self.notes.refuse(&endpoint) {
+        let of_machine = service.is_none() && address::is_metadata(&endpoint);
+        if !of_machine && let Some(why) = self.notes.refuse(&endpoint) {
             return HttpConnectorFuture::ready(Err(ConnectorError::user(why.into())));
         }
         if matches!(service, Some(Service::Kms | Service::SecretsManager)) {

@@ -185,8 +185,8 @@ impl KmsFailure {
                  endpoint's own name in it; a proxy that opens TLS shows its own"
             }
             Self::Throttled => {
-                "wanted capacity: try again later, or raise the account's KMS request quota (of STS or \
-                 Secrets Manager, where that was asked)"
+                "wanted capacity: try again later, or raise the account's KMS request quota (of STS \
+                 or Secrets Manager, where that was asked)"
             }
             Self::PlainHttp => {
                 "nothing was sent; wanted https://, or an address of this machine (127.0.0.1, \

@@ -1,10 +1,10 @@
 //! The volume of a session, and whether its key may be used: who takes the key away locks the
 //! volume, and who gives it back unlocks it, without a mount more or less.
 //!
-//! A key from KMS is asked for again every `key_recheck`, by a real `Decrypt`; one that is wrapped by
-//! a secret in Secrets Manager, by a `GetSecretValue`. A refusal locks at once. Where KMS does not answer the volume serves on, for `key_max_offline` since KMS last said
-//! yes, and is locked then. Either is undone by the first answer that is yes; what was locked by
-//! hand waits for a hand.
+//! A key from KMS is asked for again every `key_recheck`, by a real `Decrypt`; one that is wrapped
+//! by a secret in Secrets Manager, by a `GetSecretValue`. A refusal locks at once. Where KMS does
+//! not answer the volume serves on, for `key_max_offline` since KMS last said yes, and is locked
+//! then. Either is undone by the first answer that is yes; what was locked by hand waits for a hand.
 //!
 //! While it is locked this process has no key of the volume and nothing that it opened: all that
 //! was written is committed before, files and directories are closed, the block cache is gone.
