@@ -109,7 +109,8 @@ pub(in crate::cli) struct InitArgs {
     /// Bytes of a block of new files: 4K, 8K, 16K, 32K or 64K
     #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = block_size)]
     pub(in crate::cli) block_size: BlockSize,
-    /// A pair for the KMS encryption context; may be given several times
+    /// A pair for the KMS encryption context, which CloudTrail shows in clear; may be given several
+    /// times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(in crate::cli) context: Vec<(String, String)>,
 }
@@ -180,7 +181,8 @@ const STATUS_FIELDS: &str = "\
 With --json: {\"volumes\": [...]}, each with volume_id, store, state (mounted, stopped, or \
 unreachable: mounted, but its daemon does not answer), mountpoints, created_unix_s, block_size, \
 epochs, slots (id, provider, key), output_key (if there is one), holder (pid, host, mountpoints, \
-socket, started_unix_s) if another machine or a process that does not answer says that it writes the volume, and, if mounted, \
+socket, started_unix_s) if another machine or a process that does not answer says that it writes \
+the volume, and, if mounted, \
 daemon: pid, release, uptime_s, read_only, \
 durability, key_provider, key_id, key_slot, key_state (held, unproved or locked), key_reason, \
 key_proved_unix_s, memory_locked, core_dumps_off, cache_budget_bytes, figures.";

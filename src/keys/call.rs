@@ -90,7 +90,7 @@ impl<'a> Call<'a> {
     /// through buffers of rustls, hyper and the SDK that nobody else zeroes.
     pub(super) fn run<T: Send>(
         &self,
-        work: impl AsyncFnOnce(&Self, SdkConfig) -> Result<T, KmsError> + Send,
+        work: impl AsyncFnOnce(&Self, SdkConfig) -> Result<T, Box<KmsError>> + Send,
     ) -> Result<T, KeyError> {
         let start = Instant::now();
         let speak = || {
@@ -113,7 +113,7 @@ impl<'a> Call<'a> {
                 .map_err(|e| self.odd(&format!("no thread: {e}")))?;
             running.join().unwrap_or_else(|_| Err(self.odd("the AWS SDK panicked")))
         });
-        self.tell(start.elapsed(), result.as_ref().err());
+        self.tell(start.elapsed(), result.as_ref().err().map(|error| &**error));
         Ok(result?)
     }
 
@@ -171,7 +171,7 @@ impl<'a> Call<'a> {
     /// The environment as the SDK reads it: endpoint, profile, proxy, credentials. The region is
     /// that of the key's ARN, if it is named by one. Credentials are looked for here, apart from
     /// the call, so that it is clear which of the two failed.
-    async fn config(&self) -> Result<SdkConfig, KmsError> {
+    async fn config(&self) -> Result<SdkConfig, Box<KmsError>> {
         let find = async {
             let loader = aws_config::defaults(BehaviorVersion::latest());
             let mut loader = loader.http_client(watched(&self.notes));
@@ -209,7 +209,7 @@ impl<'a> Call<'a> {
     }
 
     /// Why there are no credentials: what STS said, if it was asked.
-    fn no_credentials(&self, found: &str) -> KmsError {
+    fn no_credentials(&self, found: &str) -> Box<KmsError> {
         if let Some(why) = self.notes.refused() {
             return self.error(KmsFailure::PlainHttp, why.to_owned());
         }
@@ -219,19 +219,19 @@ impl<'a> Call<'a> {
             Some(sts) => format!("sts:{} at {}: {found}", sts.operation, sts.endpoint),
             None => found.to_owned(),
         };
-        KmsError { code, ..self.error(failure, found) }
+        self.error(failure, found).coded(code)
     }
 
     /// Moves the plaintext out of an answer and zeroes what it was in; see [`Self::run`] for the
     /// buffers that it came through.
-    pub(super) fn secret(&self, plaintext: Option<Blob>) -> Result<Secret, KmsError> {
+    pub(super) fn secret(&self, plaintext: Option<Blob>) -> Result<Secret, Box<KmsError>> {
         let mut bytes = plaintext.map(Blob::into_inner).unwrap_or_default();
         let length = bytes.len();
         Secret::take(&mut bytes)
             .ok_or_else(|| self.odd(&format!("a key of {length} bytes, wanted 32")))
     }
 
-    pub(super) fn failed<E>(&self, error: &SdkError<E>) -> KmsError
+    pub(super) fn failed<E>(&self, error: &SdkError<E>) -> Box<KmsError>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
@@ -246,19 +246,19 @@ impl<'a> Call<'a> {
             found += &format!("; this machine's clock is {by} s {side} that of the endpoint");
             failure = KmsFailure::Clock;
         }
-        KmsError { code: error.code().map(str::to_owned), ..self.error(failure, found) }
+        self.error(failure, found).coded(error.code().map(str::to_owned))
     }
 
-    pub(super) fn odd(&self, found: &str) -> KmsError {
+    pub(super) fn odd(&self, found: &str) -> Box<KmsError> {
         self.error(KmsFailure::Other, found.to_owned())
     }
 
-    pub(super) fn error(&self, failure: KmsFailure, found: String) -> KmsError {
+    pub(super) fn error(&self, failure: KmsFailure, found: String) -> Box<KmsError> {
         let denied = failure == KmsFailure::Denied;
         let statement = denied.then(|| self.statement(&found)).or_else(|| {
             (failure == KmsFailure::RoleDenied).then(|| policy::trust_statement(&found))
         });
-        KmsError {
+        Box::new(KmsError {
             failure,
             action: self.action,
             key: self.key.to_owned(),
@@ -267,7 +267,7 @@ impl<'a> Call<'a> {
             code: None,
             found,
             statement,
-        }
+        })
     }
 
     /// What a policy lacks that denied this call.

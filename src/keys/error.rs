@@ -176,8 +176,8 @@ impl KeyError {
     }
 }
 
-impl From<KmsError> for KeyError {
-    fn from(error: KmsError) -> Self {
-        Self::Kms(Box::new(error))
+impl From<Box<KmsError>> for KeyError {
+    fn from(error: Box<KmsError>) -> Self {
+        Self::Kms(error)
     }
 }

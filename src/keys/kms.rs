@@ -144,7 +144,7 @@ fn of_answer(
     call: &Call<'_>,
     bytes: Option<Blob>,
     arn: Option<String>,
-) -> Result<Wrapped, KmsError> {
+) -> Result<Wrapped, Box<KmsError>> {
     let bytes = bytes.ok_or_else(|| call.odd("an answer without a ciphertext"))?.into_inner();
     let arn = arn.filter(|arn| Arn::parse(arn).is_some());
     let arn = arn.ok_or_else(|| call.odd("an answer without the ARN of the key"))?;

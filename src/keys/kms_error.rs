@@ -185,8 +185,8 @@ impl KmsFailure {
                  endpoint's own name in it; a proxy that opens TLS shows its own"
             }
             Self::Throttled => {
-                "wanted capacity: try again later, or raise the account's KMS request quota (of STS \
-                 or Secrets Manager, where that was asked)"
+                "wanted capacity: try again later, or raise the account's KMS request quota (of \
+                 STS or Secrets Manager, where that was asked)"
             }
             Self::PlainHttp => {
                 "nothing was sent; wanted https://, or an address of this machine (127.0.0.1, \
@@ -221,6 +221,12 @@ pub struct KmsError {
 }
 
 impl KmsError {
+    /// With the code of the answer.
+    pub(super) fn coded(mut self: Box<Self>, code: Option<String>) -> Box<Self> {
+        self.code = code;
+        self
+    }
+
     /// What was tried, and what came of it.
     pub fn what(&self) -> String {
         let at = self.endpoint.as_ref().map_or_else(String::new, |at| format!(" at {at}"));

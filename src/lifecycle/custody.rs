@@ -4,7 +4,7 @@
 //! A key from KMS is asked for again every `key_recheck`, by a real `Decrypt`; one that is wrapped
 //! by a secret in Secrets Manager, by a `GetSecretValue`. A refusal locks at once. Where KMS does
 //! not answer the volume serves on, for `key_max_offline` since KMS last said yes, and is locked
-//! then. Either is undone by the first answer that is yes; what was locked by hand waits for a hand.
+//! then. Either is undone by the first answer that is yes; what was locked by hand waits for one.
 //!
 //! While it is locked this process has no key of the volume and nothing that it opened: all that
 //! was written is committed before, files and directories are closed, the block cache is gone.
@@ -343,6 +343,8 @@ fn is_refusal(error: &VerbError) -> bool {
         },
         // The slots were destroyed, as `terminate` does, or are not this volume's.
         VerbError::Key(KeyError::Gone) | VerbError::Untrusted { .. } => true,
+        // The secret has another content now.
+        VerbError::Key(KeyError::WrongKey { .. } | KeyError::Secret { .. }) => true,
         _ => false,
     }
 }

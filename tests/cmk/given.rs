@@ -158,10 +158,13 @@ fn a_key_in_secrets_manager_opens_a_volume_and_rules_it() {
     assert!(lab.daemon()["key_reason"].as_str().unwrap().contains("GetSecretValue"));
     lab.proxy.fault_times("GetSecretValue", Fault::Reset, 0);
     until("unlocked", || fs::read(point.join("file")).is_ok());
-    lab.umount();
-
     // Another version of the secret is another key.
     let other = data_encoding::BASE64.encode(&[9; 32]);
+    lab.moto.put_secret(&arn, &json!({ "SecretString": other }));
+    until("locked", || is_refused(&point.join("file")));
+    lab.moto.put_secret(&arn, &json!({ "SecretString": text }));
+    until("unlocked", || fs::read(point.join("file")).is_ok());
+    lab.umount();
     lab.moto.put_secret(&arn, &json!({ "SecretString": other }));
     lab.refused(&lab.mount(), 21, &["rotated", &arn]);
     let file = lab.key_file("key", KEY, 0o600);

@@ -1,6 +1,8 @@
 //! The README's table of what can be in the way of a key: each row is provoked, and has the exit
 //! code and says what to do.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::Path;
 
@@ -276,14 +278,11 @@ fn provoke(rows: &[Row]) {
     for (name, exit, words, set) in rows {
         let dir = tempfile::tempdir().unwrap();
         let mut lab = Lab::new();
-        lab.env.insert("AWS_EC2_METADATA_DISABLED", "true".to_owned());
         let outcome = set(&mut lab, dir.path());
         assert_eq!(outcome.exit_code, *exit, "{name}: {}", outcome.error);
         for word in *words {
             assert!(outcome.error.contains(word), "{name}: wanted {word:?} in: {}", outcome.error);
         }
-        let text = outcome.error.split(" (request ").next().unwrap();
-        assert!(!text.is_empty() && !outcome.error.contains("panicked"), "{name}");
     }
 }
 

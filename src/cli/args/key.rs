@@ -46,7 +46,7 @@ pub(in crate::cli) enum KeyVerb {
     Add {
         /// A store or a mountpoint
         volume: PathBuf,
-        /// What is to open the volume too: kms:ID, local[:FILE] or file:FILE
+        /// What is to open the volume too: any SOURCE but transient
         #[arg(long, value_name = "SOURCE")]
         new: String,
         #[command(flatten)]
@@ -67,7 +67,7 @@ pub(in crate::cli) enum KeyVerb {
     Rewrap {
         /// A store or a mountpoint
         volume: PathBuf,
-        /// The slot's new key: kms:ID, local[:FILE] or file:FILE
+        /// The slot's new key: any SOURCE but transient
         #[arg(long, value_name = "SOURCE")]
         to: String,
         /// Number of the slot; not needed if there is only one

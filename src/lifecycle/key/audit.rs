@@ -57,14 +57,22 @@ pub fn audit(volume: &Path) -> Result<Audit, VerbError> {
     Ok(Audit { volume_id, record, bounds: BOUNDS, calls, unreadable, lookups })
 }
 
-/// CloudTrail finds events by one attribute only; the volume is then looked for in their text.
+/// CloudTrail finds events by one attribute only; what is wanted is then looked for in their text:
+/// of a KMS key the volume, of a secret, whose events know of no volume, the secret.
 fn lookup(arn: &str, volume_id: VolumeId) -> Option<String> {
-    // What is no ARN of a key came from an edited volume.json, and may be words of a shell.
-    let region = keys::is_key_arn(arn).then(|| arn.split(':').nth(3)).flatten()?;
+    // What is no ARN came from an edited volume.json, and may be words of a shell.
+    let (attribute, part) = if keys::is_key_arn(arn) {
+        (format!("ResourceName,AttributeValue={arn}"), volume_id.to_string())
+    } else if keys::is_secret_arn(arn) {
+        ("EventName,AttributeValue=GetSecretValue".to_owned(), arn.to_owned())
+    } else {
+        return None;
+    };
+    let region = arn.split(':').nth(3)?;
     Some(format!(
         "aws cloudtrail lookup-events --region {region} --lookup-attributes \
-         AttributeKey=ResourceName,AttributeValue={arn} --query \
-         \"Events[?contains(CloudTrailEvent, '{volume_id}')].CloudTrailEvent\" --output text"
+         AttributeKey={attribute} --query \
+         \"Events[?contains(CloudTrailEvent, '{part}')].CloudTrailEvent\" --output text"
     ))
 }
 
@@ -79,12 +87,16 @@ mod tests {
         let line = lookup(arn, id).unwrap();
         assert!(line.contains(&format!("AttributeValue={arn} ")), "{line}");
         assert!(line.contains("--region eu-west-1 ") && line.contains(&"ab".repeat(16)), "{line}");
+        let secret = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:ml/x-AbCdEf";
+        let line = lookup(secret, id).unwrap();
+        assert!(line.contains(&format!("'{secret}'")) && line.contains("GetSecretValue"), "{line}");
         for odd in [
             "alias/x",
             "/home/a/key",
             "arn:aws:kms:eu-west-1:123456789012:alias/x",
             "arn:aws:kms:eu-west-1:123456789012:key/$(reboot)",
             "arn:aws:kms:;reboot;:123456789012:key/x",
+            "arn:aws:secretsmanager:eu-west-1:123456789012:secret:x'",
         ] {
             assert_eq!(lookup(odd, id), None);
         }
