@@ -91,6 +91,11 @@ pub fn state_dir() -> PathBuf {
     }
 }
 
+/// Where calls to AWS are recorded, a file a volume; made by who records the first.
+pub fn calls_dir() -> PathBuf {
+    state_dir().join("calls")
+}
+
 /// Where control sockets are; made if missing, with mode 0700.
 ///
 /// # Errors

@@ -66,6 +66,12 @@ pub const KEY_MAX_OFFLINE_DEFAULT: Duration = Duration::from_secs(15 * 60);
 /// Between two requests for the key of a newer epoch by a volume that is open for reading, where
 /// the first one failed.
 pub const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
+/// Bytes of a record of calls to AWS for the keys of a volume, of which an older one is kept too:
+/// some 500 a call, so ten days of a mount that asks each minute.
+pub const KEY_CALLS_LEN_MAX: u64 = 4 << 20;
+
+/// Such records that are kept.
+pub const KEY_CALLS_VOLUMES_MAX: usize = 256;
 
 /// How long a lock waits for those who use the volume at that moment, as a snapshot does.
 pub const LET_GO_WAIT: Duration = Duration::from_secs(10);

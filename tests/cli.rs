@@ -44,7 +44,7 @@ fn wrong_usage_is_2_and_names_what_is_wrong() {
         ("snapshot show store", "show"),
         ("stop", "VOLUME"),
         ("key", "policy"),
-        ("key policy --for unmount", "init, mount, rewrap"),
+        ("key policy --for unmount", "init, mount, add, rewrap"),
         ("key policy --role Train", "arn:aws:iam::ACCOUNT:role/NAME"),
         ("doctor --root .", "--role"),
         ("doctor --context aws:x=1", "aws:"),

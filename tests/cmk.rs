@@ -4,10 +4,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "cmk/audit.rs"]
+mod audit;
 #[path = "cmk/doctor.rs"]
 mod doctor;
+#[path = "cmk/given.rs"]
+mod given;
+#[path = "cmk/grants.rs"]
+mod grants;
 #[path = "cmk/lock.rs"]
 mod lock;
+#[path = "cmk/output.rs"]
+mod output;
 #[path = "cmk/rotate.rs"]
 mod rotate;
 #[path = "cmk/slots.rs"]
@@ -51,6 +59,7 @@ impl Lab {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cmkfs"));
         command.args(args).env("HOME", &home).env("XDG_RUNTIME_DIR", home.join("run"));
         command.env("XDG_DATA_HOME", home.join("data")).env("XDG_STATE_HOME", home.join("state"));
+        command.env("AWS_ENDPOINT_URL_SECRETS_MANAGER", endpoint);
         command.env("AWS_ENDPOINT_URL_KMS", endpoint).env("AWS_REGION", REGION);
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
         command.env("AWS_EC2_METADATA_DISABLED", "true");

@@ -337,22 +337,24 @@ fn a_disk_that_fails_has_one_line_for_each_file() {
 /// The kernel has the answer to a large write before it is stored.
 #[test]
 fn a_write_that_fails_behind_the_writer_is_heard_of_through_each_handle() {
+    const LEN: u64 = 300 * 4096;
     for durability in [Durability::Relaxed, Durability::Strict] {
         let (_disk, faulty, point, mounted) = on_a_faulty_disk(durability);
         let path = point.path().join("file");
         let open = || fs::File::options().read(true).write(true).open(&path).unwrap();
         let (first, second) = (open(), open());
-        // Of whole blocks, so that nothing has to be read before it is lengthened.
-        first.set_len(24 * 4096).unwrap();
+        // Of whole blocks, and more than a header can tell of, so that nothing has to be read, nor
+        // any place be asked for, before it is lengthened.
+        first.set_len(LEN).unwrap();
         first.sync_all().unwrap();
         let data = vec![2; 1 << 20];
         let fail = || {
             let refused = faulty.refused().len();
             faulty.arm(faulty.calls(), Errno::IO, Extent::Once);
-            first.write_all_at(&data, 1 << 20).unwrap();
+            first.write_all_at(&data, LEN).unwrap();
             await_that("it fails", || faulty.refused().len() > refused);
             faulty.disarm();
-            assert_eq!(first.metadata().unwrap().len(), 24 * 4096, "as it was");
+            assert_eq!(first.metadata().unwrap().len(), LEN, "as it was");
         };
         fail();
         // A sync waits for what is being stored; a write looks before it waits.

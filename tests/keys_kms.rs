@@ -3,6 +3,8 @@
 
 #[path = "keys_kms/address.rs"]
 mod address;
+#[path = "keys_kms/errors.rs"]
+mod errors;
 mod keys_lab;
 mod support;
 
@@ -407,6 +409,34 @@ fn the_key_is_in_memory_once_and_its_text_nowhere() {
     };
     let then = Then::Wrap(format!("kms:{}", lab.moto.new_key()));
     lab.run_and_look(&Step { then, ..open }, look).passed();
+}
+
+/// The key that wraps is zeroed when it has.
+#[test]
+fn a_key_of_secrets_manager_is_not_in_memory_when_the_volume_key_is() {
+    let lab = Lab::new();
+    let key = *b"KEY of 32 bytes that is a secret";
+    let text = data_encoding::BASE64.encode(&key);
+    for content in [json!({ "SecretBinary": text }), json!({ "SecretString": text })] {
+        let source = format!("secretsmanager:{}", lab.moto.secret(&content));
+        let create = Step {
+            volume: VOLUME.to_owned(),
+            pairs: lab.pairs.clone(),
+            source: Some(source),
+            slots: None,
+            then: Then::Open,
+        };
+        let look = |pid| {
+            let calls = lab.proxy.calls();
+            let output = calls.last().unwrap().output.to_string();
+            assert!(output.contains(&text), "what is looked for");
+            assert_eq!(times_in_memory(pid, &key[..20]), 0);
+            assert_eq!(times_in_memory(pid, &text.as_bytes()[..30]), 0);
+        };
+        let made = lab.run_and_look(&create, look);
+        let open = lab.opening(made.passed().slot.as_ref().unwrap());
+        lab.run_and_look(&open, look).passed();
+    }
 }
 
 /// One slot under a key file and one under KMS: KMS is not asked as long as the file is there.

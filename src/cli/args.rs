@@ -23,7 +23,8 @@ const TERMS: &str = "\
 STORE is the directory with the ciphertext, VOLUME a store or the mountpoint of one, TARGET a \
 directory for snapshots. SOURCE, where the volume key comes from, is kms:ID (a key id, key ARN, \
 alias/NAME or alias ARN), local[:FILE] (a key file made at first use), file:FILE (32 bytes of \
-your own) or transient (in memory only).
+your own), fd:N (the same by a descriptor, as in fd:3 3<FILE), secretsmanager:ARN (the same, as \
+SecretBinary, or in base64 as SecretString) or transient (in memory only).
 
 Exit codes are listed in the README. CMKFS_LOG sets what is logged, as in CMKFS_LOG=cmkfs=debug.";
 
@@ -102,10 +103,14 @@ pub(in crate::cli) struct InitArgs {
     /// Where the volume key comes from
     #[arg(long, value_name = "SOURCE", default_value = "local")]
     pub(in crate::cli) key: String,
+    /// KMS key that S3 is to encrypt under what leaves the volume, kms:ID; may be the same
+    #[arg(long, value_name = "SOURCE")]
+    pub(in crate::cli) output_key: Option<String>,
     /// Bytes of a block of new files: 4K, 8K, 16K, 32K or 64K
     #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = block_size)]
     pub(in crate::cli) block_size: BlockSize,
-    /// A pair for the KMS encryption context; may be given several times
+    /// A pair for the KMS encryption context, which CloudTrail shows in clear; may be given several
+    /// times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(in crate::cli) context: Vec<(String, String)>,
 }
@@ -175,8 +180,9 @@ pub(in crate::cli) struct UmountArgs {
 const STATUS_FIELDS: &str = "\
 With --json: {\"volumes\": [...]}, each with volume_id, store, state (mounted, stopped, or \
 unreachable: mounted, but its daemon does not answer), mountpoints, created_unix_s, block_size, \
-epochs, slots (id, provider, key), holder (pid, host, mountpoints, socket, started_unix_s) if \
-another machine or a process that does not answer says that it writes the volume, and, if mounted, \
+epochs, slots (id, provider, key), output_key (if there is one), holder (pid, host, mountpoints, \
+socket, started_unix_s) if another machine or a process that does not answer says that it writes \
+the volume, and, if mounted, \
 daemon: pid, release, uptime_s, read_only, \
 durability, key_provider, key_id, key_slot, key_state (held, unproved or locked), key_reason, \
 key_proved_unix_s, memory_locked, core_dumps_off, cache_budget_bytes, figures.";
@@ -302,6 +308,9 @@ pub(in crate::cli) struct RunArgs {
     /// Key source; by default transient, for a notebook local
     #[arg(long, value_name = "SOURCE")]
     pub(in crate::cli) key: Option<String>,
+    /// KMS key that S3 is to encrypt under what leaves the volume, kms:ID; kept in its settings
+    #[arg(long, value_name = "SOURCE")]
+    pub(in crate::cli) output_key: Option<String>,
     /// Keep the store of a transient key, which nobody can read any more
     #[arg(long)]
     pub(in crate::cli) keep_store: bool,
@@ -438,7 +447,7 @@ mod tests {
         let all = Arguments::command();
         let key = all.find_subcommand("key").unwrap();
         let verbs: Vec<&str> = key.get_subcommands().map(|verb| verb.get_name()).collect();
-        assert_eq!(verbs.join(" "), "policy status add remove rewrap rotate");
+        assert_eq!(verbs.join(" "), "policy status add remove rewrap rotate grant audit");
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         assert!(parse("cmkfs key add store --new kms:alias/x --key local").is_ok());
         assert!(parse("cmkfs key rewrap store --to kms:alias/x --slot 2").is_ok());

@@ -17,8 +17,9 @@ use crate::lifecycle::{Exit, VerbError};
 const DOCTOR_FIELDS: &str = "\
 Checks, in this order: kernel, device, mounting, allow_other, memory_lock, swap, store, \
 filesystem, disk, path (of a role), key_source, then key_file, or with KMS credentials, region, \
-endpoint, generate_data_key (without a volume), decrypt, clock, and of a volume that is there \
-volume. A trial of a KMS key is two calls, with cmkfs:trial in the encryption context.
+endpoint, generate_data_key (without a volume), decrypt (of Secrets Manager instead secret), \
+clock, of a volume that is there volume, and of an output key output_key (one call more). A trial \
+of a KMS key is two calls, with cmkfs:trial in the encryption context.
 
 Exits with 0 if nothing fails, with 71 if something does. With --json: {\"passed\", \"checks\"}, \
 each check with check, subject (of several of one name: a path, slot N), status (ok, warning, \
@@ -41,6 +42,9 @@ pub(in crate::cli) struct DoctorArgs {
     /// Key source instead of the recorded one, or of a new volume
     #[arg(long, value_name = "SOURCE")]
     key: Option<String>,
+    /// Output key, kms:ID, instead of the recorded one, or of a new volume
+    #[arg(long, value_name = "SOURCE")]
+    output_key: Option<String>,
     /// A pair that a new volume's encryption context would have; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     context: Vec<(String, String)>,
@@ -68,6 +72,8 @@ fn wish(arguments: &DoctorArgs) -> Result<Wish, Fail> {
     };
     let place = place(&of_role)?;
     let key = typed.as_deref().map(str::parse).transpose().map_err(VerbError::Key)?;
+    let output_key = arguments.output_key.as_deref().map(str::parse).transpose();
+    let output_key = output_key.map_err(VerbError::Key)?;
     let context: BTreeMap<String, String> = arguments.context.iter().cloned().collect();
     check_user_pairs(&context).map_err(VerbError::Key)?;
     let store = match &place {
@@ -83,6 +89,7 @@ fn wish(arguments: &DoctorArgs) -> Result<Wish, Fail> {
         lasts: arguments.role.is_none_or(|role| !role.is_ephemeral()),
         role: place.map(|place| place.request(typed.as_deref())),
         key,
+        output_key,
         context,
     })
 }

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use crate::cli::args::{KeyVerb, OpenedBy};
 use crate::cli::fail::Fail;
-use crate::cli::policy;
-use crate::cli::show;
+use crate::cli::{audit, grant, policy, show};
 use crate::config::Size;
 use crate::keys::KeySource;
 use crate::lifecycle::VerbError;
@@ -18,6 +17,8 @@ use crate::lifecycle::report::SlotReport;
 pub(in crate::cli) fn key(wanted: &KeyVerb) -> Result<(), Fail> {
     match wanted {
         KeyVerb::Policy(arguments) => policy::policy(arguments),
+        KeyVerb::Grant(wanted) => grant::grant(wanted),
+        KeyVerb::Audit(arguments) => audit::audit(arguments),
         KeyVerb::Status { volume, json } => {
             let found = verb::status::status(volume)?;
             if *json { show::json(&found) } else { show::text(&status_text(&found)) }
@@ -130,6 +131,7 @@ fn status_text(found: &KeyStatus) -> String {
         row("store", show::name(&found.store)),
         row("key epochs", epochs_text(found)),
     ];
+    rows.extend(found.output_key.iter().map(|key| row("output key", shown(key))));
     rows.extend(found.daemons.iter().map(|daemon| row("mounted by", daemon_text(daemon))));
     if found.slots.is_empty() {
         rows.push(row("key slots", "none: the key is transient".to_owned()));

@@ -12,15 +12,19 @@
 //! | `tuning`  | flags of how an open volume behaves                |
 //! | `key`     | `key`                                              |
 //! | `policy`  | `key policy`                                       |
+//! | `audit`   | `key audit`                                        |
+//! | `grant`   | `key grant`                                        |
 //! | `doctor`  | `doctor`                                           |
 //! | `fail`    | how an error becomes a message and an exit code    |
 //! | `show`    | standard output, and tables                        |
 
 mod args;
+mod audit;
 mod check;
 mod doctor;
 mod fail;
 mod files;
+mod grant;
 mod key;
 mod mount;
 mod options;
@@ -36,12 +40,14 @@ use clap::Parser;
 
 use crate::cli::args::{Arguments, Verb};
 use crate::cli::fail::Fail;
+use crate::config;
 use crate::keys;
 use crate::lifecycle::{Exit, locking};
 use crate::telemetry;
 
 /// Does what was typed.
 pub fn main() -> ExitCode {
+    keys::note_descriptors();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -59,6 +65,7 @@ pub fn main() -> ExitCode {
         Err(error) => return Fail::new(Exit::Unexpected, format!("the log: {error}")).tell(),
     };
     telemetry::start(arguments.verbose, log);
+    keys::keep_calls_in(config::calls_dir());
     if arguments.allow_plain_http {
         keys::allow_plain_http();
     }

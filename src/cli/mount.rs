@@ -7,11 +7,11 @@ use crate::cli::fail::Fail;
 use crate::cli::show;
 use crate::config;
 use crate::job::Place;
-use crate::keys::KeySource;
+use crate::keys::{self, KeySource};
 use crate::lifecycle::report::Report;
 use crate::lifecycle::request::{KernelOptions, MountRequest};
 use crate::lifecycle::session::Point;
-use crate::lifecycle::{Durability, Exit, background, leave, locate, locking, serve};
+use crate::lifecycle::{Durability, Exit, VerbError, background, leave, locate, locking, serve};
 use crate::limits::{KEY_MAX_OFFLINE_DEFAULT, KEY_RECHECK_DEFAULT, OPEN_DIRS_DEFAULT};
 
 /// The role's place; `None` if a path was typed instead.
@@ -31,8 +31,7 @@ pub(in crate::cli) fn place(arguments: &RoleArgs) -> Result<Option<Place>, Fail>
 
 /// A key source with an absolute path, as text.
 pub(in crate::cli) fn key_source(typed: &str) -> Result<String, Fail> {
-    let source: KeySource =
-        typed.parse().map_err(|error| Fail::from(crate::lifecycle::VerbError::Key(error)))?;
+    let source: KeySource = typed.parse().map_err(|error| Fail::from(VerbError::Key(error)))?;
     let absolute = |path: &Path| {
         std::path::absolute(path)
             .map_err(|error| Fail::new(Exit::BadKeySource, format!("key source {typed}: {error}")))
@@ -40,6 +39,11 @@ pub(in crate::cli) fn key_source(typed: &str) -> Result<String, Fail> {
     Ok(match source {
         KeySource::Local(Some(path)) => KeySource::Local(Some(absolute(&path)?)),
         KeySource::File(path) => KeySource::File(absolute(&path)?),
+        // Before a daemon is started that would say so.
+        KeySource::Fd(number) => {
+            keys::check_descriptor(number).map_err(VerbError::Key)?;
+            KeySource::Fd(number)
+        }
         other => other,
     }
     .to_string())
@@ -78,6 +82,11 @@ pub(in crate::cli) fn umount(mountpoint: &Path) -> Result<(), Fail> {
 
 pub(in crate::cli) fn unlock(arguments: &UnlockArgs) -> Result<(), Fail> {
     let key = arguments.key.as_deref().map(key_source).transpose()?;
+    // The daemon has not got the descriptor, but may open what it leads to, as this process waits.
+    let key = key.map(|key| match key.strip_prefix("fd:") {
+        Some(number) => format!("file:/proc/{}/fd/{number}", std::process::id()),
+        None => key,
+    });
     Ok(locking::unlock(&arguments.volume, key.as_deref())?)
 }
 
@@ -116,6 +125,7 @@ fn plain(store: &Path, mountpoint: &Path, key: Option<String>) -> Result<MountRe
         store: found.path().to_owned(),
         points: vec![Point { mountpoint, subdir: String::new(), mode: 0o755 }],
         key,
+        output_key: None,
         make: None,
         cache_bytes: 0,
         threads: None,

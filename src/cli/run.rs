@@ -5,6 +5,7 @@ use crate::cli::fail::Fail;
 use crate::cli::mount::key_source;
 use crate::cli::show;
 use crate::job::{self, Child, Ended, JobOptions, Outcome, Place, StoreFate};
+use crate::keys::OutputKey;
 use crate::lifecycle::Exit;
 use crate::telemetry;
 
@@ -19,6 +20,10 @@ pub(in crate::cli) fn run(arguments: &RunArgs) -> Result<u8, Fail> {
     let key = arguments.key.as_deref().map(key_source).transpose();
     let key = key.map_err(|fail| fail.with(Exit::NotRun))?;
     let mut request = place.request(key.as_deref());
+    if let Some(output_key) = &arguments.output_key {
+        output_key.parse::<OutputKey>().map_err(|error| before(error.to_string()))?;
+        request.output_key = Some(output_key.clone());
+    }
     arguments.tuning.apply(&mut request);
     let options = JobOptions {
         place,

@@ -27,7 +27,9 @@ pub(in crate::cli) fn init(arguments: &InitArgs) -> Result<(), Fail> {
     }
     let key =
         key_source(&arguments.key)?.parse().map_err(|error| Fail::from(VerbError::Key(error)))?;
-    let options = InitOptions { key, block_size: arguments.block_size, context };
+    let output_key = arguments.output_key.as_deref().map(str::parse).transpose();
+    let output_key = output_key.map_err(VerbError::Key)?;
+    let options = InitOptions { key, output_key, block_size: arguments.block_size, context };
     let created = make::init(&arguments.store, &options)?;
     let slots = created.descriptor.slots.iter();
     let mut rows = vec![
@@ -37,6 +39,7 @@ pub(in crate::cli) fn init(arguments: &InitArgs) -> Result<(), Fail> {
     rows.extend(slots.map(|slot| {
         vec![format!("key slot {}", slot.id), format!("{} {}", slot.provider, slot.key)]
     }));
+    rows.extend(created.descriptor.output_key().map(|key| vec!["output key".into(), key.into()]));
     show::text(&show::table(&rows))
 }
 
@@ -77,6 +80,9 @@ fn report_text(report: &Report) -> String {
     row("key epochs", report.epochs.to_string());
     for slot in &report.slots {
         row(&format!("key slot {}", slot.id), format!("{} {}", slot.provider, slot.key));
+    }
+    if let Some(key) = &report.output_key {
+        row("output key", show::name(Path::new(key)));
     }
     if let Some(holder) = &report.holder {
         row("written by", holder.named());
@@ -178,6 +184,7 @@ pub(in crate::cli) fn terminate(arguments: &TerminateArgs) -> Result<(), Fail> {
     rows.extend(destroyed.slots.iter().map(|slot| {
         vec![format!("key slot {}", slot.id), format!("{} {}", slot.provider, slot.key)]
     }));
+    rows.extend(destroyed.grants.into_iter().map(|id| vec!["grant".to_owned(), id]));
     rows.extend(destroyed.snapshots.into_iter().map(|id| vec!["snapshot".to_owned(), id]));
     rows.push(vec!["store".to_owned(), show::name(&destroyed.store)]);
     rows.extend(

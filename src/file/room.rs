@@ -38,6 +38,11 @@ impl Room {
 }
 
 impl Volume {
+    /// Asks the disk now, so that the first write need not.
+    pub(in crate::file) fn look_for_room(&self) {
+        self.has_room(1);
+    }
+
     /// Whether the disk has room for `len` bytes beyond doubt.
     pub(in crate::file) fn has_room(&self, len: usize) -> bool {
         let ask = || {

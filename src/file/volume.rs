@@ -230,6 +230,7 @@ impl Volume {
                 Self::recover(&mut volume, segments)?;
             }
             volume.sessions.begin(&volume.keys(), options.durability);
+            volume.look_for_room();
         }
         Ok(volume)
     }

@@ -53,9 +53,9 @@ pub struct Descriptor {
 pub struct Slot {
     /// Number of the slot, never used again in this volume.
     pub id: u32,
-    /// `local`, `kms` or `file`.
+    /// `local`, `kms`, `file`, `fd` or `secretsmanager`.
     pub provider: String,
-    /// ARN of the KMS key, or path of the key file.
+    /// ARN of the KMS key or of the secret, or path of the key file; empty for `fd`.
     pub key: String,
     /// Base64 of the wrapped volume key, in the provider's own form.
     pub wrapped: String,
@@ -78,8 +78,8 @@ pub struct Features {
     /// A reader that does not know one of these must refuse the volume. Written here: see
     /// [`Descriptor::set_two_keys`].
     pub required: Vec<String>,
-    /// A reader may ignore these. Written here: see [`Descriptor::last_slot`] and
-    /// [`Descriptor::pending`].
+    /// A reader may ignore these. Written here: see [`Descriptor::last_slot`],
+    /// [`Descriptor::output_key`] and [`Descriptor::pending`].
     pub optional: Vec<String>,
 }
 
@@ -152,6 +152,8 @@ impl Pending {
         format!("{prefix}{}", self.epoch.0)
     }
 }
+/// Begins the optional feature that keeps the output key; its source follows.
+const OUTPUT_KEY: &str = "output-key=";
 
 fn last_slot_of(feature: &str) -> Option<u32> {
     feature.strip_prefix(LAST_SLOT)?.parse().ok()
@@ -247,6 +249,19 @@ impl Descriptor {
         self.features.required.extend(may_be.then(|| TWO_KEYS.to_owned()));
     }
 
+    /// The key under which what leaves the volume is to be encrypted, as a source: `kms:` and the
+    /// ARN of a KMS key, or an alias that AWS made. It is `output-key=SOURCE` of the optional
+    /// features.
+    pub fn output_key(&self) -> Option<&str> {
+        self.features.optional.iter().find_map(|feature| feature.strip_prefix(OUTPUT_KEY))
+    }
+
+    /// Replaces it.
+    pub fn set_output_key(&mut self, source: Option<&str>) {
+        self.features.optional.retain(|feature| !feature.starts_with(OUTPUT_KEY));
+        self.features.optional.extend(source.map(|source| format!("{OUTPUT_KEY}{source}")));
+    }
+
     /// Block size of new files.
     pub fn block_size(&self) -> BlockSize {
         BlockSize::from_bytes(self.block_size).expect("checked when read and when made")
@@ -308,6 +323,22 @@ mod tests {
         assert_eq!((volume.last_slot(), volume.features.optional.len()), (4, 2));
         volume.features.optional.push(format!("{LAST_SLOT}{}", u32::MAX));
         assert_eq!(volume.last_slot(), u32::MAX);
+    }
+
+    #[test]
+    fn the_output_key_is_kept_beside_the_slots_and_is_authenticated() {
+        let mut volume = sample();
+        let before = volume.canonical();
+        assert_eq!(volume.output_key(), None);
+        volume.set_output_key(Some("kms:arn:1"));
+        volume.set_output_key(Some("kms:arn:2"));
+        assert_ne!(volume.canonical(), before);
+        volume.set_slots(vec![]);
+        let mut again = decode(&volume.encode()).unwrap();
+        assert_eq!(again.output_key(), Some("kms:arn:2"));
+        assert_eq!(again.features.optional, ["output-key=kms:arn:2"]);
+        again.set_output_key(None);
+        assert_eq!(again, sample());
     }
 
     #[test]

@@ -135,6 +135,7 @@ impl Place {
             store: self.store.clone(),
             points: points.collect(),
             key: key.map(str::to_owned),
+            output_key: None,
             make: Some(NewVolume { key: own.to_owned(), dirs: dirs.collect() }),
             cache_bytes: CACHE_BYTES_DEFAULT,
             threads: None,

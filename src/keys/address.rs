@@ -44,6 +44,14 @@ pub fn exposure(url: &str) -> Option<String> {
     Some(format!("{how} to {host}, which is not this machine: the network would see the key"))
 }
 
+/// Whether it is an address at which a machine or container is given its own credentials, by plain
+/// HTTP on a link that no network passes on: `169.254.0.0/16` and `fd00:ec2::/32`.
+pub(super) fn is_metadata(url: &str) -> bool {
+    let host = url.split_once("://").map_or("", |(_, rest)| host(rest));
+    host.parse().is_ok_and(|address: Ipv4Addr| address.is_link_local())
+        || host.parse().is_ok_and(|address: Ipv6Addr| address.segments()[..2] == [0xfd00, 0xec2])
+}
+
 /// The host of what follows `://`, without port and user.
 fn host(rest: &str) -> &str {
     let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
@@ -81,6 +89,25 @@ mod tests {
         ] {
             assert_eq!(refusal(url), None, "{url}");
         }
+    }
+
+    #[test]
+    fn credentials_of_the_machine_are_on_its_own_link() {
+        for (url, is) in [
+            ("http://169.254.169.254/latest/meta-data/", true),
+            ("http://169.254.170.2/v2/credentials/x", true),
+            ("http://169.254.170.23/v1/credentials", true),
+            ("http://[fd00:ec2::254]/latest", true),
+            ("http://[fd00:ec3::254]/latest", false),
+            ("http://169.254.169.254.example.com/", false),
+            ("http://169.253.169.254/", false),
+            ("http://x@10.0.0.1/169.254.169.254", false),
+            ("169.254.169.254", false),
+        ] {
+            assert_eq!(is_metadata(url), is, "{url}");
+        }
+        // Such an address is no endpoint for keys.
+        assert!(refusal("http://169.254.169.254/").is_some());
     }
 
     #[test]

@@ -10,7 +10,8 @@ pub enum KeyError {
     /// Not a key source.
     #[error(
         "key source {found:?}: {reason}; wanted local, local:FILE, kms:ID (a key id, key ARN, \
-         alias/NAME or alias ARN), file:FILE (32 bytes of your own) or transient"
+         alias/NAME or alias ARN), file:FILE, fd:N or secretsmanager:ARN (32 bytes of your own) \
+         or transient"
     )]
     Source {
         /// What was typed.
@@ -56,9 +57,18 @@ pub enum KeyError {
     /// A slot was wanted of what wraps nothing.
     #[error(
         "a transient key is kept nowhere, so there is no key slot for it; wanted kms:ID, \
-         local[:FILE] or file:FILE"
+         local[:FILE], file:FILE, fd:N or secretsmanager:ARN"
     )]
     Transient,
+    /// What S3 can't encrypt under.
+    #[error(
+        "output key {found}: what leaves a volume is encrypted by S3, under a KMS key; wanted \
+         kms:ID (a key id, key ARN, alias/NAME or alias ARN)"
+    )]
+    Output {
+        /// What was named.
+        found: String,
+    },
     /// A slot of a later release.
     #[error(
         "key slot {slot} has provider {provider:?}, which this release does not know: use a \
@@ -80,14 +90,35 @@ pub enum KeyError {
     },
     /// The key file is fit, but another one wrapped the volume key, or the slot was edited.
     #[error(
-        "the key in {key} does not open key slot {slot}: another key wrapped this volume's, or \
-         volume.json was edited; name the right file by --key file:FILE"
+        "the key in {key} does not open key slot {slot}: another key wrapped this volume's (a \
+         secret that was rotated has it in an older version), or volume.json was edited; name the \
+         right one by --key file:FILE, fd:N or secretsmanager:ARN"
     )]
     WrongKey {
         /// The slot's number.
         slot: u32,
-        /// Path of the key file.
+        /// Path of the key file, or what else gave the key.
         key: String,
+    },
+    /// A slot whose key came by a descriptor.
+    #[error(
+        "key slot {slot} is under a key that came by a descriptor and is kept nowhere; name it by \
+         --key fd:N, as in --key fd:3 3<FILE, or file:FILE or secretsmanager:ARN if it is there"
+    )]
+    Unnamed {
+        /// The slot's number.
+        slot: u32,
+    },
+    /// A secret that holds no key.
+    #[error(
+        "secret {arn}: {found}; wanted 32 random bytes as SecretBinary, or their base64 as \
+         SecretString: head -c 32 /dev/urandom | base64"
+    )]
+    Secret {
+        /// The secret.
+        arn: String,
+        /// What is wrong with it.
+        found: String,
     },
     /// KMS gave another key than the one that it had wrapped a moment before.
     #[error(
@@ -114,6 +145,9 @@ impl KeyError {
             | Self::KeyFile { .. }
             | Self::NoHome
             | Self::NoSlot { .. }
+            | Self::Unnamed { .. }
+            | Self::Secret { .. }
+            | Self::Output { .. }
             | Self::Transient => 20,
             Self::Gone | Self::WrongKey { .. } => 21,
             Self::Trial { .. } => 29,
@@ -128,21 +162,22 @@ impl KeyError {
             Self::Kms(error) => error.failure.weight(),
             Self::WrongKey { .. } => 5,
             Self::Slot { .. } => 4,
-            Self::KeyFile { .. } => 2,
+            Self::KeyFile { .. } | Self::Unnamed { .. } | Self::Secret { .. } => 2,
             Self::Provider { .. } => 1,
             Self::Source { .. }
             | Self::Context(_)
             | Self::NoHome
             | Self::Gone
             | Self::Transient
+            | Self::Output { .. }
             | Self::Trial { .. }
             | Self::NoSlot { .. } => 0,
         }
     }
 }
 
-impl From<KmsError> for KeyError {
-    fn from(error: KmsError) -> Self {
-        Self::Kms(Box::new(error))
+impl From<Box<KmsError>> for KeyError {
+    fn from(error: Box<KmsError>) -> Self {
+        Self::Kms(error)
     }
 }

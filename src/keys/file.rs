@@ -1,4 +1,5 @@
-//! Reads a key file: exactly 32 bytes, in a regular file or a pipe, that nobody else may touch.
+//! Reads a key file: exactly 32 bytes, in a regular file or a pipe, that nobody else may touch; or
+//! such a key by a descriptor.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
@@ -10,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::cipher::Secret;
 use crate::keys::error::KeyError;
+use crate::sys::take_inherited;
 
 /// Bytes of a key file.
 pub(super) const KEY_LEN: usize = 32;
@@ -44,17 +46,54 @@ pub(super) fn read(path: &Path) -> Result<Secret, KeyError> {
     let mut file = File::from(opened);
     let metadata = file.metadata().map_err(failed)?;
     check_kind(path, &metadata)?;
-    let mode = metadata.mode() & 0o7777;
-    if mode & OTHERS != 0 {
-        let found = format!("mode {mode:04o} lets group or others in");
-        return refuse(&found, &format!("wanted 0600: chmod 600 {}", path.display()));
-    }
+    check_mode(path, &metadata)?;
     if !is_ours(metadata.uid()) {
         let found = format!("a file of user {}", metadata.uid());
         return refuse(&found, "wanted a file of this user or root: a store may name any file");
     }
+    key_in(path, &mut file).map_err(failed)?
+}
+
+/// The key that comes by a descriptor of whoever started this process. It is closed then, so that
+/// no child has it.
+///
+/// # Errors
+/// [`KeyError::KeyFile`]: none such, or it was read; a directory or device, a file that is open to
+/// group or others, not 32 bytes, all zeros.
+pub(super) fn read_descriptor(number: i32) -> Result<Secret, KeyError> {
+    let shown = PathBuf::from(format!("fd:{number}"));
+    let Some(fd) = take_inherited(number) else { return Err(no_descriptor(number)) };
+    let mut file = File::from(fd);
+    let failed = |error: io::Error| {
+        refused(&shown, &error.to_string(), "wanted a descriptor that can be read")
+    };
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.file_type().is_socket() {
+        check_kind(&shown, &metadata)?;
+    }
+    // Without a name, as of memfd_create(2), nobody else can open it.
+    if metadata.nlink() > 0 && metadata.is_file() {
+        check_mode(&shown, &metadata)?;
+    }
+    key_in(&shown, &mut file).map_err(failed)?
+}
+
+/// That a descriptor is not there.
+pub(super) fn no_descriptor(number: i32) -> KeyError {
+    let remedy = format!(
+        "wanted one that the shell opens, as in --key fd:{number} {number}<FILE; it is read once, \
+         so to unlock a volume name it again: cmkfs unlock VOLUME --key fd:{number} {number}<FILE"
+    );
+    let found = "this process was not started with it, or it was read already";
+    refused(Path::new(&format!("fd:{number}")), found, &remedy)
+}
+
+/// Reads to the end; the outer error is the system's.
+fn key_in(path: &Path, file: &mut File) -> io::Result<Result<Secret, KeyError>> {
+    let refuse = |found: &str, remedy: &str| Ok(Err(refused(path, found, remedy)));
     let mut bytes = Zeroizing::new([0; KEY_LEN + 1]);
-    let length = read_up_to(&mut file, &mut bytes[..]).map_err(failed)?;
+    let length = read_up_to(file, &mut bytes[..])?;
+    let metadata = file.metadata()?;
     match (length, metadata.len()) {
         (KEY_LEN, _) => {}
         (33.., len @ 33..) => return refuse(&format!("{len} bytes"), MAKE),
@@ -64,7 +103,7 @@ pub(super) fn read(path: &Path) -> Result<Secret, KeyError> {
     if bytes[..KEY_LEN] == [0; KEY_LEN] {
         return refuse("32 zero bytes, as after a lost write", MAKE);
     }
-    Ok(Secret::take(&mut bytes[..KEY_LEN]).expect("32 bytes were read"))
+    Ok(Ok(Secret::take(&mut bytes[..KEY_LEN]).expect("32 bytes were read")))
 }
 
 fn read_up_to(file: &mut File, bytes: &mut [u8]) -> io::Result<usize> {
@@ -87,6 +126,15 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), KeyError> {
     }
     let found = if kind.is_dir() { "a directory" } else { "neither a file nor a pipe" };
     Err(refused(path, found, "wanted a regular file or a pipe"))
+}
+
+fn check_mode(path: &Path, metadata: &Metadata) -> Result<(), KeyError> {
+    let mode = metadata.mode() & 0o7777;
+    if mode & OTHERS == 0 {
+        return Ok(());
+    }
+    let found = format!("mode {mode:04o} lets group or others in");
+    Err(refused(path, &found, &format!("wanted 0600: chmod 600 {}", path.display())))
 }
 
 fn is_ours(uid: u32) -> bool {

@@ -6,6 +6,8 @@ use std::fmt;
 use aws_sdk_kms::config::http::HttpResponse;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 
+use crate::keys::call::GET_SECRET_VALUE;
+use crate::keys::exchange::Exchange;
 use crate::keys::policy;
 
 /// Why a KMS call gave no key.
@@ -27,8 +29,14 @@ pub enum KmsFailure {
     NoCredentials,
     /// No region set.
     NoRegion,
-    /// KMS does not accept the credentials.
+    /// KMS or STS does not accept the credentials, or STS not the token.
     BadCredentials,
+    /// STS refuses to give the credentials of the role.
+    RoleDenied,
+    /// The clock of this machine is wrong by more than AWS takes.
+    Clock,
+    /// The endpoint shows a certificate that is not trusted.
+    Untrusted,
     /// Too many requests, also after the retries.
     Throttled,
     /// Not sent: the way there is not HTTPS and leaves this machine.
@@ -46,10 +54,12 @@ impl KmsFailure {
             Self::Mismatch => 24,
             Self::NotFound | Self::IncorrectKey => 25,
             Self::Unreachable => 26,
-            Self::NoCredentials | Self::NoRegion | Self::BadCredentials => 27,
+            Self::NoCredentials | Self::NoRegion | Self::BadCredentials | Self::RoleDenied => 27,
             Self::Throttled => 28,
             Self::Other => 29,
             Self::PlainHttp => 70,
+            Self::Clock => 72,
+            Self::Untrusted => 73,
         }
     }
 
@@ -58,8 +68,13 @@ impl KmsFailure {
         match self {
             Self::Denied | Self::Unusable | Self::Mismatch => 7,
             Self::NotFound | Self::IncorrectKey => 6,
-            Self::Unreachable | Self::Throttled | Self::Other => 4,
-            Self::NoCredentials | Self::NoRegion | Self::BadCredentials | Self::PlainHttp => 3,
+            Self::Unreachable | Self::Throttled | Self::Other | Self::Untrusted => 4,
+            Self::NoCredentials
+            | Self::NoRegion
+            | Self::BadCredentials
+            | Self::RoleDenied
+            | Self::Clock
+            | Self::PlainHttp => 3,
         }
     }
 
@@ -68,11 +83,15 @@ impl KmsFailure {
         match code {
             "AccessDeniedException" | "AccessDenied" => Self::Denied,
             "DisabledException"
+            // Of Secrets Manager: marked for deletion, or its KMS key does not decrypt.
+            | "InvalidRequestException"
+            | "DecryptionFailure"
             | "KMSInvalidStateException"
-            | "KeyUnavailableException"
             | "InvalidKeyUsageException" => Self::Unusable,
             "InvalidCiphertextException" => Self::Mismatch,
-            "NotFoundException" | "InvalidArnException" => Self::NotFound,
+            "NotFoundException" | "InvalidArnException" | "ResourceNotFoundException" => {
+                Self::NotFound
+            }
             "IncorrectKeyException" => Self::IncorrectKey,
             "ThrottlingException"
             | "Throttling"
@@ -90,8 +109,28 @@ impl KmsFailure {
             | "IncompleteSignature"
             | "IncompleteSignatureException"
             | "MissingAuthenticationToken"
-            | "MissingAuthenticationTokenException" => Self::BadCredentials,
+            | "MissingAuthenticationTokenException"
+            | "InvalidIdentityToken"
+            | "InvalidIdentityTokenException"
+            | "IDPRejectedClaim"
+            | "IDPRejectedClaimException"
+            | "OptInRequired" => Self::BadCredentials,
             _ => Self::Other,
+        }
+    }
+
+    /// What to do where a secret was asked for, if that is something else.
+    fn of_secret(self) -> Option<&'static str> {
+        match self {
+            Self::Unusable => Some(
+                "wanted a secret that is not marked for deletion (aws secretsmanager \
+                 restore-secret), under a KMS key that is enabled",
+            ),
+            Self::NotFound => Some(
+                "wanted a secret of that account and region with a current version: check the ARN \
+                 with its six last characters, and the endpoint",
+            ),
+            _ => None,
         }
     }
 
@@ -116,9 +155,10 @@ impl KmsFailure {
                 "wanted the key that wrapped this volume's: leave --key out, or name that key"
             }
             Self::Unreachable => {
-                "wanted an answer within 15 s: check the network, the VPC endpoint for KMS, a \
-                 proxy, and AWS_ENDPOINT_URL_KMS or AWS_ENDPOINT_URL if set; a SageMaker job \
-                 with network isolation reaches no KMS"
+                "wanted an answer within 15 s: check the network, the VPC endpoint for KMS (or for \
+                 STS, Secrets Manager), a proxy, and AWS_ENDPOINT_URL_KMS (_STS, \
+                 _SECRETS_MANAGER) or AWS_ENDPOINT_URL if set; a SageMaker job with network \
+                 isolation reaches no KMS"
             }
             Self::NoCredentials => {
                 "wanted AWS credentials: run with a role, or set AWS_PROFILE, or \
@@ -128,10 +168,25 @@ impl KmsFailure {
             }
             Self::NoRegion => "wanted a region: set AWS_REGION, or name the key by its ARN",
             Self::BadCredentials => {
-                "wanted valid AWS credentials: renew them, and check the clock of this machine"
+                "wanted valid AWS credentials: renew them (of a web identity the token in \
+                 AWS_WEB_IDENTITY_TOKEN_FILE), and check the clock of this machine"
+            }
+            Self::RoleDenied => {
+                "wanted a role whose trust policy lets this caller or token in: check the ARN in \
+                 AWS_ROLE_ARN or role_arn of the profile"
+            }
+            Self::Clock => {
+                "wanted a clock that is right within 5 minutes, or AWS refuses what it signs: \
+                 systemctl restart chronyd (or systemd-timesyncd), chronyc makestep"
+            }
+            Self::Untrusted => {
+                "wanted a certificate that this machine trusts (the system's certificates, package \
+                 ca-certificates, or those in SSL_CERT_FILE; AWS_CA_BUNDLE is not read), and the \
+                 endpoint's own name in it; a proxy that opens TLS shows its own"
             }
             Self::Throttled => {
-                "wanted capacity: try again later, or raise the account's KMS request quota"
+                "wanted capacity: try again later, or raise the account's KMS request quota (of \
+                 STS or Secrets Manager, where that was asked)"
             }
             Self::PlainHttp => {
                 "nothing was sent; wanted https://, or an address of this machine (127.0.0.1, \
@@ -154,24 +209,45 @@ pub struct KmsError {
     pub key: String,
     /// The address that was called; none if it did not come so far.
     pub endpoint: Option<String>,
+    /// How the answer names the request, to find it in CloudTrail; none without an answer.
+    pub request_id: Option<String>,
+    /// The code of the answer, if it had one.
+    pub code: Option<String>,
     /// What was said, without secrets.
     pub found: String,
-    /// For [`KmsFailure::Denied`], the statement that the key policy lacks, as JSON.
+    /// For [`KmsFailure::Denied`] and [`KmsFailure::RoleDenied`], the statement that a policy
+    /// lacks, as JSON.
     pub statement: Option<String>,
 }
 
 impl KmsError {
+    /// With the code of the answer.
+    pub(super) fn coded(mut self: Box<Self>, code: Option<String>) -> Box<Self> {
+        self.code = code;
+        self
+    }
+
     /// What was tried, and what came of it.
     pub fn what(&self) -> String {
         let at = self.endpoint.as_ref().map_or_else(String::new, |at| format!(" at {at}"));
-        format!("{} with {}{at}: {}", self.action, self.key, self.found)
+        let id = self.request_id.as_ref().map_or_else(String::new, |id| format!(" (request {id})"));
+        format!("{} with {}{at}: {}{id}", self.action, self.key, self.found)
     }
 
     /// What to do, with the statement that the key policy lacks.
     pub fn remedy(&self) -> String {
-        let mut text = self.failure.remedy().to_owned();
+        let of_secret =
+            if self.action == GET_SECRET_VALUE { self.failure.of_secret() } else { None };
+        let mut text = of_secret.unwrap_or_else(|| self.failure.remedy()).to_owned();
         if let Some(statement) = &self.statement {
-            text += &format!(". {}", policy::advice(&self.found, statement));
+            let advice = match self.failure {
+                KmsFailure::RoleDenied => policy::trust_advice(statement),
+                _ if self.action == GET_SECRET_VALUE => {
+                    policy::secret_advice(&self.found, statement)
+                }
+                _ => policy::advice(&self.found, statement),
+            };
+            text += &format!(". {advice}");
         }
         text
     }
@@ -214,15 +290,39 @@ where
             (KmsFailure::Unreachable, "no connection or answer in time".to_owned())
         }
         SdkError::DispatchFailure(failure) => {
-            let mut text = failure.as_connector_error().map_or_else(String::new, |e| causes(e));
-            if text.contains("certificate") || text.contains("UnknownIssuer") {
-                text += " (trusted are the system's certificates, package ca-certificates, or \
-                         those in SSL_CERT_FILE; AWS_CA_BUNDLE is not read)";
-            }
-            let user = failure.is_user();
-            (if user { KmsFailure::Other } else { KmsFailure::Unreachable }, text)
+            let text = failure.as_connector_error().map_or_else(String::new, |e| causes(e));
+            (way_of(&text, failure.is_user()), text)
         }
         other => (KmsFailure::Other, causes(other)),
+    }
+}
+
+/// What a connection failed by.
+fn way_of(text: &str, is_user: bool) -> KmsFailure {
+    if text.contains("certificate") || text.contains("UnknownIssuer") {
+        return KmsFailure::Untrusted;
+    }
+    if is_user { KmsFailure::Other } else { KmsFailure::Unreachable }
+}
+
+/// Why there are no credentials, and the code of the answer if STS gave one: `sts` is the last
+/// request to it, `found` what the SDK made of the answer.
+pub(super) fn of_credentials(sts: Option<&Exchange>, found: &str) -> (KmsFailure, Option<String>) {
+    let Some(sts) = sts else { return (KmsFailure::NoCredentials, None) };
+    if sts.status.is_none() {
+        return (way_of(found, false), None);
+    }
+    let words = found.split(|c: char| !c.is_ascii_alphanumeric());
+    let known = |word: &str| match KmsFailure::of_code(word) {
+        KmsFailure::Denied => Some(KmsFailure::RoleDenied),
+        KmsFailure::BadCredentials => Some(KmsFailure::BadCredentials),
+        KmsFailure::Throttled => Some(KmsFailure::Throttled),
+        _ => None,
+    };
+    let mut coded = words.filter_map(|word| known(word).map(|failure| (failure, word)));
+    match coded.next() {
+        Some((failure, code)) => (failure, Some(code.to_owned())),
+        None => (KmsFailure::Other, None),
     }
 }
 

@@ -1,17 +1,14 @@
 //! What is learnt on the way to KMS and back, also of a call that fails: the SDK takes addresses
 //! and credentials from several variables and files, and its errors do not name them.
 
-use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use aws_sdk_kms::config::interceptors::{
-    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
-};
-use aws_sdk_kms::config::{ConfigBag, Credentials, Intercept, RuntimeComponents};
-use aws_sdk_kms::error::BoxError;
+use aws_sdk_kms::config::Credentials;
 use aws_sdk_kms::primitives::{DateTime, DateTimeFormat};
 
 use crate::keys::address;
+use crate::keys::exchange::Exchange;
 
 /// How long credentials can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +32,8 @@ struct Notes {
     endpoint: OnceLock<String>,
     refused: OnceLock<String>,
     ahead_s: OnceLock<i64>,
+    /// Requests that were not taken out yet, in order.
+    exchanges: Mutex<Vec<Exchange>>,
 }
 
 impl KmsNotes {
@@ -71,15 +70,61 @@ impl KmsNotes {
         });
     }
 
-    /// Notes an address; returns why no request may go there, if so.
-    pub(super) fn note_endpoint(&self, url: &str) -> Option<&str> {
+    pub(super) fn note_endpoint(&self, url: &str) {
         self.0.endpoint.get_or_init(|| url.to_owned());
-        address::refusal(url).map(|why| self.0.refused.get_or_init(|| why).as_str())
+    }
+
+    /// Why no request may go to an address, if so; noted then.
+    pub(super) fn refuse(&self, url: &str) -> Option<&str> {
+        let why = address::refusal(url)?;
+        self.note_endpoint(url);
+        Some(self.0.refused.get_or_init(|| why).as_str())
     }
 
     /// Why nothing was sent.
     pub(super) fn refused(&self) -> Option<&str> {
         self.0.refused.get().map(String::as_str)
+    }
+
+    pub(super) fn note_date(&self, date: &str) {
+        if let Some(ahead) = ahead_s(date, SystemTime::now()) {
+            self.0.ahead_s.get_or_init(|| ahead);
+        }
+    }
+
+    fn exchanges(&self) -> MutexGuard<'_, Vec<Exchange>> {
+        // Each change of what is in there is whole.
+        self.0.exchanges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request goes out; returns its number.
+    pub(super) fn begin_exchange(&self, exchange: Exchange) -> usize {
+        let mut exchanges = self.exchanges();
+        exchanges.push(exchange);
+        exchanges.len() - 1
+    }
+
+    /// Its answer came.
+    pub(super) fn end_exchange(
+        &self,
+        number: usize,
+        status: u16,
+        request_id: Option<String>,
+        took: Duration,
+    ) {
+        if let Some(exchange) = self.exchanges().get_mut(number) {
+            (exchange.status, exchange.request_id, exchange.took) =
+                (Some(status), request_id, Some(took));
+        }
+    }
+
+    pub(super) fn last_exchange(&self) -> Option<Exchange> {
+        self.exchanges().last().cloned()
+    }
+
+    /// The requests so far; the next ones begin anew.
+    pub(super) fn take_exchanges(&self) -> Vec<Exchange> {
+        std::mem::take(&mut *self.exchanges())
     }
 }
 
@@ -87,38 +132,6 @@ impl KmsNotes {
 fn ahead_s(date: &str, local: SystemTime) -> Option<i64> {
     let there = DateTime::from_str(date, DateTimeFormat::HttpDate).ok()?.secs();
     Some(DateTime::from(local).secs().saturating_sub(there))
-}
-
-impl Intercept for KmsNotes {
-    fn name(&self) -> &'static str {
-        "KmsNotes"
-    }
-
-    /// The address is known here, and nothing has been signed or sent.
-    fn read_before_signing(
-        &self,
-        context: &BeforeTransmitInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        match self.note_endpoint(context.request().uri()) {
-            None => Ok(()),
-            Some(why) => Err(why.into()),
-        }
-    }
-
-    fn read_before_deserialization(
-        &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let date = context.response().headers().get("date");
-        if let Some(ahead) = date.and_then(|date| ahead_s(date, SystemTime::now())) {
-            self.0.ahead_s.get_or_init(|| ahead);
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -142,10 +155,9 @@ mod tests {
     #[test]
     fn a_refused_address_is_noted_with_the_reason() {
         let notes = KmsNotes::default();
-        assert_eq!(notes.note_endpoint("http://127.0.0.1:1/"), None);
-        assert_eq!(notes.endpoint(), Some("http://127.0.0.1:1/"));
-        let notes = KmsNotes::default();
-        assert!(notes.note_endpoint("http://kms:8080/").is_some_and(|why| why.contains("to kms,")));
+        assert_eq!(notes.refuse("http://127.0.0.1:1/"), None);
+        assert_eq!((notes.endpoint(), notes.refused()), (None, None));
+        assert!(notes.refuse("http://kms:8080/").is_some_and(|why| why.contains("to kms,")));
         assert_eq!(notes.endpoint(), Some("http://kms:8080/"));
         assert!(notes.refused().is_some());
     }

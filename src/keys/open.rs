@@ -2,13 +2,14 @@
 
 use data_encoding::BASE64;
 
-use crate::cipher::{Secret, unwrap_secret};
+use crate::cipher::Secret;
 use crate::format::Slot;
 use crate::keys::context::Context;
 use crate::keys::error::KeyError;
+use crate::keys::given::{self, Given};
+use crate::keys::kms;
 use crate::keys::notes::KmsNotes;
-use crate::keys::source::{FILE, KMS, KeySource, LOCAL};
-use crate::keys::{file, kms, local, source};
+use crate::keys::source::{self, FD, FILE, KMS, KeySource, LOCAL, SECRETS_MANAGER};
 
 /// A volume key and where it came from.
 #[derive(Debug)]
@@ -17,30 +18,37 @@ pub struct Opened {
     pub key: Secret,
     /// Number of the slot that gave it.
     pub slot: u32,
-    /// That slot's provider: `local`, `file` or `kms`.
+    /// That slot's provider: `local`, `file`, `fd`, `secretsmanager` or `kms`.
     pub provider: String,
-    /// Path of the key file, or ARN of the KMS key as KMS gave it.
+    /// What opened it: path of the key file, `fd:N`, ARN of the secret, or ARN of the KMS key as
+    /// KMS gave it.
     pub key_id: String,
 }
 
-/// The two ways to unwrap, the cheaper first.
+/// The ways to unwrap, the cheaper first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
-    KeyFile,
+    /// By a key that is on this machine.
+    Given,
     Kms,
+    /// By a key that is in Secrets Manager.
+    Secret,
 }
 
-/// One slot and the key to try on it: the slot's own, or the one that the caller names instead.
+/// One slot and the way to try on it.
 #[derive(Debug)]
 struct Attempt<'a> {
     slot: &'a Slot,
     way: Way,
-    key: String,
+    /// The KMS key that the caller names instead of the slot's.
+    instead: Option<&'a str>,
 }
 
-/// The volume key, from the first slot that opens: key files before KMS. With a source, only slots
-/// of its way are tried, with that file or KMS key instead of the recorded one (`local` and `file`
-/// stand for each other). One `Decrypt` call for each KMS slot tried, at most 25 s each.
+/// The volume key, from the first slot that opens: key files before KMS, that before Secrets
+/// Manager. With a source, only slots that it may open are tried, with that key instead of the
+/// recorded one: a KMS key those of KMS, a file, descriptor or secret all others. One `Decrypt`
+/// call for each KMS slot tried, one `GetSecretValue` for each of Secrets Manager, at most 25 s
+/// each; a source is read once.
 ///
 /// What it returns is proved only by the `mac` of `volume.json`.
 ///
@@ -68,8 +76,13 @@ pub fn open_noting(
         return Err(KeyError::Gone);
     }
     let mut failed: Vec<(u32, KeyError)> = Vec::new();
-    for attempt in attempts(slots, override_source, &mut failed)? {
-        match attempt.open(context, notes) {
+    let attempts = attempts(slots, override_source, &mut failed)?;
+    let given = match override_source {
+        Some(source) => given::to_open(source, context, notes)?,
+        None => None,
+    };
+    for attempt in attempts {
+        match attempt.open(given.as_ref(), context, notes) {
             Ok(opened) => return Ok(opened),
             Err(error) => failed.push((attempt.slot.id, error)),
         }
@@ -85,25 +98,22 @@ pub fn open_noting(
 /// What to try, in order. Slots that this release does not know go to `failed`.
 fn attempts<'a>(
     slots: &'a [Slot],
-    override_source: Option<&KeySource>,
+    override_source: Option<&'a KeySource>,
     failed: &mut Vec<(u32, KeyError)>,
 ) -> Result<Vec<Attempt<'a>>, KeyError> {
-    let named = match override_source {
-        None => None,
-        Some(KeySource::Local(path)) => {
-            Some((Way::KeyFile, file::text(&local::path(path.as_deref())?)?))
-        }
-        Some(KeySource::File(path)) => Some((Way::KeyFile, file::text(&file::absolute(path)?)?)),
+    let instead = match override_source {
         Some(KeySource::Kms(id)) => {
             source::check_kms_id(id)?;
-            Some((Way::Kms, id.clone()))
+            Some(id.as_str())
         }
         Some(KeySource::Transient) => return Err(no_slot(slots, &KeySource::Transient)),
+        _ => None,
     };
     let mut attempts = Vec::new();
     for slot in slots {
         let way = match slot.provider.as_str() {
-            LOCAL | FILE => Way::KeyFile,
+            LOCAL | FILE | FD => Way::Given,
+            SECRETS_MANAGER => Way::Secret,
             KMS => Way::Kms,
             other => {
                 let error = KeyError::Provider { slot: slot.id, provider: other.to_owned() };
@@ -111,12 +121,9 @@ fn attempts<'a>(
                 continue;
             }
         };
-        match &named {
-            None => attempts.push(Attempt { slot, way, key: slot.key.clone() }),
-            Some((wanted, key)) if *wanted == way => {
-                attempts.push(Attempt { slot, way, key: key.clone() });
-            }
-            Some(_) => {}
+        let fits = override_source.is_none() || instead.is_some() == (way == Way::Kms);
+        if fits {
+            attempts.push(Attempt { slot, way, instead });
         }
     }
     if let (true, Some(source)) = (attempts.is_empty(), override_source) {
@@ -132,22 +139,39 @@ fn no_slot(slots: &[Slot], wanted: &KeySource) -> KeyError {
 }
 
 impl Attempt<'_> {
-    fn open(&self, context: &Context<'_>, notes: &KmsNotes) -> Result<Opened, KeyError> {
-        let slot = self.slot.id;
-        let wrapped = BASE64
-            .decode(self.slot.wrapped.as_bytes())
-            .map_err(|_| KeyError::Slot { slot, found: "its key is not base64".to_owned() })?;
-        let (key, key_id) = match self.way {
-            Way::KeyFile => {
-                let kek = file::read(self.key.as_ref())?;
-                let key = unwrap_secret(&kek, &context.canonical(), &wrapped)
-                    .ok_or_else(|| KeyError::WrongKey { slot, key: self.key.clone() })?;
-                (key, self.key.clone())
-            }
-            Way::Kms => kms::decrypt(&self.key, wrapped, context, notes)?,
-        };
-        Ok(Opened { key, slot, provider: self.slot.provider.clone(), key_id })
+    /// `given` is the key that the caller names instead of the slot's.
+    fn open(
+        &self,
+        given: Option<&Given>,
+        context: &Context<'_>,
+        notes: &KmsNotes,
+    ) -> Result<Opened, KeyError> {
+        if self.way != Way::Kms {
+            return match given {
+                Some(given) => by_given(given, self.slot, context),
+                None => by_given(&given::of_slot(self.slot, context, notes)?, self.slot, context),
+            };
+        }
+        let key = self.instead.unwrap_or(&self.slot.key);
+        let (key, key_id) = kms::decrypt(key, wrapped(self.slot)?, context, notes)?;
+        Ok(Opened { key, slot: self.slot.id, provider: self.slot.provider.clone(), key_id })
     }
+}
+
+/// Opens a slot that is under a key of 32 bytes.
+pub(super) fn by_given(
+    given: &Given,
+    slot: &Slot,
+    context: &Context<'_>,
+) -> Result<Opened, KeyError> {
+    let key = given.unwrap(&wrapped(slot)?, context, slot.id)?;
+    let (provider, key_id) = (slot.provider.clone(), given.key.clone());
+    Ok(Opened { key, slot: slot.id, provider, key_id })
+}
+
+fn wrapped(slot: &Slot) -> Result<Vec<u8>, KeyError> {
+    let damaged = || KeyError::Slot { slot: slot.id, found: "its key is not base64".to_owned() };
+    BASE64.decode(slot.wrapped.as_bytes()).map_err(|_| damaged())
 }
 
 #[cfg(test)]

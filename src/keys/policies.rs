@@ -6,27 +6,34 @@
 //! |----------|-----------------------------------|----------------------------------------------|
 //! | `init`   | `GenerateDataKey`                 | a context with a volume id, and its pairs    |
 //! | `mount`  | `Decrypt`                         | the volume's context, or any with an id      |
+//! | `add`    | `Encrypt`, `Decrypt`              | the same                                     |
 //! | `rewrap` | `ReEncryptFrom`, `ReEncryptTo`    | the same                                     |
 //! | `grant`  | `CreateGrant`                     | the same, grants of `Decrypt` with a context |
 //! |          | `ListGrants`, `RevokeGrant`       | nothing: they have no context                |
+//! | `secret` | `secretsmanager:GetSecretValue`   | nothing: it is of the secret                 |
+//! |          | `Decrypt`                         | calls that Secrets Manager makes for it      |
 //! | `output` | `GenerateDataKey`, `Decrypt`      | calls that S3 makes for an object or bucket  |
+//! |          | `GenerateDataKey`                 | the trial of an output key                   |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
+use crate::keys::call::{DECRYPT, ENCRYPT, GENERATE_DATA_KEY, GET_SECRET_VALUE};
 use crate::keys::context::Context;
 use crate::keys::error::KeyError;
-use crate::keys::kms::{DECRYPT, GENERATE_DATA_KEY};
 use crate::keys::policy::{Scope, UNKNOWN_PRINCIPAL, condition, of_session};
-use crate::keys::source::{Arn, KeySource, check_kms_id};
+use crate::keys::source::{Arn, KeySource, check_kms_id, region_of};
+use crate::keys::trial::TRIAL;
 
 /// Version of the policy language.
 const VERSION: &str = "2012-10-17";
 /// Stands where the key is not known.
 const UNKNOWN_KEY: &str = "arn:aws:kms:REGION:ACCOUNT:key/KEY-ID";
+/// Stands where the secret is not known.
+const UNKNOWN_SECRET: &str = "arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME-SUFFIX";
 /// The pair of the context that S3 binds an object's key to.
 const S3_CONTEXT: &str = "aws:s3:arn";
 
@@ -37,24 +44,37 @@ pub enum Purpose {
     Init,
     /// To open volumes.
     Mount,
+    /// To add a slot under this key.
+    Add,
     /// To move a volume to another KMS key, from this one or to it.
     Rewrap,
     /// To let others open volumes.
     Grant,
+    /// To open volumes by a secret in Secrets Manager.
+    Secret,
     /// To upload to S3 under this key.
     Output,
 }
 
-const PURPOSES: [Purpose; 5] =
-    [Purpose::Init, Purpose::Mount, Purpose::Rewrap, Purpose::Grant, Purpose::Output];
+const PURPOSES: [Purpose; 7] = [
+    Purpose::Init,
+    Purpose::Mount,
+    Purpose::Add,
+    Purpose::Rewrap,
+    Purpose::Grant,
+    Purpose::Secret,
+    Purpose::Output,
+];
 
 impl fmt::Display for Purpose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Init => "init",
             Self::Mount => "mount",
+            Self::Add => "add",
             Self::Rewrap => "rewrap",
             Self::Grant => "grant",
+            Self::Secret => "secret",
             Self::Output => "output",
         })
     }
@@ -74,6 +94,12 @@ impl FromStr for Purpose {
 /// Whom a policy is for: a role or a user, by its ARN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal(String);
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 impl FromStr for Principal {
     type Err = String;
@@ -138,6 +164,8 @@ pub struct PolicyWish<'a> {
     pub purposes: &'a [Purpose],
     /// ARNs of the KMS keys; without, a text stands there that says what to put in.
     pub keys: &'a [String],
+    /// ARNs of secrets; without, a text stands there that says what to put in.
+    pub secrets: &'a [String],
     /// The volume; without, the statements are for every volume.
     pub volume: Option<Context<'a>>,
 }
@@ -154,6 +182,10 @@ pub struct Policies {
 /// One statement without who and on what.
 struct Allow {
     sid: &'static str,
+    /// What the role's policy names instead of the KMS keys.
+    resource: Option<Value>,
+    /// Whether the policy of the volume's KMS key can allow it.
+    by_key: bool,
     actions: &'static [&'static str],
     condition: Map<String, Value>,
 }
@@ -165,19 +197,24 @@ pub fn policies(wish: &PolicyWish<'_>) -> Policies {
     purposes.dedup();
     let allows: Vec<Allow> = purposes.iter().flat_map(|purpose| allows(*purpose, wish)).collect();
     let principal = wish.principal.map_or(UNKNOWN_PRINCIPAL, |principal| &principal.0);
-    let keys = match wish.keys {
-        [] => json!(UNKNOWN_KEY),
+    let keys = named(wish.keys, UNKNOWN_KEY);
+    let document = |statements: Vec<Value>| json!({ "Version": VERSION, "Statement": statements });
+    let who = json!({ "AWS": principal });
+    let of_key = allows.iter().filter(|allow| allow.by_key);
+    let of_key = of_key.map(|allow| allow.statement(Some(&who), &json!("*"))).collect();
+    let of_role = allows.iter().map(|allow| {
+        let resource = allow.resource.as_ref().unwrap_or(&keys);
+        allow.statement(None, resource)
+    });
+    Policies { key_policy: document(of_key), identity_policy: document(of_role.collect()) }
+}
+
+/// One ARN or several, or what stands for them.
+fn named(arns: &[String], unknown: &str) -> Value {
+    match arns {
+        [] => json!(unknown),
         [one] => json!(one),
         many => json!(many),
-    };
-    let document = |who: Option<Value>, resource: &Value| {
-        let statements: Vec<Value> =
-            allows.iter().map(|allow| allow.statement(who.as_ref(), resource)).collect();
-        json!({ "Version": VERSION, "Statement": statements })
-    };
-    Policies {
-        key_policy: document(Some(json!({ "AWS": principal })), &json!("*")),
-        identity_policy: document(None, &keys),
     }
 }
 
@@ -200,7 +237,8 @@ impl Allow {
 fn allows(purpose: Purpose, wish: &PolicyWish<'_>) -> Vec<Allow> {
     let all = wish.volume.map_or_else(BTreeMap::new, |volume| volume.all());
     let scope = if wish.volume.is_some() { Scope::ThisVolume } else { Scope::AnyVolume };
-    let allow = |sid, actions, condition| Allow { sid, actions, condition };
+    let allow =
+        |sid, actions, condition| Allow { sid, resource: None, by_key: true, actions, condition };
     match purpose {
         // The next volume has an id of its own.
         Purpose::Init => {
@@ -208,6 +246,9 @@ fn allows(purpose: Purpose, wish: &PolicyWish<'_>) -> Vec<Allow> {
             vec![allow("CmkfsInit", &[GENERATE_DATA_KEY], condition)]
         }
         Purpose::Mount => vec![allow("CmkfsMount", &[DECRYPT], condition(&all, scope))],
+        Purpose::Add => {
+            vec![allow("CmkfsAdd", &[ENCRYPT, DECRYPT], condition(&all, scope))]
+        }
         Purpose::Rewrap => {
             let actions = &["kms:ReEncryptFrom", "kms:ReEncryptTo"];
             vec![allow("CmkfsRewrap", actions, condition(&all, scope))]
@@ -225,11 +266,44 @@ fn allows(purpose: Purpose, wish: &PolicyWish<'_>) -> Vec<Allow> {
                 allow("CmkfsGrantsThere", others, Map::new()),
             ]
         }
+        Purpose::Secret => {
+            let read = Allow {
+                resource: Some(named(wish.secrets, UNKNOWN_SECRET)),
+                by_key: false,
+                ..allow("CmkfsSecret", &[GET_SECRET_VALUE], Map::new())
+            };
+            // Not the volume's: a secret is under a key of its own, or under AWS's.
+            let unknown = Some(json!(UNKNOWN_KEY));
+            let under = allow("CmkfsSecretKey", &[DECRYPT], by_secrets_manager(wish.secrets));
+            vec![read, Allow { resource: unknown, ..under }]
+        }
         Purpose::Output => {
             let actions = &[GENERATE_DATA_KEY, DECRYPT];
-            vec![allow("CmkfsOutput", actions, by_s3(wish.keys))]
+            let trial = format!("kms:EncryptionContext:{TRIAL}");
+            let trial = json!({ "StringEquals": { trial: "output" } });
+            let trial = trial.as_object().cloned().unwrap_or_default();
+            vec![
+                allow("CmkfsOutput", actions, by_s3(wish.keys)),
+                allow("CmkfsOutputTrial", &[GENERATE_DATA_KEY], trial),
+            ]
         }
     }
+}
+
+/// Only for calls that Secrets Manager makes on the role's behalf, for these secrets.
+fn by_secrets_manager(secrets: &[String]) -> Map<String, Value> {
+    let services: BTreeSet<String> = secrets
+        .iter()
+        .filter_map(|arn| region_of(arn))
+        .map(|region| format!("secretsmanager.{region}.amazonaws.com*"))
+        .collect();
+    let services: Vec<String> = services.into_iter().collect();
+    let mut condition = Map::new();
+    let service = named(&services, "secretsmanager.*.amazonaws.com*");
+    condition.insert("StringLike".to_owned(), json!({ "kms:ViaService": service }));
+    let secrets = json!({ "kms:EncryptionContext:SecretARN": named(secrets, UNKNOWN_SECRET) });
+    condition.insert("StringEquals".to_owned(), secrets);
+    condition
 }
 
 /// Only for calls that S3 makes on the role's behalf, in the regions of the keys.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::keys::context::VOLUME_ID;
+use crate::keys::source::region_of;
 
 /// Stands where the caller is not known.
 pub(super) const UNKNOWN_PRINCIPAL: &str = "ARN of the role that runs cmkfs";
@@ -28,14 +29,16 @@ pub(super) fn statement(
 ) -> String {
     let condition = condition(context, scope);
     let principal = principal(found);
-    let statement = json!({
+    let mut statement = json!({
         "Sid": "cmkfs",
         "Effect": "Allow",
         "Principal": { "AWS": principal.as_deref().unwrap_or(UNKNOWN_PRINCIPAL) },
         "Action": actions,
         "Resource": "*",
-        "Condition": condition,
     });
+    if !condition.is_empty() {
+        statement["Condition"] = Value::Object(condition);
+    }
     serde_json::to_string_pretty(&statement).expect("plain data has a JSON form")
 }
 
@@ -75,6 +78,62 @@ pub(super) fn advice(found: &str, statement: &str) -> String {
     text += "\nIf the policy already allows the key by kms:ViaService only, it refuses cmkfs, \
              which calls KMS itself.";
     text
+}
+
+/// What a role's policy lacks that may not read a secret, or not use the key that the secret is
+/// under.
+pub(super) fn secret_statement(arn: &str, found: &str) -> String {
+    let region = region_of(arn).unwrap_or("REGION");
+    let statement = if found.contains("KMS") {
+        json!({
+            "Sid": "cmkfs", "Effect": "Allow", "Action": "kms:Decrypt",
+            "Resource": "ARN of the KMS key that the secret is under",
+            "Condition": { "StringEquals": {
+                "kms:ViaService": format!("secretsmanager.{region}.amazonaws.com"),
+                "kms:EncryptionContext:SecretARN": arn,
+            } },
+        })
+    } else {
+        json!({
+            "Sid": "cmkfs", "Effect": "Allow", "Resource": arn,
+            "Action": "secretsmanager:GetSecretValue",
+        })
+    };
+    serde_json::to_string_pretty(&statement).expect("plain data has a JSON form")
+}
+
+/// What to do with the statement.
+pub(super) fn secret_advice(found: &str, statement: &str) -> String {
+    let mut text = format!(
+        "Add this statement to the role's policy, or with a Principal to the policy of the secret \
+         (of the KMS key, where that is named):\n{statement}"
+    );
+    if found.contains("explicit deny") {
+        text += "\nA policy denies it explicitly, which no allow overrides: change that one too.";
+    }
+    text
+}
+
+/// What the trust policy of a role lacks. `found` is what STS said: it may name the caller.
+pub(super) fn trust_statement(found: &str) -> String {
+    let by_token = found.contains("WebIdentity");
+    let principal = match (by_token, principal(found)) {
+        (true, _) => json!({ "Federated": "ARN of the OIDC provider" }),
+        (false, caller) => json!({ "AWS": caller.as_deref().unwrap_or("ARN of the caller") }),
+    };
+    let action = if by_token { "sts:AssumeRoleWithWebIdentity" } else { "sts:AssumeRole" };
+    let statement = json!({
+        "Sid": "cmkfs", "Effect": "Allow", "Principal": principal, "Action": action,
+    });
+    serde_json::to_string_pretty(&statement).expect("plain data has a JSON form")
+}
+
+/// What to do with the statement.
+pub(super) fn trust_advice(statement: &str) -> String {
+    format!(
+        "Add this statement to the role's trust policy, narrowed by a Condition to this workload; \
+         a caller in another account needs the same action in its own policy:\n{statement}"
+    )
 }
 
 /// Who was denied: `User: ARN is not authorized to perform ...`. A session of a role is turned into

@@ -1,4 +1,5 @@
-//! A key source as typed: `local`, `local:FILE`, `kms:ID`, `transient`, `file:FILE`.
+//! A key source as typed: `local`, `local:FILE`, `kms:ID`, `transient`, `file:FILE`, `fd:N`,
+//! `secretsmanager:ARN`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,6 +11,10 @@ use crate::keys::error::KeyError;
 pub(super) const LOCAL: &str = "local";
 /// `provider` of slots under a key file of the customer's own.
 pub(super) const FILE: &str = "file";
+/// `provider` of slots under a key that came by a descriptor.
+pub(super) const FD: &str = "fd";
+/// `provider` of slots under a key of the customer's own in Secrets Manager.
+pub const SECRETS_MANAGER: &str = "secretsmanager";
 /// `provider` of slots under a KMS key.
 pub const KMS: &str = "kms";
 /// What AWS documents for `KeyId`.
@@ -26,6 +31,10 @@ pub enum KeySource {
     Transient,
     /// A key file of 32 bytes that the customer made.
     File(PathBuf),
+    /// A descriptor that this process was started with, to read the customer's 32 bytes from.
+    Fd(i32),
+    /// ARN of a secret with the customer's 32 bytes.
+    SecretsManager(String),
 }
 
 impl fmt::Display for KeySource {
@@ -36,6 +45,8 @@ impl fmt::Display for KeySource {
             Self::Kms(id) => write!(f, "kms:{id}"),
             Self::Transient => f.write_str("transient"),
             Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Fd(number) => write!(f, "fd:{number}"),
+            Self::SecretsManager(arn) => write!(f, "secretsmanager:{arn}"),
         }
     }
 }
@@ -61,6 +72,16 @@ impl FromStr for KeySource {
                 check_kms_id(id)?;
                 Ok(Self::Kms(id.to_owned()))
             }
+            Some(("fd", number)) => descriptor(number).ok_or_else(|| {
+                refuse("wanted a number from 3 on that the shell opens, as in fd:3 3<FILE")
+            }),
+            Some(("secretsmanager", arn)) => {
+                check_secret_arn(arn)?;
+                Ok(Self::SecretsManager(arn.to_owned()))
+            }
+            Some(("arn", rest)) if rest.contains(":secretsmanager:") => {
+                Err(refuse("the ARN of a secret is written secretsmanager:ARN"))
+            }
             Some(("arn", _)) => Err(refuse("an ARN is written kms:ARN")),
             None if text == "kms" => Err(refuse("the key is missing")),
             None if text == "file" => Err(refuse("the path is missing")),
@@ -69,12 +90,30 @@ impl FromStr for KeySource {
     }
 }
 
+/// 0 to 2 are the command's own input and output.
+fn descriptor(number: &str) -> Option<KeySource> {
+    let plain = number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: i32 = number.parse().ok().filter(|number| *number > 2 && plain)?;
+    Some(KeySource::Fd(number))
+}
+
 fn refused(found: &str, reason: &str) -> KeyError {
     KeyError::Source { found: found.to_owned(), reason: reason.to_owned() }
 }
 
 /// Whether KMS could take this as a `KeyId` for a volume.
 pub(super) fn check_kms_id(id: &str) -> Result<(), KeyError> {
+    check_kms_name(id)?;
+    if is_managed_alias(id) { Err(managed(id)) } else { Ok(()) }
+}
+
+/// Whether it is an alias, or the ARN of one, that AWS made for a service of its own.
+pub(super) fn is_managed_alias(id: &str) -> bool {
+    Arn::parse(id).map_or(id, |arn| arn.resource).starts_with("alias/aws/")
+}
+
+/// Whether KMS could take this as a `KeyId`.
+pub(super) fn check_kms_name(id: &str) -> Result<(), KeyError> {
     let refuse = |reason: &str| Err(refused(&format!("kms:{id}"), reason));
     if id.is_empty() {
         return refuse("the key is missing");
@@ -83,17 +122,40 @@ pub(super) fn check_kms_id(id: &str) -> Result<(), KeyError> {
     if id.len() > KMS_ID_LEN_MAX || !id.bytes().all(fits) {
         return refuse("a KMS key is named by at most 2048 letters, digits, and any of : / _ -");
     }
-    let name = match Arn::parse(id) {
-        None if id.starts_with("arn:") => {
-            return refuse("the ARN is not arn:PARTITION:kms:REGION:ACCOUNT:key/... or :alias/...");
-        }
-        None => id,
-        Some(arn) => arn.resource,
-    };
-    if name.starts_with("alias/aws/") {
-        return Err(managed(id));
+    if id.starts_with("arn:") && Arn::parse(id).is_none() {
+        return refuse("the ARN is not arn:PARTITION:kms:REGION:ACCOUNT:key/... or :alias/...");
     }
     Ok(())
+}
+
+/// Whether it is the full ARN of a secret.
+pub(super) fn check_secret_arn(arn: &str) -> Result<(), KeyError> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"/_+=.@-".contains(&byte);
+    let named = |name: &str| !name.is_empty() && name.bytes().all(fits);
+    let parts: Vec<&str> = arn.split(':').collect();
+    let full = match parts[..] {
+        ["arn", partition, "secretsmanager", region, account, "secret", name] => {
+            [partition, region, account, name].into_iter().all(named)
+        }
+        _ => false,
+    };
+    if full && arn.len() <= KMS_ID_LEN_MAX {
+        return Ok(());
+    }
+    let reason = "a secret is named by its full ARN, \
+                  arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME-SUFFIX";
+    Err(refused(&format!("secretsmanager:{arn}"), reason))
+}
+
+/// Whether it is the full ARN of a secret.
+pub fn is_secret_arn(text: &str) -> bool {
+    check_secret_arn(text).is_ok()
+}
+
+/// The region in the ARN of a KMS key, an alias or a secret.
+pub(super) fn region_of(id: &str) -> Option<&str> {
+    let known = Arn::parse(id).is_some() || check_secret_arn(id).is_ok();
+    known.then(|| id.split(':').nth(3)).flatten()
 }
 
 /// Why the KMS key `id` can't wrap a volume key: AWS manages it.
@@ -139,6 +201,9 @@ mod tests {
         for text in [
             "local",
             "local:/keys/a:b",
+            "fd:3",
+            "fd:1000",
+            "secretsmanager:arn:aws:secretsmanager:eu-west-1:123456789012:secret:ml/key-AbCdEf",
             "transient",
             "file:key",
             &format!("kms:{KEY_ID}"),
@@ -164,6 +229,12 @@ mod tests {
             ("local:", "path is missing"),
             ("file", "path is missing"),
             ("file:~/key", "$HOME"),
+            ("fd:2", "from 3 on"),
+            ("fd:+3", "from 3 on"),
+            ("fd:", "from 3 on"),
+            ("secretsmanager:my-key", "full ARN"),
+            ("secretsmanager:arn:aws:secretsmanager:eu-west-1:1:secret:a b", "full ARN"),
+            ("arn:aws:secretsmanager:eu-west-1:1:secret:a", "secretsmanager:ARN"),
             ("kms", "key is missing"),
             ("kms:", "key is missing"),
             ("kms:my key", "letters"),

@@ -8,12 +8,12 @@ use crate::keys::context::Context;
 use crate::keys::error::KeyError;
 use crate::keys::notes::KmsNotes;
 use crate::keys::source::{KeySource, check_kms_id};
-use crate::keys::{file, kms, local};
+use crate::keys::{file, kms, local, secrets_manager};
 
 /// Name of the pair that marks a trial in CloudTrail. No volume has it: such names are kept.
 pub const TRIAL: &str = "cmkfs:trial";
 /// The volume id of a trial. It is there because a policy may ask for one.
-const NO_VOLUME: VolumeId = VolumeId([0; 16]);
+pub(super) const NO_VOLUME: VolumeId = VolumeId([0; 16]);
 
 /// The encryption context of a trial: the pairs that the volume would have, no volume's id, and
 /// [`TRIAL`].
@@ -56,6 +56,24 @@ pub fn try_kms(id: &str, pairs: &BTreeMap<String, String>) -> KmsTrial {
     KmsTrial { made: Ok(()), opened: Some(opened), notes }
 }
 
+/// What a secret did: it was read as at a mount, one call, and held a key.
+#[derive(Debug)]
+pub struct SecretTrial {
+    /// `GetSecretValue`.
+    pub read: Result<(), KeyError>,
+    /// What was learnt on the way.
+    pub notes: KmsNotes,
+}
+
+/// Reads a key from Secrets Manager and forgets it. At most 25 s.
+pub fn try_secret(arn: &str, pairs: &BTreeMap<String, String>) -> SecretTrial {
+    let notes = KmsNotes::default();
+    let pairs = pairs_of_trial(pairs);
+    let context = Context { volume_id: NO_VOLUME, pairs: &pairs };
+    let read = secrets_manager::get(arn, &context, &notes).map(drop);
+    SecretTrial { read, notes }
+}
+
 /// A key file that can be used, or could be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyFile {
@@ -73,7 +91,13 @@ pub fn try_file(source: &KeySource) -> Result<Option<KeyFile>, KeyError> {
     let path = match source {
         KeySource::Local(path) => local::path(path.as_deref())?,
         KeySource::File(path) => file::absolute(path)?,
-        KeySource::Kms(_) | KeySource::Transient => return Ok(None),
+        KeySource::Fd(number) => {
+            file::read_descriptor(*number)?;
+            return Ok(Some(KeyFile::There(source.to_string().into())));
+        }
+        KeySource::Kms(_) | KeySource::SecretsManager(_) | KeySource::Transient => {
+            return Ok(None);
+        }
     };
     let missing = path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound);
     if missing && matches!(source, KeySource::Local(_)) {

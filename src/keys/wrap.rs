@@ -2,17 +2,28 @@
 
 use data_encoding::BASE64;
 
-use crate::cipher::{Secret, wrap_secret};
+use crate::cipher::Secret;
 use crate::format::Slot;
 use crate::keys::context::Context;
 use crate::keys::error::KeyError;
 use crate::keys::kms_error::KmsFailure;
-use crate::keys::source::{self, Arn, FILE, KMS, KeySource, LOCAL};
-use crate::keys::{file, kms, local};
+use crate::keys::notes::KmsNotes;
+use crate::keys::open::{self, Opened};
+use crate::keys::source::{self, Arn, KMS, KeySource};
+use crate::keys::{given, kms};
+
+/// A slot that was made.
+#[derive(Debug)]
+pub struct Made {
+    /// The slot.
+    pub slot: Slot,
+    /// What came out of it, where it can't be opened a second time: its key came by a descriptor.
+    pub opened: Option<Opened>,
+}
 
 /// The slot `id` that wraps `secret` under `source`. For `kms` by one `Encrypt` call: the volume
 /// key goes to KMS by TLS, as it comes from there when a volume is opened. `local` makes its key
-/// file if it is not there.
+/// file if it is not there; `secretsmanager` is one `GetSecretValue`.
 ///
 /// Whether it can be opened again, with these permissions, is for the caller to try.
 ///
@@ -23,31 +34,26 @@ pub fn wrap(
     source: &KeySource,
     context: &Context<'_>,
     id: u32,
-) -> Result<Slot, KeyError> {
-    let (provider, path, kek) = match source {
+) -> Result<Made, KeyError> {
+    let given = match source {
         KeySource::Transient => return Err(KeyError::Transient),
         KeySource::Kms(key) => {
             source::check_kms_id(key)?;
             let made = kms::encrypt(key, secret, context)?;
-            return Ok(kms_slot(id, made.arn, &made.bytes));
+            return Ok(Made { slot: kms_slot(id, made.arn, &made.bytes), opened: None });
         }
-        KeySource::Local(path) => {
-            let path = local::path(path.as_deref())?;
-            let kek = local::read_or_make(&path)?;
-            (LOCAL, path, kek)
-        }
-        KeySource::File(path) => {
-            let path = file::absolute(path)?;
-            let kek = file::read(&path)?;
-            (FILE, path, kek)
-        }
+        _ => given::to_wrap(source, context)?.expect("all other sources give a key"),
     };
-    let wrapped = BASE64.encode(&wrap_secret(&kek, &context.canonical(), secret));
-    Ok(Slot { id, provider: provider.to_owned(), key: file::text(&path)?, wrapped })
+    let slot = given.wrap(secret, context, id);
+    let opened = match source {
+        KeySource::Fd(_) => Some(open::by_given(&given, &slot, context)?),
+        _ => None,
+    };
+    Ok(Made { slot, opened })
 }
 
-/// The same slot around another volume key: under its KMS key by one `Encrypt` call, or under its
-/// key file, which has to be there.
+/// The same slot around another volume key: under its KMS key by one `Encrypt` call, or under the
+/// key that it names, which has to be there.
 ///
 /// # Errors
 /// As [`wrap`]; a provider that this release does not know.
@@ -57,12 +63,11 @@ pub fn wrap_again(secret: &Secret, slot: &Slot, context: &Context<'_>) -> Result
             let made = kms::encrypt(&slot.key, secret, context)?;
             Ok(kms_slot(slot.id, made.arn, &made.bytes))
         }
-        LOCAL | FILE => {
-            let kek = file::read(slot.key.as_ref())?;
-            let wrapped = BASE64.encode(&wrap_secret(&kek, &context.canonical(), secret));
+        _ => {
+            let given = given::of_slot(slot, context, &KmsNotes::default())?;
+            let Slot { wrapped, .. } = given.wrap(secret, context, slot.id);
             Ok(Slot { wrapped, ..slot.clone() })
         }
-        other => Err(KeyError::Provider { slot: slot.id, provider: other.to_owned() }),
     }
 }
 
@@ -132,6 +137,9 @@ fn is_answer(failure: KmsFailure) -> bool {
         | KmsFailure::NoCredentials
         | KmsFailure::NoRegion
         | KmsFailure::BadCredentials
+        | KmsFailure::RoleDenied
+        | KmsFailure::Clock
+        | KmsFailure::Untrusted
         | KmsFailure::Throttled => false,
     }
 }
@@ -143,6 +151,7 @@ mod tests {
     use super::*;
     use crate::format::VolumeId;
     use crate::keys::open;
+    use crate::keys::source::LOCAL;
 
     #[test]
     fn a_key_file_wraps_what_another_one_wrapped() {
@@ -152,7 +161,7 @@ mod tests {
         let secret = Secret::random();
         for (id, name) in [(4, "a"), (9, "b")] {
             let path = dir.path().join(name);
-            let slot = wrap(&secret, &KeySource::Local(Some(path)), &context, id).unwrap();
+            let slot = wrap(&secret, &KeySource::Local(Some(path)), &context, id).unwrap().slot;
             assert_eq!((slot.id, slot.provider.as_str()), (id, "local"));
             let opened = open(std::slice::from_ref(&slot), None, &context).unwrap();
             assert_eq!(opened.key.expose(), secret.expose());

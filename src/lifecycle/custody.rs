@@ -1,10 +1,10 @@
 //! The volume of a session, and whether its key may be used: who takes the key away locks the
 //! volume, and who gives it back unlocks it, without a mount more or less.
 //!
-//! A key from KMS is asked for again every `key_recheck`, by a real `Decrypt`. A refusal locks at
-//! once. Where KMS does not answer the volume serves on, for `key_max_offline` since KMS last said
-//! yes, and is locked then. Either is undone by the first answer that is yes; what was locked by
-//! hand waits for a hand.
+//! A key from KMS is asked for again every `key_recheck`, by a real `Decrypt`; one that is wrapped
+//! by a secret in Secrets Manager, by a `GetSecretValue`. A refusal locks at once. Where KMS does
+//! not answer the volume serves on, for `key_max_offline` since KMS last said yes, and is locked
+//! then. Either is undone by the first answer that is yes; what was locked by hand waits for one.
 //!
 //! While it is locked this process has no key of the volume and nothing that it opened: all that
 //! was written is committed before, files and directories are closed, the block cache is gone.
@@ -282,7 +282,7 @@ impl Custody {
             }
             return;
         }
-        if !key.info.is_of_kms() {
+        if !key.info.is_of_aws() {
             // No key is asked for again, unless somebody has made a new epoch and could not say so.
             return self.look_for_epoch();
         }
@@ -388,11 +388,16 @@ fn is_refusal(error: &VerbError) -> bool {
             | KmsFailure::NoCredentials
             | KmsFailure::NoRegion
             | KmsFailure::BadCredentials
+            | KmsFailure::RoleDenied
+            | KmsFailure::Clock
+            | KmsFailure::Untrusted
             | KmsFailure::Throttled
             | KmsFailure::Other => false,
         },
         // The slots were destroyed, as `terminate` does, or are not this volume's.
         VerbError::Key(KeyError::Gone) | VerbError::Untrusted { .. } => true,
+        // The secret has another content now.
+        VerbError::Key(KeyError::WrongKey { .. } | KeyError::Secret { .. }) => true,
         _ => false,
     }
 }

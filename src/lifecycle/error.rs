@@ -144,6 +144,36 @@ pub enum VerbError {
     /// Every number of an epoch was used.
     #[error("{0}: no number is left for another epoch")]
     NoEpochNumber(PathBuf),
+    /// An output key that S3 could not encrypt under.
+    #[error("output key {key}: {error}")]
+    OutputKey {
+        /// As it was named.
+        key: String,
+        /// What KMS says.
+        error: KeyError,
+    },
+    /// No such grant.
+    #[error(
+        "{store}: no grant {wanted} for this volume; `cmkfs key grant list {store}` shows those \
+         that KMS has"
+    )]
+    NoGrant {
+        /// The store.
+        store: PathBuf,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// A volume that is destroyed but for its grants.
+    #[error(
+        "{store}: its keys are destroyed, but not all of its grants could be revoked, which open \
+         nothing but copies of it: {error}; run `cmkfs terminate {store}` again"
+    )]
+    GrantsLeft {
+        /// The store.
+        store: PathBuf,
+        /// What KMS says.
+        error: Box<VerbError>,
+    },
     /// Every number of a slot was used.
     #[error("{0}: no number is left for another key slot; `cmkfs key rewrap` needs none")]
     NoSlotNumber(PathBuf),
@@ -317,7 +347,9 @@ impl VerbError {
             Self::Key(error)
             | Self::KeySlotNeeded { error, .. }
             | Self::KeySlotUnreached { error, .. }
+            | Self::OutputKey { error, .. }
             | Self::NewSlotUnproved { error, .. } => error.exit_code(),
+            Self::GrantsLeft { error, .. } => error.exit_code(),
             Self::Daemon { code, .. } => *code,
             _ => self.exit().code(),
         }
@@ -335,6 +367,7 @@ impl VerbError {
             | Self::KeySlotNeeded { .. }
             | Self::KeySlotUnreached { .. }
             | Self::NewSlotUnproved { .. }
+            | Self::OutputKey { .. }
             | Self::TransientInit
             | Self::TransientOpen(_)
             | Self::TransientLock(_) => Exit::BadKeySource,
@@ -343,6 +376,8 @@ impl VerbError {
             | Self::WhichKeySlot { .. }
             | Self::NoSlotNumber(_)
             | Self::NoEpochNumber(_) => Exit::NoKeySlot,
+            Self::NoGrant { .. } => Exit::NoGrant,
+            Self::GrantsLeft { error, .. } => error.exit(),
             Self::LastKeySlot { .. } => Exit::LastKeySlot,
             Self::Untrusted { .. } | Self::Unrelated { .. } => Exit::BadDescriptor,
             Self::AlreadyAVolume(_) => Exit::NotEmpty,

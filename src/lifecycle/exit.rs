@@ -84,6 +84,12 @@ pub enum Exit {
     PlainHttp = 70,
     /// `cmkfs doctor` found something that does not work.
     Unfit = 71,
+    /// The clock of this machine is wrong by more than AWS takes.
+    WrongClock = 72,
+    /// The endpoint shows a certificate that is not trusted.
+    UntrustedEndpoint = 73,
+    /// No such grant for the volume.
+    NoGrant = 74,
     /// `cmkfs run` failed before the command ran, or stopped it.
     NotRun = 125,
     /// The command can't be executed.

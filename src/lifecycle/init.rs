@@ -11,8 +11,9 @@ use crate::cipher::{Secret, VolumeKeys};
 use crate::file::Volume;
 use crate::format::descriptor::{Descriptor, FORMAT, Features, VERSION};
 use crate::format::{BlockSize, DirId, Epoch, VolumeId};
-use crate::keys::{self, Context, KeySource};
+use crate::keys::{self, Context, KeySource, OutputKey};
 use crate::lifecycle::error::VerbError;
+use crate::lifecycle::key::output;
 use crate::store::{Store, StoreError};
 
 /// What `init` may be told.
@@ -20,6 +21,8 @@ use crate::store::{Store, StoreError};
 pub struct InitOptions {
     /// Where the volume key comes from and what wraps it.
     pub key: KeySource,
+    /// The KMS key that S3 is to encrypt under what leaves the volume.
+    pub output_key: Option<OutputKey>,
     /// Block size of new files.
     pub block_size: BlockSize,
     /// Pairs for the KMS encryption context.
@@ -55,6 +58,7 @@ pub fn init(path: &Path, options: &InitOptions) -> Result<Created, VerbError> {
 pub fn create(path: &Path, options: &InitOptions) -> Result<Created, VerbError> {
     let path = vacant(path)?;
     keys::check_user_pairs(&options.context)?;
+    let output_key = options.output_key.as_ref().map(output::tried).transpose()?;
     let volume_id = VolumeId(random_id());
     let context = Context { volume_id, pairs: &options.context };
     let (key, slot) = keys::create(&options.key, &context)?;
@@ -71,6 +75,7 @@ pub fn create(path: &Path, options: &InitOptions) -> Result<Created, VerbError> 
         features: Features::default(),
         mac: String::new(),
     };
+    descriptor.set_output_key(output_key.map(|key| key.to_string()).as_deref());
     VolumeKeys::add_epoch(&key, &mut descriptor, Epoch::FIRST);
     VolumeKeys::authenticate(&key, &mut descriptor);
     let keys = VolumeKeys::open(&key, &descriptor)

@@ -21,6 +21,8 @@
 //! | `snapshot`   | `snapshot create`, `list`, `restore`                           |
 //! | `terminate`  | `terminate`                                                    |
 //! | `key`        | `key status`, `add`, `remove`, `rewrap`, `rotate`              |
+//! | `key`        | `key status`, `add`, `remove`, `rewrap`, `grant`, `audit`      |
+//! | `grants`     | the grants that were made for a volume, in its store           |
 //! | `check`      | `check`                                                        |
 //! | `doctor`     | `doctor`                                                       |
 //! | `transfer`   | `ls`, `cat`, `get`, `put`                                      |
@@ -38,6 +40,7 @@ mod custody;
 pub mod doctor;
 mod error;
 mod exit;
+mod grants;
 pub mod init;
 pub mod key;
 pub mod leave;

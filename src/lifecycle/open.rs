@@ -64,9 +64,9 @@ impl Default for Tuning {
 /// What is known of the key in use: never the key.
 #[derive(Clone, Debug)]
 pub struct KeyInfo {
-    /// `local`, `kms`, `file` or `transient`.
+    /// `local`, `kms`, `file`, `fd`, `secretsmanager` or `transient`.
     pub provider: String,
-    /// ARN of the KMS key or path of the key file; empty for a transient key.
+    /// ARN of the KMS key or secret, path of the key file, or `fd:N`; empty for a transient key.
     pub key_id: String,
     /// Slot that was opened; `None` for a transient key.
     pub slot: Option<u32>,
@@ -75,9 +75,9 @@ pub struct KeyInfo {
 }
 
 impl KeyInfo {
-    /// Whether KMS was asked for it, and can be again.
-    pub fn is_of_kms(&self) -> bool {
-        self.provider == keys::KMS
+    /// Whether AWS was asked for it, and can be again.
+    pub fn is_of_aws(&self) -> bool {
+        self.provider == keys::KMS || keys::is_secret_arn(&self.key_id)
     }
 }
 

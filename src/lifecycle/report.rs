@@ -11,6 +11,7 @@
 //! | `block_size`          | bytes of a block of new files                                   |
 //! | `epochs`              | how many generations of keys there are                          |
 //! | `slots`               | `id`, `provider` and `key` of each way to unwrap the volume key |
+//! | `output_key`          | the key source for what leaves the volume, if there is one      |
 //! | `holder`              | `pid`, `host`, `mountpoints`, `socket` and `started_unix_s` of  |
 //! |                       | who says that it writes the volume, if no daemon answers here   |
 //! | `daemon`              | only of a mounted volume, see [`DaemonReport`]                  |
@@ -49,6 +50,9 @@ pub struct Report {
     pub epochs: usize,
     /// Ways to unwrap the volume key, without what is wrapped.
     pub slots: Vec<SlotReport>,
+    /// The key under which what leaves the volume is to be encrypted, as a key source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_key: Option<String>,
     /// Who has it to write, as it says itself, where no daemon answers: on another machine, out of
     /// reach of this namespace, or a command. On a filesystem that nodes share it may be dead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,9 +79,9 @@ pub enum State {
 pub struct SlotReport {
     /// Number of the slot.
     pub id: u32,
-    /// `local`, `kms` or `file`.
+    /// `local`, `kms`, `file`, `fd` or `secretsmanager`.
     pub provider: String,
-    /// ARN of the KMS key, or path of the key file.
+    /// ARN of the KMS key or of the secret, or path of the key file; empty for `fd`.
     pub key: String,
 }
 
@@ -100,9 +104,10 @@ pub struct DaemonReport {
     pub read_only: bool,
     /// How much has to survive a power cut: `strict` or `relaxed`.
     pub durability: Durability,
-    /// Provider of the key in use: `local`, `kms`, `file` or `transient`.
+    /// Provider of the key in use: that of the slot, or `transient`.
     pub key_provider: String,
-    /// ARN of the KMS key or path of the key file in use; empty for a transient key.
+    /// What opened it: ARN of the KMS key or secret, path of the key file, or `fd:N`; empty for a
+    /// transient key.
     pub key_id: String,
     /// Slot in use; none for a transient key.
     pub key_slot: Option<u32>,
@@ -239,6 +244,7 @@ pub fn of_store(store: &Path, descriptor: &Descriptor, state: State) -> Report {
         block_size: descriptor.block_size,
         epochs: descriptor.epochs.len(),
         slots: slots(descriptor),
+        output_key: descriptor.output_key().map(str::to_owned),
         holder: None,
         daemon: None,
     }

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::file::{Durability, FileError};
 use crate::format::BlockSize;
 use crate::fuse::{self, MountError, MountOptions};
-use crate::keys::KeySource;
+use crate::keys::{KeySource, OutputKey};
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::init::{self, InitOptions};
+use crate::lifecycle::key::output;
 use crate::lifecycle::open::{self, Access, Opened, Tuning, find_store, lock};
 use crate::lifecycle::session::Point;
 use crate::lifecycle::terminate;
@@ -30,6 +31,9 @@ pub struct MountRequest {
     pub points: Vec<Point>,
     /// Key source that replaces what the slots say, or the one of a new volume.
     pub key: Option<String>,
+    /// What is to become the volume's output key.
+    #[serde(default)]
+    pub output_key: Option<String>,
     /// To make the volume if it is not there; `None`: it has to be there.
     pub make: Option<NewVolume>,
     /// Bytes of the block cache.
@@ -181,14 +185,24 @@ impl MountRequest {
             Err(VerbError::Store(StoreError::Missing(_) | StoreError::NotAStore(_))) => false,
             Err(error) => return Err(error),
         };
+        let output_key: Option<OutputKey> =
+            self.output_key.as_deref().map(str::parse).transpose()?;
         if exists {
+            if let Some(output_key) = &output_key {
+                output::set(&find_store(&self.store)?, output_key, key.as_ref())?;
+            }
             return open::open(&self.store, key.as_ref(), self.access(), &self.tuning());
         }
         let key = key.map_or_else(|| make.key.parse(), Ok)?;
-        self.create(key, &make.dirs)
+        self.create(key, output_key, &make.dirs)
     }
 
-    fn create(&self, key: KeySource, dirs: &[String]) -> Result<Opened, VerbError> {
+    fn create(
+        &self,
+        key: KeySource,
+        output_key: Option<OutputKey>,
+        dirs: &[String],
+    ) -> Result<Opened, VerbError> {
         if let Some(parent) = self.store.parent() {
             use std::os::unix::fs::DirBuilderExt;
             std::fs::DirBuilder::new()
@@ -198,7 +212,7 @@ impl MountRequest {
                 .map_err(VerbError::local(parent, "can't make the directory"))?;
         }
         let block_size = BlockSize::DEFAULT;
-        let options = InitOptions { key, block_size, context: Default::default() };
+        let options = InitOptions { key, output_key, block_size, context: Default::default() };
         let created = init::create(&self.store, &options)?;
         let opened = open::open_with(&created.path, &created.key, &self.tuning())?;
         let filled = fill(&opened, dirs).map_err(VerbError::file(&self.store));

@@ -4,8 +4,10 @@
 //! 2. `volume.json`, and what an interrupted change of it left, are overwritten with zeros, synced
 //!    and removed, under the lock of the description, so that no change of its keys brings it back.
 //!    Nobody can open the volume any more; what follows only frees space.
-//! 3. Snapshots of the volume in the named target are removed.
-//! 4. The rest of the store is removed, the marker last.
+//! 3. Grants that were made for the volume are revoked. If KMS can't do that now, all that follows
+//!    is done but the marker and the file that names the keys stay, and the command fails.
+//! 4. Snapshots of the volume in the named target are removed.
+//! 5. The rest of the store is removed, the marker last.
 //!
 //! Interrupted anywhere, the same command goes on. Overwriting in place reaches the same blocks on
 //! ext4 and XFS; disks and filesystems that write elsewhere keep the wrapped keys for a while, and
@@ -17,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::format::VolumeId;
 use crate::lifecycle::error::VerbError;
+use crate::lifecycle::grants;
 use crate::lifecycle::locate::locate;
 use crate::lifecycle::mounts;
 use crate::lifecycle::open::{is_full, lock};
@@ -59,6 +62,8 @@ pub struct Destroyed {
     pub store: PathBuf,
     /// Slots whose wrapped keys were destroyed; none if an earlier run did that.
     pub slots: Vec<SlotReport>,
+    /// Ids of grants that were revoked.
+    pub grants: Vec<String>,
     /// Snapshots that were removed.
     pub snapshots: Vec<String>,
     /// What is not the store's and was left.
@@ -116,14 +121,28 @@ pub fn terminate(
     });
     let shelf = shelf.transpose()?;
     let (mut lock, slots) = destroy_keys(&path, &volume_id)?;
+    let ended = match volume_id.parse::<VolumeId>() {
+        Ok(id) => grants::end_all(&path, id),
+        Err(_) => Ok(Vec::new()),
+    };
+    if let Err(error) = &ended {
+        tracing::warn!("{error}");
+    }
     let removed = shelf.map(|shelf| remove_snapshots(&shelf, &volume_id)).transpose()?;
     if let Some(lock) = &mut lock {
         lock.end_lease();
     }
+    let snapshots = removed.unwrap_or_default();
+    let grants = match ended {
+        Ok(grants) => grants,
+        Err(error) => {
+            remove_parts(&path)?;
+            return Err(VerbError::GrantsLeft { store: path, error: Box::new(error) });
+        }
+    };
     let left = remove_rest(&path)?;
     drop(lock);
-    let snapshots = removed.unwrap_or_default();
-    Ok(Destroyed { volume_id, store: path, slots, snapshots, left })
+    Ok(Destroyed { volume_id, store: path, slots, grants, snapshots, left })
 }
 
 /// Steps 1 and 2.
@@ -182,7 +201,7 @@ fn sync_dir(path: &Path) -> Result<(), VerbError> {
     synced.map_err(VerbError::local(path, "can't sync it"))
 }
 
-/// Step 3.
+/// Step 4.
 fn remove_snapshots(shelf: &Shelf, volume_id: &str) -> Result<Vec<String>, VerbError> {
     let fail = |error: crate::object::ShelfError| VerbError::SnapshotTarget {
         path: shelf.path().to_owned(),
@@ -206,11 +225,14 @@ fn remove_snapshots(shelf: &Shelf, volume_id: &str) -> Result<Vec<String>, VerbE
     Ok(removed)
 }
 
-/// Step 4. A directory that can't be removed because it is the root of a disk stays, empty.
+/// All that is the store's, but the marker and what names its grants.
+fn remove_parts(path: &Path) -> Result<(), VerbError> {
+    PARTS.iter().chain(&["lock"]).try_for_each(|name| remove_part(path, name))
+}
+
+/// Step 5. A directory that can't be removed because it is the root of a disk stays, empty.
 fn remove_rest(path: &Path) -> Result<Vec<PathBuf>, VerbError> {
-    for name in PARTS.iter().chain(&["lock"]) {
-        remove_part(path, name)?;
-    }
+    remove_parts(path)?;
     let list = || path.read_dir().map_err(VerbError::local(path, "can't list it"));
     let entries = list()?.filter_map(|entry| entry.ok().map(|entry| entry.path()));
     let left: Vec<PathBuf> = entries.filter(|entry| !entry.ends_with(MARKER_NAME)).collect();
@@ -250,10 +272,7 @@ pub(in crate::lifecycle) fn remove_contents(
     held.end_lease();
     let descriptor = path.join(DESCRIPTOR_NAME);
     std::fs::remove_file(&descriptor).map_err(VerbError::local(&descriptor, "can't remove it"))?;
-    for name in PARTS.iter().chain(&["lock"]) {
-        remove_part(path, name)?;
-    }
-    Ok(())
+    remove_parts(path)
 }
 
 /// Removes the store of a job whose key is gone.

@@ -28,12 +28,12 @@ pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
 }
 
 #[track_caller]
-fn refused<T: std::fmt::Debug>(done: io::Result<T>) {
+pub(crate) fn refused<T: std::fmt::Debug>(done: io::Result<T>) {
     let error = done.unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EKEYREVOKED), "{error}");
 }
 
-fn is_refused(path: &Path) -> bool {
+pub(crate) fn is_refused(path: &Path) -> bool {
     fs::read(path).is_err_and(|error| error.raw_os_error() == Some(libc::EKEYREVOKED))
 }
 

@@ -114,7 +114,7 @@ impl Lab {
         let dir = scratch();
         let key = KeySource::Local(Some(dir.path().join("key")));
         let block_size = BlockSize::from_bytes(BLOCK).unwrap();
-        let how = InitOptions { key, block_size, context: BTreeMap::new() };
+        let how = InitOptions { key, output_key: None, block_size, context: BTreeMap::new() };
         let made = init(&dir.path().join("store"), &how).unwrap();
         let kept = tempfile::tempdir_in(dir.path()).unwrap();
         let (names, place, now) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());

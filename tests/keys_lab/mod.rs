@@ -95,6 +95,7 @@ impl Lab {
         let arn = moto.new_key();
         let env = BTreeMap::from([
             ("AWS_ENDPOINT_URL_KMS", proxy.url()),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", proxy.url()),
             ("AWS_ACCESS_KEY_ID", "test".to_owned()),
             ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
             ("AWS_REGION", REGION.to_owned()),
@@ -244,7 +245,7 @@ fn done(step: &Step, source: Option<&KeySource>, context: &Context<'_>) -> Resul
     }
     let opened = keys::open(slots, source, context)?;
     let slot = match &step.then {
-        Then::Wrap(to) => Some(keys::wrap(&opened.key, &to.parse()?, context, 2)?),
+        Then::Wrap(to) => Some(keys::wrap(&opened.key, &to.parse()?, context, 2)?.slot),
         _ => None,
     };
     Ok((Some(opened.key), slot, opened.key_id))

@@ -64,7 +64,7 @@ impl Disk {
         Self::of("loop", copy)
     }
 
-    fn image(&self) -> PathBuf {
+    pub(crate) fn image(&self) -> PathBuf {
         self.root.path().join("image")
     }
 

@@ -83,9 +83,14 @@ impl Message {
         Self::read(&stream)?.ok_or_else(|| io::Error::other("closed without an answer"))
     }
 
-    /// Operation that a request names: `Decrypt` for `X-Amz-Target: TrentService.Decrypt`.
+    /// Operation that a request names: `Decrypt` for `X-Amz-Target: TrentService.Decrypt`, or of
+    /// STS `AssumeRole` for `Action=AssumeRole`.
     pub(crate) fn operation(&self) -> String {
-        let target = self.header("x-amz-target").unwrap_or_default();
-        target.rsplit('.').next().unwrap_or_default().to_owned()
+        if let Some(target) = self.header("x-amz-target") {
+            return target.rsplit('.').next().unwrap_or_default().to_owned();
+        }
+        let body = String::from_utf8_lossy(&self.body);
+        let action = body.split('&').find_map(|pair| pair.strip_prefix("Action="));
+        action.unwrap_or_default().to_owned()
     }
 }

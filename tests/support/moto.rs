@@ -5,6 +5,7 @@ use std::env;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 
@@ -21,6 +22,8 @@ const INSTALLED: &str = "target/test-tools/moto/bin/moto_server";
 #[derive(Debug)]
 pub(crate) struct Moto {
     child: Child,
+    /// `http`, or `https`.
+    scheme: String,
     address: String,
 }
 
@@ -38,9 +41,15 @@ impl Moto {
 
     /// Starts one on a port that the system chooses; returns when it serves.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more flags: `-s` has it speak TLS, under a certificate that nobody trusts.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let program = program();
         let mut child = Command::new(&program)
             .args(["-H", "127.0.0.1", "-p", "0"])
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -50,16 +59,18 @@ impl Moto {
         let mut said = String::new();
         let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
             said += &format!("{line}\n");
-            line.split_once("http://").map(|(_, address)| address.trim().to_owned())
+            let (before, address) = line.split_once("://")?;
+            let scheme = before.rsplit(' ').next().unwrap_or_default();
+            Some((scheme.to_owned(), address.trim().to_owned()))
         });
-        let Some(address) = address else {
+        let Some((scheme, address)) = address else {
             child.kill().expect("own child");
             child.wait().expect("own child");
             panic!("{} ended before it served:\n{said}", program.display());
         };
         // It logs every request, and would stop at a full pipe.
         thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
+        Self { child, scheme, address }
     }
 
     /// `127.0.0.1:PORT`.
@@ -69,15 +80,37 @@ impl Moto {
 
     /// As `AWS_ENDPOINT_URL` takes it.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// One KMS call; panics unless it succeeds.
     pub(crate) fn kms(&self, operation: &str, input: &Value) -> Value {
-        let credential = format!("Credential=test/20260101/{REGION}/kms/aws4_request");
+        self.json("kms", &format!("TrentService.{operation}"), input)
+    }
+
+    /// Makes a secret of this content, `SecretBinary` or `SecretString`; returns its ARN.
+    pub(crate) fn secret(&self, content: &Value) -> String {
+        static NAMES: AtomicUsize = AtomicUsize::new(0);
+        let mut input = content.clone();
+        let number = NAMES.fetch_add(1, Ordering::Relaxed);
+        input["Name"] = json!(format!("cmkfs/key-{}-{number}", std::process::id()));
+        let made = self.json("secretsmanager", "secretsmanager.CreateSecret", &input);
+        made["ARN"].as_str().expect("an ARN").to_owned()
+    }
+
+    /// Gives a secret another content.
+    pub(crate) fn put_secret(&self, arn: &str, content: &Value) {
+        let mut input = content.clone();
+        input["SecretId"] = json!(arn);
+        self.json("secretsmanager", "secretsmanager.PutSecretValue", &input);
+    }
+
+    /// One call by JSON; panics unless it succeeds.
+    fn json(&self, service: &str, target: &str, input: &Value) -> Value {
+        let credential = format!("Credential=test/20260101/{REGION}/{service}/aws4_request");
         let headers = [
             ("host", self.address.as_str()),
-            ("x-amz-target", &format!("TrentService.{operation}")),
+            ("x-amz-target", target),
             ("content-type", "application/x-amz-json-1.1"),
             ("authorization", &format!("AWS4-HMAC-SHA256 {credential}, Signature=none")),
         ]
@@ -89,8 +122,8 @@ impl Moto {
         };
         let answer = request.exchange(&self.address).expect("the emulator answers");
         let body = String::from_utf8_lossy(&answer.body).into_owned();
-        assert!(answer.first.contains(" 200 "), "{operation}: {} {body}", answer.first);
-        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{operation}: {body}: {error}"))
+        assert!(answer.first.contains(" 200 "), "{target}: {} {body}", answer.first);
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{target}: {body}: {error}"))
     }
 
     /// Makes a policy in IAM, which holds it to the grammar of policies; panics unless it does.

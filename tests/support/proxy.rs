@@ -53,6 +53,8 @@ pub(crate) struct Call {
     pub(crate) input: Value,
     /// The answer's body; null if none was sent.
     pub(crate) output: Value,
+    /// As the answer names the request.
+    pub(crate) request_id: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -187,7 +189,7 @@ fn serve(stream: &TcpStream, shared: &Shared, upstream: &str) -> io::Result<()> 
     let (fault, date, index) = {
         let mut state = shared.lock();
         let fault = take_fault(&mut state, &operation).or_else(|| fault_of_keys(&state, &input));
-        state.calls.push(Call { operation, input, output: Value::Null });
+        state.calls.push(Call { operation, input, output: Value::Null, request_id: None });
         (fault, state.date.clone(), state.calls.len() - 1)
     };
     let mut answer = match fault {
@@ -211,7 +213,17 @@ fn serve(stream: &TcpStream, shared: &Shared, upstream: &str) -> io::Result<()> 
         answer.headers.retain(|(name, _)| name != "date");
         answer.headers.push(("date".to_owned(), date));
     }
-    shared.lock().calls[index].output = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let request_id = answer.header("x-amzn-requestid").map(str::to_owned);
+    let request_id = request_id.unwrap_or_else(|| {
+        let made = format!("00000000-0000-4000-8000-{index:012x}");
+        answer.headers.push(("x-amzn-requestid".to_owned(), made.clone()));
+        made
+    });
+    {
+        let call = &mut shared.lock().calls[index];
+        call.output = serde_json::from_slice(&answer.body).unwrap_or_default();
+        call.request_id = Some(request_id);
+    }
     answer.write(stream)?;
     stream.shutdown(Shutdown::Write)
 }

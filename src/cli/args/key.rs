@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::cli::audit::AuditArgs;
+use crate::cli::grant::GrantVerb;
 use crate::cli::policy::PolicyArgs;
 
 const CHANGES: &str = "\
@@ -19,7 +21,7 @@ pending (rewrap or reencrypt: begun by `key rotate` and not done; or null), slot
 provider, key, \
 in_use (a mount here was opened by it) and last_used_unix_s (when a mount here last proved its \
 key by it as it is; null: not known), and daemons (mounts here), each with pid, slot, provider, \
-key (the one that it used) and proved_unix_s.";
+key (the one that it used) and proved_unix_s; and output_key (null: none).";
 
 const ROTATES: &str = "\
 Works beside a mount of the volume, which goes on without a pause worth the name. A new volume key \
@@ -57,7 +59,7 @@ pub(in crate::cli) enum KeyVerb {
     Add {
         /// A store or a mountpoint
         volume: PathBuf,
-        /// What is to open the volume too: kms:ID, local[:FILE] or file:FILE
+        /// What is to open the volume too: any SOURCE but transient
         #[arg(long, value_name = "SOURCE")]
         new: String,
         #[command(flatten)]
@@ -78,7 +80,7 @@ pub(in crate::cli) enum KeyVerb {
     Rewrap {
         /// A store or a mountpoint
         volume: PathBuf,
-        /// The slot's new key: kms:ID, local[:FILE] or file:FILE
+        /// The slot's new key: any SOURCE but transient
         #[arg(long, value_name = "SOURCE")]
         to: String,
         /// Number of the slot; not needed if there is only one
@@ -107,6 +109,11 @@ pub(in crate::cli) enum KeyVerb {
         #[command(flatten)]
         key: OpenedBy,
     },
+    /// Let other roles open the volume by its KMS key, list that, and end it
+    #[command(subcommand)]
+    Grant(GrantVerb),
+    /// Show what this machine asked AWS for the volume's keys, and how to find it in CloudTrail
+    Audit(AuditArgs),
 }
 
 #[derive(Debug, Args)]

@@ -5,8 +5,11 @@ use crate::format::VolumeId;
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/service-role/Train";
 const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+const SECRET: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:ml/key-AbCdEf";
 /// Every KMS action that cmkfs may ask for.
-const ACTIONS: [&str; 7] = [
+const ACTIONS: [&str; 9] = [
+    "kms:Encrypt",
+    "secretsmanager:GetSecretValue",
     "kms:GenerateDataKey",
     "kms:Decrypt",
     "kms:ReEncryptFrom",
@@ -25,7 +28,9 @@ fn pairs() -> BTreeMap<String, String> {
 fn made(purposes: &[Purpose], volume: Option<Context<'_>>) -> Policies {
     let principal: Principal = ROLE.parse().unwrap();
     let keys = [KEY.to_owned()];
-    policies(&PolicyWish { principal: Some(&principal), purposes, keys: &keys, volume })
+    let secrets = [SECRET.to_owned()];
+    let principal = Some(&principal);
+    policies(&PolicyWish { principal, purposes, keys: &keys, secrets: &secrets, volume })
 }
 
 /// Text, or a list of texts that is not empty.
@@ -61,7 +66,10 @@ fn check_grammar(policy: &Value, has_principal: bool) {
             texts(&statement["Principal"]["AWS"]);
             assert_eq!(resources, ["*"]);
         } else {
-            let is_arn = |text: &&str| text.split(':').count() == 6 && text.starts_with("arn:");
+            let is_arn = |text: &&str| {
+                let parts = if text.contains(":secret:") { 7 } else { 6 };
+                text.split(':').count() == parts && text.starts_with("arn:")
+            };
             assert!(resources.iter().all(is_arn), "{resources:?}");
         }
         let Some(condition) = object.get("Condition") else { continue };
@@ -154,8 +162,13 @@ fn every_policy_keeps_to_the_grammar() {
         let all = made(&PURPOSES, volume);
         check_grammar(&all.key_policy, true);
         check_grammar(&all.identity_policy, false);
-        let nothing_known =
-            policies(&PolicyWish { principal: None, purposes: &PURPOSES, keys: &[], volume });
+        let nothing_known = policies(&PolicyWish {
+            principal: None,
+            purposes: &PURPOSES,
+            keys: &[],
+            secrets: &[],
+            volume,
+        });
         check_grammar(&nothing_known.key_policy, true);
         check_grammar(&nothing_known.identity_policy, false);
     }
@@ -249,6 +262,34 @@ fn output_is_for_calls_of_s3_in_the_keys_region() {
 }
 
 #[test]
+fn a_trial_of_an_output_key_is_allowed_and_is_no_volumes() {
+    let policy = made(&[Purpose::Output], None).key_policy;
+    let mut trial = request("kms:GenerateDataKey", OWN, "vision");
+    assert!(!trial.is_allowed(&policy));
+    trial.context = BTreeMap::from([("cmkfs:trial", "output")]);
+    assert!(trial.is_allowed(&policy));
+    assert!(!Request { action: "kms:Decrypt", ..trial }.is_allowed(&policy));
+}
+
+#[test]
+fn a_secret_is_named_by_the_role_and_its_key_serves_it_alone() {
+    let made = made(&[Purpose::Secret], None);
+    let own = &made.identity_policy["Statement"];
+    assert_eq!(own[0]["Action"], json!(["secretsmanager:GetSecretValue"]));
+    assert_eq!(own[0]["Resource"], SECRET);
+    let statements = made.key_policy["Statement"].as_array().unwrap();
+    assert_eq!(statements.len(), 1, "a key knows of no secret");
+    let by = |service: &'static str, secret: &'static str| {
+        let others = BTreeMap::from([("kms:ViaService", vec![service])]);
+        let context = BTreeMap::from([("SecretARN", secret)]);
+        Request { action: "kms:Decrypt", context, others }.is_allowed(&made.key_policy)
+    };
+    assert!(by("secretsmanager.eu-west-1.amazonaws.com", SECRET));
+    assert!(!by("secretsmanager.eu-west-1.amazonaws.com", "another"));
+    assert!(!by("s3.eu-west-1.amazonaws.com", SECRET));
+}
+
+#[test]
 fn roles_purposes_and_keys_are_read_and_others_refused() {
     let session = "arn:aws:sts::123456789012:assumed-role/Train/job-1";
     let role: Principal = session.parse().unwrap();
@@ -270,7 +311,7 @@ fn roles_purposes_and_keys_are_read_and_others_refused() {
     for purpose in PURPOSES {
         assert_eq!(purpose.to_string().parse(), Ok(purpose));
     }
-    assert!("unmount".parse::<Purpose>().unwrap_err().contains("init, mount, rewrap"));
+    assert!("unmount".parse::<Purpose>().unwrap_err().contains("init, mount, add, rewrap"));
     assert_eq!(policy_key(&format!("kms:{KEY}").parse().unwrap()).unwrap(), KEY);
     for bad in ["kms:alias/x", "local", "kms:1234abcd-12ab-34cd-56ef-1234567890ab"] {
         let error = policy_key(&bad.parse().unwrap()).unwrap_err();

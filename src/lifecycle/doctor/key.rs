@@ -8,7 +8,7 @@ use crate::cipher::VolumeKeys;
 use crate::format::descriptor::{Descriptor, Slot};
 use crate::format::utc::Utc;
 use crate::keys::{self, Context, KeyError, KeyFile, KeySource, KmsError, KmsFailure, KmsNotes};
-use crate::keys::{KmsTrial, Validity};
+use crate::keys::{KmsTrial, OutputKey, Validity};
 use crate::lifecycle::doctor::finding::{Finding, Status};
 
 /// Seconds by which a clock may be wrong before anybody should care, and before AWS refuses what
@@ -29,9 +29,36 @@ pub(in crate::lifecycle::doctor) fn of_source(
     match source {
         KeySource::Transient => {}
         KeySource::Kms(id) => findings.extend(of_trial(&keys::try_kms(id, pairs))),
-        KeySource::Local(_) | KeySource::File(_) => findings.push(key_file(source)),
+        KeySource::SecretsManager(arn) => {
+            let trial = keys::try_secret(arn, pairs);
+            findings.extend(way(&trial.notes, trial.read.as_ref().err()));
+            findings.push(call("secret", "it holds a key", &trial.read));
+            findings.push(clock(&trial.notes));
+        }
+        KeySource::Local(_) | KeySource::File(_) | KeySource::Fd(_) => {
+            findings.push(key_file(source));
+        }
     }
     findings
+}
+
+/// The output key, the one that was named or else the one of the volume; `None`: there is none.
+pub(in crate::lifecycle::doctor) fn output(
+    named: Option<&OutputKey>,
+    recorded: Option<&str>,
+) -> Option<Finding> {
+    const CHECK: &str = "output_key";
+    let key = match (named, recorded.map(str::parse)) {
+        (Some(key), _) => key.clone(),
+        (None, None) => return None,
+        (None, Some(Ok(key))) => key,
+        (None, Some(Err(error))) => return Some(failing(CHECK, &error)),
+    };
+    Some(match keys::try_output(&key, &KmsNotes::default()) {
+        Ok(trial) if trial.tried => Finding::ok(CHECK, format!("{key} made a data key")),
+        Ok(_) => Finding::ok(CHECK, format!("{key}: AWS manages it, S3 alone can use it")),
+        Err(error) => failing(CHECK, &error),
+    })
 }
 
 fn kind(source: &KeySource) -> &'static str {
@@ -40,6 +67,8 @@ fn kind(source: &KeySource) -> &'static str {
         KeySource::Kms(_) => "kms",
         KeySource::Transient => "transient",
         KeySource::File(_) => "file",
+        KeySource::Fd(_) => "fd",
+        KeySource::SecretsManager(_) => "secretsmanager",
     }
 }
 
@@ -105,8 +134,13 @@ fn because_of(error: Option<&KeyError>) -> &'static str {
 fn before_the_key(error: &KmsError) -> Option<&'static str> {
     match error.failure {
         KmsFailure::NoRegion => Some("region fails"),
-        KmsFailure::NoCredentials | KmsFailure::BadCredentials => Some("credentials fails"),
-        KmsFailure::Unreachable | KmsFailure::PlainHttp => Some("endpoint fails"),
+        KmsFailure::NoCredentials | KmsFailure::BadCredentials | KmsFailure::RoleDenied => {
+            Some("credentials fails")
+        }
+        KmsFailure::Unreachable | KmsFailure::PlainHttp | KmsFailure::Untrusted => {
+            Some("endpoint fails")
+        }
+        KmsFailure::Clock => Some("clock fails"),
         _ => None,
     }
 }
@@ -129,7 +163,8 @@ fn way(notes: &KmsNotes, error: Option<&KeyError>) -> Vec<Finding> {
     };
     let failed = |failures: &[KmsFailure]| error.filter(|error| failures.contains(&error.failure));
     let fails = |check, error: &KmsError| Finding::fails(check, error.what(), error.remedy());
-    let credentials = failed(&[KmsFailure::NoCredentials, KmsFailure::BadCredentials]);
+    let credentials =
+        failed(&[KmsFailure::NoCredentials, KmsFailure::BadCredentials, KmsFailure::RoleDenied]);
     let credentials = match (credentials, notes.credentials()) {
         (Some(error), _) => fails("credentials", error),
         (None, Some(validity)) => Finding::ok("credentials", shown(validity)),
@@ -143,10 +178,11 @@ fn way(notes: &KmsNotes, error: Option<&KeyError>) -> Vec<Finding> {
         (None, Some(region)) => Finding::ok("region", region).value(region),
         (None, None) => Finding::not_checked("region", "not asked for"),
     };
-    let endpoint = match failed(&[KmsFailure::Unreachable, KmsFailure::PlainHttp]) {
-        Some(error) => fails("endpoint", error),
-        None => reached(notes),
-    };
+    let endpoint =
+        match failed(&[KmsFailure::Unreachable, KmsFailure::PlainHttp, KmsFailure::Untrusted]) {
+            Some(error) => fails("endpoint", error),
+            None => reached(notes),
+        };
     let endpoint = match notes.endpoint() {
         Some(url) => endpoint.value(url),
         None => endpoint,
@@ -206,11 +242,17 @@ pub(in crate::lifecycle::doctor) fn of_volume(
     let context = Context { volume_id: descriptor.volume_id, pairs: &descriptor.context };
     let mut tried: Vec<(Vec<Finding>, Option<keys::Opened>)> = Vec::new();
     let mut unfit = None;
-    for slot in &descriptor.slots {
+    // A descriptor can be read once only, so that it is tried on all slots together.
+    let together = matches!(source, Some(KeySource::Fd(_))).then_some(descriptor.slots.len());
+    for slots in descriptor.slots.chunks(together.unwrap_or(1).max(1)) {
         let notes = KmsNotes::default();
-        match keys::open_noting(std::slice::from_ref(slot), source, &context, &notes) {
+        match keys::open_noting(slots, source, &context, &notes) {
             Err(error @ KeyError::NoSlot { .. }) => unfit = Some(error),
-            result => tried.push(of_slot(slot, result, &notes)),
+            result => {
+                let opened = result.as_ref().ok().map(|opened| opened.slot);
+                let slot = slots.iter().find(|slot| Some(slot.id) == opened).unwrap_or(&slots[0]);
+                tried.push(of_slot(slot, result, &notes));
+            }
         }
     }
     if tried.is_empty() {
@@ -249,10 +291,12 @@ fn of_slot(
         Ok(opened) => (Some(opened), None),
         Err(error) => (None, Some(error)),
     };
-    let findings = if slot.provider == "kms" {
+    let of_secret = slot.provider == keys::SECRETS_MANAGER && notes.region().is_some();
+    let findings = if slot.provider == keys::KMS || of_secret {
+        let check = if of_secret { "secret" } else { "decrypt" };
         let mut findings = way(notes, error.as_ref());
         let done = error.map_or(Ok(()), Err);
-        findings.push(call("decrypt", &format!("{} opens the slot", slot.key), &done));
+        findings.push(call(check, &format!("{} opens the slot", slot.key), &done));
         findings.push(clock(notes));
         findings
     } else {
@@ -308,7 +352,8 @@ mod tests {
     fn a_slot_that_fails_is_a_warning_where_another_opens() {
         let dir = tempfile::tempdir().unwrap();
         let key = KeySource::Local(Some(dir.path().join("key")));
-        let options = InitOptions { key, block_size: BlockSize::DEFAULT, context: BTreeMap::new() };
+        let (block_size, context) = (BlockSize::DEFAULT, BTreeMap::new());
+        let options = InitOptions { key, output_key: None, block_size, context };
         let mut descriptor = init(&dir.path().join("store"), &options).unwrap().descriptor;
         let ok = [("key_source", Status::Ok), ("key_file", Status::Ok), ("volume", Status::Ok)];
         assert_eq!(statuses(&of_volume(&descriptor, None)), ok);

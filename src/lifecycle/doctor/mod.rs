@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::format::descriptor::Descriptor;
-use crate::keys::KeySource;
+use crate::keys::{KeySource, OutputKey};
 use crate::lifecycle::doctor::machine::Machine;
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::request::MountRequest;
@@ -42,6 +42,8 @@ pub struct Wish {
     pub lasts: bool,
     /// Key source that was named.
     pub key: Option<KeySource>,
+    /// Output key that was named.
+    pub output_key: Option<OutputKey>,
     /// Pairs that a new volume would have.
     pub context: BTreeMap<String, String>,
 }
@@ -74,6 +76,8 @@ pub fn examine(wish: &Wish) -> Result<Diagnosis, VerbError> {
     ];
     let descriptor = places(wish, &machine, &mut checks);
     checks.extend(keys(wish, descriptor.as_ref())?);
+    let recorded = descriptor.as_ref().and_then(Descriptor::output_key);
+    checks.extend(key::output(wish.output_key.as_ref(), recorded));
     let passed = checks.iter().all(|check| check.status != Status::Fails);
     Ok(Diagnosis { passed, checks })
 }

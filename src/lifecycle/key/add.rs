@@ -40,14 +40,14 @@ pub(super) fn add_to(
     // Run again, as after an interruption, it finds its own slot.
     let same = |slot: &&_| {
         let crate::format::Slot { provider, key, .. } = slot;
-        (provider, key) == (&made.provider, &made.key)
+        (provider, key) == (&made.slot.provider, &made.slot.key)
     };
     let there = change.found.slots.iter().find(same);
     if let Some(there) = there.filter(|slot| change.try_out(slot).is_ok()) {
         let slot = SlotReport::of(there);
         return Ok(Added { slot, opened_by, was_there: true });
     }
-    let proved = change.try_out(&made)?;
+    let (made, proved) = change.try_out_made(made)?;
     let slot = SlotReport::of(&made);
     let mut slots = change.found.slots.clone();
     slots.push(made);

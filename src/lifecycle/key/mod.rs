@@ -7,6 +7,9 @@
 //! one step. Killed anywhere, it leaves the old description or the new one.
 
 mod add;
+pub mod audit;
+pub mod grant;
+pub(in crate::lifecycle) mod output;
 mod remove;
 mod rewrap;
 mod rotate;
@@ -116,6 +119,18 @@ impl Change {
         let untrusted = |error| VerbError::Untrusted { path: self.path.clone(), error };
         VolumeKeys::open(&opened.key, changed).map_err(untrusted)?;
         Ok(opened)
+    }
+
+    /// The same of one that was made a moment ago.
+    fn try_out_made(&self, made: keys::Made) -> Result<(Slot, keys::Opened), VerbError> {
+        let opened = match made.opened {
+            Some(opened) => {
+                self.proved(&opened.key)?;
+                opened
+            }
+            None => self.try_out(&made.slot)?,
+        };
+        Ok((made.slot, opened))
     }
 
     /// Puts the description with these slots in the place of the old one; `key` is the volume key.

@@ -45,14 +45,14 @@ pub(super) fn rewrap_in(
     let was = SlotReport::of(old);
     let by_kms = keys::re_encrypt(old, to, key, &change.context())?;
     let (by_kms, made) = match by_kms {
-        Some(made) => (true, made),
+        Some(slot) => (true, keys::Made { slot, opened: None }),
         None => {
             let opened = change.open(key)?;
             (false, keys::wrap(&opened.key, to, &change.context(), old.id)?)
         }
     };
     // The only time that the volume key is here after a ReEncrypt; the mac needs it.
-    let proved = change.try_out(&made)?;
+    let (made, proved) = change.try_out_made(made)?;
     let slot = SlotReport::of(&made);
     let mut slots: Vec<Slot> = change.found.slots.clone();
     slots[at] = made;

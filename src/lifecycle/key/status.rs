@@ -31,6 +31,8 @@ pub struct KeyStatus {
     pub pending: Option<Work>,
     /// Ways to unwrap the volume key; none for a transient one.
     pub slots: Vec<SlotStatus>,
+    /// The key under which what leaves the volume is to be encrypted, as a key source.
+    pub output_key: Option<String>,
     /// Mounts whose daemon answers here.
     pub daemons: Vec<DaemonKey>,
 }
@@ -119,6 +121,7 @@ fn of(first: &Report, reports: &[Report], epoch: Epoch, pending: Option<Work>) -
         epoch,
         pending,
         slots: slots.collect(),
+        output_key: first.output_key.clone(),
         daemons,
     }
 }

@@ -29,7 +29,11 @@ impl Lab {
     fn new() -> Self {
         let lab = Self { root: tempfile::tempdir().unwrap() };
         let (block_size, context) = (BlockSize::DEFAULT, Default::default());
-        init(&lab.at("store"), &InitOptions { key: lab.key("one"), block_size, context }).unwrap();
+        init(
+            &lab.at("store"),
+            &InitOptions { key: lab.key("one"), output_key: None, block_size, context },
+        )
+        .unwrap();
         lab
     }
 

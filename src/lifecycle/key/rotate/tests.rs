@@ -39,7 +39,8 @@ impl Lab {
         let lab = Self { root: tempfile::tempdir().unwrap() };
         let key = KeySource::Local(Some(lab.at("one")));
         let (block_size, context) = (BlockSize::DEFAULT, Default::default());
-        init(&lab.at("store"), &InitOptions { key, block_size, context }).unwrap();
+        init(&lab.at("store"), &InitOptions { key, block_size, context, output_key: None })
+            .unwrap();
         lab
     }
 
