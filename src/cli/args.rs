@@ -133,10 +133,13 @@ pub(in crate::cli) struct MountArgs {
     /// Refuse every change; any number of such mounts may exist, also beside one that writes
     #[arg(long)]
     pub(in crate::cli) read_only: bool,
+    /// Look at everything that needs no key, and mount nothing
+    #[arg(long, conflicts_with = "role")]
+    pub(in crate::cli) fake: bool,
     #[command(flatten)]
     pub(in crate::cli) tuning: TuningArgs,
-    /// Mount options as in fstab(5): ro, allow_other, nonempty and others
-    #[arg(short = 'o', value_name = "OPTION,...", value_delimiter = ',')]
+    /// Mount options as in fstab(5): ro, key=SOURCE, allow_other, nonempty and others
+    #[arg(short = 'o', value_name = "OPTION,...")]
     pub(in crate::cli) words: Vec<String>,
     /// Where the daemon logs to, or with --foreground this process
     #[arg(long, value_name = "FILE")]

@@ -34,9 +34,8 @@ mod show;
 mod tuning;
 mod volume;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
-
-use clap::Parser;
 
 use crate::cli::args::{Arguments, Verb};
 use crate::cli::fail::Fail;
@@ -48,7 +47,8 @@ use crate::telemetry;
 /// Does what was typed.
 pub fn main() -> ExitCode {
     keys::note_descriptors();
-    let arguments = match Arguments::try_parse() {
+    let typed: Vec<OsString> = std::env::args_os().collect();
+    let arguments = match options::parse(&typed) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are no errors and go to standard output.

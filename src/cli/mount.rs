@@ -52,6 +52,9 @@ pub(in crate::cli) fn key_source(typed: &str) -> Result<String, Fail> {
 pub(in crate::cli) fn mount(arguments: &MountArgs, verbose: u8) -> Result<(), Fail> {
     let request = request(arguments)?;
     request.check()?;
+    if arguments.fake {
+        return Ok(());
+    }
     let shown = |points: &[PathBuf]| {
         let points: Vec<String> = points.iter().map(|path| show::name(path)).collect();
         tracing::info!("{} serves at {}", request.store.display(), points.join(", "));
@@ -109,6 +112,7 @@ fn request(arguments: &MountArgs) -> Result<MountRequest, Fail> {
     kernel.default_permissions = words.default_permissions.unwrap_or(kernel.default_permissions);
     kernel.allow_nonempty = words.nonempty.unwrap_or(kernel.allow_nonempty);
     kernel.set_id = words.set_id.unwrap_or(kernel.set_id);
+    kernel.no_programs = words.programs.map_or(kernel.no_programs, |allowed| !allowed);
     kernel.devices = words.devices.unwrap_or(kernel.devices);
     kernel.write_back = words.write_back.unwrap_or(kernel.write_back);
     Ok(request)

@@ -50,6 +50,8 @@ pub struct MountOptions {
     pub set_id: bool,
     /// Devices can be opened; only root can mount so. Who can write to the store can make one.
     pub devices: bool,
+    /// No program can be executed.
+    pub no_programs: bool,
     /// The kernel gathers writes, and sends them later or when a sync or close asks for them.
     pub write_back: bool,
     /// Threads that serve the mount; 0 for one a core, and at least two.
@@ -68,6 +70,7 @@ impl MountOptions {
             allow_nonempty: false,
             set_id: false,
             devices: false,
+            no_programs: false,
             write_back: false,
             threads: 0,
             fs_name: fs_name.into(),
@@ -262,6 +265,7 @@ fn attach_directly(path: &Path, options: &MountOptions) -> Result<OwnedFd, Mount
         (options.read_only, MountFlags::RDONLY),
         (!options.set_id, MountFlags::NOSUID),
         (!options.devices, MountFlags::NODEV),
+        (options.no_programs, MountFlags::NOEXEC),
     ] {
         flags |= if set { flag } else { MountFlags::empty() };
     }
@@ -285,8 +289,9 @@ fn attach_by_helper(
         )));
     }
     let mode = if options.read_only { "ro" } else { "rw" };
+    let programs = if options.no_programs { ",noexec" } else { "" };
     let (name, common) = (helper::escaped(&options.fs_name), options.common());
-    let text = format!("{mode},nosuid,nodev,fsname={name},subtype={SUBTYPE}{common}");
+    let text = format!("{mode},nosuid,nodev{programs},fsname={name},subtype={SUBTYPE}{common}");
     helper::mount(path, &text).map_err(|error| match error {
         HelperError::Absent => MountError::NotPermitted(format!(
             "{direct}, and fusermount3 is not installed: mount as root, give the container \

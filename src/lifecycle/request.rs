@@ -68,6 +68,8 @@ pub struct KernelOptions {
     pub set_id: bool,
     /// Whether devices can be opened.
     pub devices: bool,
+    /// Whether no program can be executed.
+    pub no_programs: bool,
     /// Whether the kernel gathers writes.
     pub write_back: bool,
 }
@@ -81,6 +83,7 @@ impl KernelOptions {
             allow_nonempty: false,
             set_id: false,
             devices: false,
+            no_programs: false,
             write_back: false,
         }
     }
@@ -124,6 +127,7 @@ impl MountRequest {
             allow_nonempty: self.kernel.allow_nonempty,
             set_id: self.kernel.set_id,
             devices: self.kernel.devices,
+            no_programs: self.kernel.no_programs,
             write_back: self.kernel.write_back,
         }
     }
