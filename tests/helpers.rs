@@ -157,7 +157,10 @@ impl Tree {
     fn disturbed(&self, inject: &str) -> Output {
         let inject = format!("inject={inject}");
         let python = ["python3", "-I", "-B"];
-        self.command("strace", &[&["-f", "-qq", "-o", "/dev/null", "-e", &inject], &python[..]].concat())
+        self.command(
+            "strace",
+            &[&["-f", "-qq", "-o", "/dev/null", "-e", &inject], &python[..]].concat(),
+        )
     }
 
     #[track_caller]

@@ -22,6 +22,9 @@ mount -t overlay machine "$root" \
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
+# For everyone, as udev makes it.
+mknod -m 666 "$desk/memory/fuse" c 10 229
+mount --bind "$desk/memory/fuse" "$root/dev/fuse"
 mount -t tmpfs -o mode=1777 tmp "$root/tmp"
 mount -t tmpfs -o mode=755 run "$root/run"
 mkdir -p "$root/cloud" "$root/project" "$root/opt/ml/metadata" "$root/home/ec2-user/SageMaker"

@@ -21,9 +21,12 @@ printf '#!/bin/sh\necho ran\n' >/srv/point/program
 chmod 755 /srv/point/program
 is ran "$(/srv/point/program)"
 daemon=$(pgrep -f '^cmkfs mount-daemon')
-umount /srv/point
+# As systemd calls it.
+umount -c /srv/point
 # It has waited: the keys are gone with the daemon.
-[ ! -d "/proc/$daemon" ] || die "umount(8) returned before the daemon had ended"
+# What is left of a process until somebody asks how it ended is no process.
+grep -q '^State:.Z' "/proc/$daemon/status" 2>/dev/null || [ ! -d "/proc/$daemon" ] ||
+    die "umount(8) returned before the daemon had ended"
 
 # Words that forbid something are kept.
 mount -t cmkfs /srv/store /srv/point -o ro,noexec
@@ -74,3 +77,18 @@ is_mounted '/srv/second\\040point' || die "not mounted without an environment"
 umount -a -t fuse.cmkfs
 is_mounted '/srv/second\\040point' && die "still mounted"
 is program "$(cmkfs ls /srv/store:/ | grep -x program)"
+
+# A line that lets users mount: the daemon is the user's own, and what mount(8) forbids is kept.
+as_user() {
+    setpriv --reuid 4321 --regid 4321 --clear-groups env HOME=/home/ec2-user "$@"
+}
+as_user mkdir /home/ec2-user/point
+as_user cmkfs init /home/ec2-user/store >/dev/null
+echo '/home/ec2-user/store /home/ec2-user/point cmkfs user,noauto 0 0' >/etc/fstab
+as_user mount /home/ec2-user/point
+is 1 "$(pgrep -c -u 4321 -f '^cmkfs mount-daemon')"
+as_user cp /bin/true /home/ec2-user/point/program
+expect 126 'Permission denied' as_user /home/ec2-user/point/program
+as_user umount /home/ec2-user/point
+is_mounted /home/ec2-user/point && die "the user could not unmount"
+true
