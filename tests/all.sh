@@ -83,7 +83,8 @@ check_format() {
 
 lint_scripts() {
     shellcheck -x benches/*.sh docker/*.sh tests/*.sh .ci/run \
-        mount-helpers/*.cmkfs mount-helpers/notebook/*.sh tests/helpers/*
+        mount-helpers/*.cmkfs mount-helpers/notebook/*.sh tests/helpers/*.sh \
+        tests/helpers/{aws,curl,systemctl}
 }
 
 lint() {

@@ -10,6 +10,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -141,26 +142,24 @@ impl Tree {
         found
     }
 
-    fn command(&self, program: &str, before: &[&str]) -> Output {
-        let mut command = Command::new(program);
-        command.args(before).arg(project("mount-helpers/notebook/adopt.py"));
+    fn adopt(&self) -> Output {
+        self.python(&[])
+    }
+
+    /// What `tests/helpers/disturb.py` does to it.
+    fn disturbed(&self, how: &str, call: u32) -> Output {
+        let disturb = project("tests/helpers/disturb.py").display().to_string();
+        self.python(&[&disturb, how, &call.to_string()])
+    }
+
+    fn python(&self, before: &[&str]) -> Output {
+        let python = std::env::var("CMKFS_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        let mut command = Command::new(python);
+        command.args(["-I", "-B"]).args(before);
+        command.arg(project("mount-helpers/notebook/adopt.py"));
         command.args(["plain", "mnt", "trash"].map(|name| self.desk.at(name)));
         self.desk.prepare(&mut command);
         command.output().unwrap()
-    }
-
-    fn adopt(&self) -> Output {
-        self.command("python3", &["-I", "-B"])
-    }
-
-    /// With what strace(1) injects into system calls.
-    fn disturbed(&self, inject: &str) -> Output {
-        let inject = format!("inject={inject}");
-        let python = ["python3", "-I", "-B"];
-        self.command(
-            "strace",
-            &[&["-f", "-qq", "-o", "/dev/null", "-e", &inject], &python[..]].concat(),
-        )
     }
 
     #[track_caller]
@@ -189,12 +188,11 @@ fn collect(top: &Path, dir: &Path, found: &mut Files) {
 
 #[test]
 fn an_adoption_that_is_killed_at_any_call_loses_nothing() {
-    let calls = "link,linkat,rename,renameat,unlink,unlinkat,mkdir,mkdirat,rmdir,fsync,ftruncate";
     let tree = Tree::new();
     let mut killed = 0;
     for call in 1.. {
         let wanted = tree.plant();
-        let ended = tree.disturbed(&format!("{calls}:signal=KILL:when={call}"));
+        let ended = tree.disturbed("kill", call);
         let (left, moved) = (tree.files("plain"), tree.files("mnt"));
         for (name, content) in &wanted {
             let there = [&left, &moved].into_iter().filter_map(|files| files.get(name));
@@ -204,6 +202,7 @@ fn an_adoption_that_is_killed_at_any_call_loses_nothing() {
         if ended.status.success() {
             break;
         }
+        assert_eq!(ended.status.signal(), Some(9), "call {call}: {}", said(&ended));
         killed += 1;
         let again = tree.adopt();
         assert!(again.status.success(), "call {call}: {}", said(&again));
@@ -225,7 +224,7 @@ fn adoption_overwrites_nothing_and_names_what_it_leaves() {
     fs::write(tree.desk.at("mnt/one"), "one").unwrap();
     fs::write(tree.desk.at("mnt/zlink"), "newer").unwrap();
     fs::write(tree.desk.at("mnt/dir"), "a file").unwrap();
-    let failed = tree.disturbed("linkat,link:error=EIO:when=1");
+    let failed = tree.disturbed("fail", 1);
     assert_eq!(failed.status.code(), Some(1));
     assert!(said(&failed).contains("left in plaintext: "), "{}", said(&failed));
     assert!(said(&failed).contains("Input/output error"), "{}", said(&failed));

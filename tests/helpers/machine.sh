@@ -3,8 +3,8 @@
 #
 #   unshare --mount --pid --fork --kill-child machine.sh DESK SCRIPT
 #
-# Its files are this machine's own, with every change in memory and lost at the end. What persists is
-# DESK/disk.img, an ext4 at /home/ec2-user/SageMaker, and DESK/cloud at /cloud. SCRIPT, a path below
+# Its files are this machine's own, with every change in memory and lost at the end. What persists
+# is DESK/disk.img, an ext4 at /home/ec2-user/SageMaker, and DESK/cloud at /cloud. SCRIPT, a path in
 # the project, which is at /project, runs in it as root, as lifecycle scripts do; when it ends, so
 # does everything that was started. KMS_URL is where keys are asked for.
 set -euo pipefail
