@@ -83,11 +83,12 @@ impl Instance {
     /// One run of a machine, in which `script` of `tests/helpers` has to succeed.
     #[track_caller]
     fn boot(&self, script: &str) {
-        let mut machine = as_root("unshare");
+        let mut machine = as_root("env");
+        machine.arg(format!("KMS_URL={}", self.moto.url())).arg("unshare");
         machine.args(["--mount", "--pid", "--fork", "--kill-child"]);
         machine.arg(project("tests/helpers/machine.sh")).arg(self.desk.at(""));
         machine.arg(format!("tests/helpers/{script}"));
-        run(machine.env("KMS_URL", self.moto.url()));
+        run(&mut machine);
     }
 }
 

@@ -66,6 +66,10 @@ make() {
         "$here/cmkfs" snapshot restore "$SNAPSHOTS" "$store"
         return 0
     fi
+    case $KEY in
+        kms:* | file:*) ;;
+        *) fail "KEY=$KEY would end with this machine, and the files with it: wanted kms:ID" ;;
+    esac
     # What an interrupted run left: there was no data in it yet.
     rm -rf --one-file-system "$store"
     local context=()

@@ -16,6 +16,7 @@ expect 1 'could not be fetched' with 's|^BUNDLE=.*|BUNDLE=s3://bucket/none|'
 expect 1 'no user somebody' with 's|^OWNER=.*|OWNER=somebody|'
 expect 1 'other characters' with "s|^CONTEXT=.*|CONTEXT='a b'|"
 expect 25 'alias/none' with 's|^KEY=.*|KEY=kms:alias/none|'
+expect 1 'would end with this machine' with 's|^KEY=.*|KEY=local|'
 [ ! -e "$HOME_DIR/.cmkfs/store/volume.json" ] || die "a volume without a key"
 
 with 's|^CONTEXT=.*|CONTEXT=team=vision|'
