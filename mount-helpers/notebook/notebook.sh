@@ -67,7 +67,7 @@ make() {
         return 0
     fi
     case $KEY in
-        kms:* | file:*) ;;
+        kms:* | secretsmanager:* | file:*) ;;
         *) fail "KEY=$KEY would end with this machine, and the files with it: wanted kms:ID" ;;
     esac
     # What an interrupted run left: there was no data in it yet.
