@@ -357,11 +357,10 @@ fn a_write_that_fails_behind_the_writer_is_heard_of_through_each_handle() {
             assert_eq!(first.metadata().unwrap().len(), LEN, "as it was");
         };
         fail();
-        // A sync waits for what is being stored; a write looks before it waits.
-        assert_eq!(errno(second.sync_all()), Some(libc::EIO), "{durability:?}");
-        second.sync_all().unwrap();
         assert_eq!(errno(first.write_all_at(b"more", 0)), Some(libc::EIO), "{durability:?}");
         first.write_all_at(b"more", 0).unwrap();
+        assert_eq!(errno(second.sync_all()), Some(libc::EIO), "{durability:?}");
+        second.sync_all().unwrap();
         let later = open();
         later.sync_all().unwrap();
         fail();

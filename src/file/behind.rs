@@ -3,9 +3,8 @@
 //!
 //! The file is held for that until all is stored, so whatever comes next sees it. What the store
 //! says then is *owed*: the next write, sync or close through each handle gets it, as it gets what
-//! a kernel's own write-back fails with. For the one error that happens without any fault, a disk
-//! that is full, nothing is owed: a write is answered early only while the disk has room for far
-//! more.
+//! a kernel's own write-back fails with. The one error that happens without any fault, that of a
+//! full disk, is mostly not: a write is answered early only while the disk has room for far more.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,8 +28,8 @@ pub(in crate::file) struct Debts {
 pub struct Told(AtomicU64);
 
 impl File {
-    /// Writes all of `data` at `offset`. Calls `accepted` at most once, if the rest goes on behind
-    /// the caller's back; an error that comes after that is owed, not returned.
+    /// Writes all of `data` at `offset`. Calls `accept` at most once, if the rest could go on
+    /// behind the caller's back; where that returns true, an error that comes later is owed.
     ///
     /// # Errors
     /// As [`File::write`].
@@ -38,16 +37,11 @@ impl File {
         &self,
         offset: u64,
         data: &[u8],
-        accepted: &mut dyn FnMut(),
+        accept: &mut dyn FnMut() -> bool,
     ) -> Result<(), FileError> {
         let mut state = self.state_to_write()?;
         let mut was_accepted = false;
-        let accept = || {
-            if self.volume().has_room(data.len()) {
-                was_accepted = true;
-                accepted();
-            }
-        };
+        let accept = || was_accepted = self.volume().has_room(data.len()) && accept();
         let done = self.write_state(&mut state, offset, data, accept);
         match done {
             // Under the lock: who syncs or closes next waits for it, and is told.
@@ -61,7 +55,7 @@ impl File {
 
     /// Something that was answered already was not stored: every handle is told. The log was, where
     /// it is the disk's fault.
-    pub fn owe(&self, error: FileError) {
+    pub(in crate::file) fn owe(&self, error: FileError) {
         let debts = self.debts();
         *lock(&debts.last) = Some(error);
         debts.count.fetch_add(1, Ordering::Release);
@@ -73,6 +67,11 @@ impl File {
         Told(AtomicU64::new(self.debts().told.load(Ordering::Acquire)))
     }
 
+    /// Whether something is owed to a handle.
+    pub fn owes(&self, told: &Told) -> bool {
+        told.0.load(Ordering::Relaxed) != self.debts().count.load(Ordering::Acquire)
+    }
+
     /// Fails with what is owed to a handle, once.
     ///
     /// # Errors
@@ -80,12 +79,23 @@ impl File {
     pub fn settle_debts(&self, told: &Told) -> Result<(), FileError> {
         let debts = self.debts();
         let count = debts.count.load(Ordering::Acquire);
-        if told.0.load(Ordering::Relaxed) == count || told.0.swap(count, Ordering::Relaxed) == count
-        {
+        let owed = self.debt(told);
+        if owed.is_err() {
+            told.0.store(count, Ordering::Relaxed);
+            debts.told.fetch_max(count, Ordering::Release);
+        }
+        owed
+    }
+
+    /// Fails with what is owed to a handle, and owes it still.
+    ///
+    /// # Errors
+    /// As [`File::settle_debts`].
+    pub fn debt(&self, told: &Told) -> Result<(), FileError> {
+        if !self.owes(told) {
             return Ok(());
         }
-        debts.told.fetch_max(count, Ordering::Release);
-        lock(&debts.last).clone().map_or(Ok(()), Err)
+        lock(&self.debts().last).clone().map_or(Ok(()), Err)
     }
 }
 

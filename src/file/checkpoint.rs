@@ -411,28 +411,6 @@ impl File {
         if state.is_told() { Err(FileError::Latched) } else { Ok(state.generation) }
     }
 
-    /// Lets a file that was cut to nothing go on in place, if enough was written to it since. What
-    /// was there before is lost then, which the journal says durably first.
-    pub(in crate::file) fn leave_void(&self, state: &mut State) -> Result<(), FileError> {
-        if let Some(journaled) = &self.volume().journaled
-            && let Some(birth) = state.blob.take_birth()
-        {
-            let _appending = journaled.appending();
-            let begun = match journaled.born(birth) {
-                Err((error, birth)) if is_full(error) => {
-                    // It stays void: nothing has changed, and the next write tries again.
-                    state.blob.keep_birth(birth);
-                    return Err(error.into());
-                }
-                begun => begun.map_err(|(error, _)| error),
-            };
-            let begun = begun.and_then(|number| journaled.journal.sync_to(number));
-            let gone = begun.and_then(|()| state.blob.go_in_place());
-            state.stored_len = gone.inspect_err(|error| self.latch(&state.blob, error))?;
-        }
-        Ok(())
-    }
-
     /// Makes durable what was brought to its place.
     fn sync_place(&self) -> Result<(), Errno> {
         // Without the lock if there is a descriptor to spare: the disk may take its time.

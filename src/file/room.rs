@@ -2,7 +2,8 @@
 //! disk that is nearly full, what waits in memory is given its place at once, so that it is the
 //! write which a full disk refuses, and not the close after it.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -18,21 +19,43 @@ const ROOM_MIN: u64 = 256 << 20;
 /// Bytes that are written before the disk is asked again how much it has left, at most.
 const ROOM_STEP_MAX: u64 = 256 << 20;
 
+/// How long what the disk said counts: others write too.
+const AGE_MAX: Duration = Duration::from_millis(100);
+
 /// Bytes that the store's disk had to spare when it was last asked, and that were not given since.
-#[derive(Debug, Default)]
-pub(in crate::file) struct Room(AtomicI64);
+#[derive(Debug)]
+pub(in crate::file) struct Room {
+    left: AtomicI64,
+    since: Instant,
+    /// When it was last asked, milliseconds from then.
+    asked_ms: AtomicU64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { left: AtomicI64::new(0), since: Instant::now(), asked_ms: AtomicU64::new(0) }
+    }
+}
 
 impl Room {
     /// Takes `len` bytes of it; false if they are not there. `ask` tells how many bytes the disk
     /// has.
     fn take(&self, len: usize, ask: impl FnOnce() -> Option<u64>) -> bool {
+        let now = self.since.elapsed().as_millis();
+        self.take_at(u64::try_from(now).unwrap_or(u64::MAX), len, ask)
+    }
+
+    fn take_at(&self, now_ms: u64, len: usize, ask: impl FnOnce() -> Option<u64>) -> bool {
         let len = i64::try_from(len).unwrap_or(i64::MAX);
-        if self.0.fetch_sub(len, Ordering::Relaxed) >= len {
+        let age = now_ms.saturating_sub(self.asked_ms.load(Ordering::Relaxed));
+        let fresh = u128::from(age) < AGE_MAX.as_millis();
+        if fresh && self.left.fetch_sub(len, Ordering::Relaxed) >= len {
             return true;
         }
         let spare = ask().and_then(|left| left.checked_sub(ROOM_MIN)).unwrap_or(0);
         let step = i64::try_from((spare / 2).min(ROOM_STEP_MAX)).unwrap_or(0);
-        self.0.store((step - len).max(0), Ordering::Relaxed);
+        self.asked_ms.store(now_ms, Ordering::Relaxed);
+        self.left.store((step - len).max(0), Ordering::Relaxed);
         step >= len
     }
 }
@@ -85,18 +108,21 @@ mod tests {
     fn no_more_is_given_than_the_disk_has_to_spare() {
         let room = Room::default();
         let len = 1 << 20;
-        assert!(!room.take(len, || None), "a disk that does not tell");
-        assert!(!room.take(len, || Some(ROOM_MIN)));
-        assert!(!room.take(len, || Some(ROOM_MIN + 1)));
+        assert!(!room.take_at(0, len, || None), "a disk that does not tell");
+        assert!(!room.take_at(0, len, || Some(ROOM_MIN)));
+        assert!(!room.take_at(0, len, || Some(ROOM_MIN + 1)));
         // Half of what it has above the least: 8 MiB.
-        assert!(room.take(len, || Some(ROOM_MIN + (16 << 20))));
+        assert!(room.take_at(0, len, || Some(ROOM_MIN + (16 << 20))));
         for _ in 1..8 {
-            assert!(room.take(len, || panic!("there is some left")));
+            assert!(room.take_at(0, len, || panic!("there is some left")));
         }
-        assert!(!room.take(len, || Some(ROOM_MIN)));
-        assert!(room.take(len, || Some(u64::MAX)));
+        assert!(!room.take_at(0, len, || Some(ROOM_MIN)));
+        assert!(room.take_at(0, len, || Some(u64::MAX)));
         let steps = ROOM_STEP_MAX / len as u64;
-        assert!((1..steps).all(|_| room.take(len, || None)));
-        assert!(!room.take(len, || None), "asked again after so many");
+        assert!((1..steps).all(|_| room.take_at(0, len, || None)));
+        assert!(!room.take_at(0, len, || None), "asked again after so many");
+        assert!(room.take_at(0, len, || Some(u64::MAX)));
+        assert!(room.take_at(99, len, || panic!("it was asked a moment ago")));
+        assert!(!room.take_at(100, len, || Some(ROOM_MIN)), "others have taken it");
     }
 }

@@ -18,6 +18,9 @@ const SCATTERED_LEN_MAX: usize = 8 << 20;
 /// Dirty blocks, at most: where each lies far from the others, a commit has three nodes for it, and
 /// its record has to stay within `BODY_LEN_MAX`.
 const DIRTY_BLOCKS_MAX: usize = 512;
+/// Bytes that a file which goes on in place may still write there at once: what is staged of it,
+/// and as much of what is pending.
+const VOID_ROOM: usize = 8 << 20;
 
 impl File {
     /// Writes all of `data` at `offset`.
@@ -102,6 +105,34 @@ impl File {
             }
         }
         counters.written_bytes.add(data.len() as u64);
+        Ok(())
+    }
+
+    /// Lets a file that was cut to nothing go on in place, if enough was written to it since, and
+    /// the disk has plenty of room. What was there before is lost then, which the journal says
+    /// durably first.
+    fn leave_void(&self, state: &mut State) -> Result<(), FileError> {
+        if let Some(journaled) = &self.volume().journaled
+            && let Some(birth) = state.blob.take_birth()
+        {
+            if !self.volume().has_room(VOID_ROOM) {
+                // Half way there, what is in the journal alone would count no more.
+                state.blob.keep_birth(birth);
+                return Ok(());
+            }
+            let _appending = journaled.appending();
+            let begun = match journaled.born(birth) {
+                Err((error, birth)) if is_full(error) => {
+                    // It stays void: nothing has changed, and the next write tries again.
+                    state.blob.keep_birth(birth);
+                    return Err(error.into());
+                }
+                begun => begun.map_err(|(error, _)| error),
+            };
+            let begun = begun.and_then(|number| journaled.journal.sync_to(number));
+            let gone = begun.and_then(|()| state.blob.go_in_place());
+            state.stored_len = gone.inspect_err(|error| self.latch(&state.blob, error))?;
+        }
         Ok(())
     }
 

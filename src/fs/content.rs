@@ -1,7 +1,7 @@
 //! Files by handle: open, read, write, sync, close.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::file::{Access, Allocate, File, FileError, Seek, SetAttr, Slice, Told};
 use crate::fs::core::Fs;
@@ -114,18 +114,25 @@ pub(in crate::fs) struct FileHandle {
     open: Arc<OpenFile>,
     sync: Sync,
     told: Told,
+    /// What was to be told before the volume was closed for a while.
+    rested: Mutex<Option<FileError>>,
 }
 
 impl FileHandle {
-    pub(in crate::fs) fn new(inode: InodeId, open: Arc<OpenFile>, sync: Sync) -> Self {
+    pub(in crate::fs) fn new(
+        inode: InodeId,
+        open: Arc<OpenFile>,
+        sync: Sync,
+        rested: Option<FileError>,
+    ) -> Self {
         let told = open.file.told();
-        Self { inode, open, sync, told }
+        Self { inode, open, sync, told, rested: Mutex::new(rested) }
     }
 
     pub(in crate::fs) fn resting(&self) -> Resting {
         let write = self.open.allows(Access::Write);
         let access = if write { Access::Write } else { Access::Read };
-        let owed = self.file().settle_debts(&self.told).err();
+        let owed = self.rested().take().or_else(|| self.file().settle_debts(&self.told).err());
         Resting::File { inode: self.inode, access, sync: self.sync, owed }
     }
 
@@ -133,9 +140,29 @@ impl FileHandle {
         &self.open.file
     }
 
-    /// Fails with what a write that was answered has failed with since, once.
+    /// Whether there is something to be told.
+    fn owes(&self) -> bool {
+        self.file().owes(&self.told) || self.rested().is_some()
+    }
+
+    /// Fails with what a write that was answered has failed with, once. Does not wait for it.
     fn hear(&self) -> Result<(), FsError> {
+        if let Some(error) = self.rested().take() {
+            return Err(error.into());
+        }
         Ok(self.file().settle_debts(&self.told)?)
+    }
+
+    /// The same, and tells it again: where a child closes what it was born with, nobody listens.
+    fn listen(&self) -> Result<(), FsError> {
+        if let Some(error) = &*self.rested() {
+            return Err(error.clone().into());
+        }
+        Ok(self.file().debt(&self.told)?)
+    }
+
+    fn rested(&self) -> MutexGuard<'_, Option<FileError>> {
+        self.rested.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for what its opener asked each write to wait for.
@@ -234,7 +261,7 @@ impl Fs {
         open: Arc<OpenFile>,
         sync: Sync,
     ) -> HandleId {
-        self.handles.insert(Handle::of_file(inode, open, sync))
+        self.handles.insert(Handle::of_file(inode, open, sync, None))
     }
 
     /// Does something with the file of a handle.
@@ -263,7 +290,6 @@ impl Fs {
                 return Err(FsError::BadHandle);
             }
             self.volume.check_writable()?;
-            file.hear()?;
             file.open.apply(privileges)?;
             let done = work(file)?;
             file.settle()?;
@@ -311,7 +337,10 @@ impl Fs {
         data: &[u8],
         privileges: Privileges,
     ) -> Result<(), FsError> {
-        self.change_file(handle, privileges, |file| Ok(file.file().write(offset, data)?))
+        self.change_file(handle, privileges, |file| {
+            file.file().write(offset, data)?;
+            file.hear()
+        })
     }
 
     /// The same; calls `accepted` at most once, if the caller's program may go on while the rest is
@@ -327,9 +356,18 @@ impl Fs {
         privileges: Privileges,
         accepted: &mut dyn FnMut(),
     ) -> Result<(), FsError> {
-        self.change_file(handle, privileges, |file| match file.sync {
-            Sync::No => Ok(file.file().write_behind(offset, data, accepted)?),
-            Sync::Data | Sync::All => Ok(file.file().write(offset, data)?),
+        self.change_file(handle, privileges, |file| {
+            let mut was_accepted = false;
+            // Who is to be told something is told it by the answer, and this write is done too.
+            let mut accept = || {
+                was_accepted = file.sync == Sync::No && !file.owes();
+                if was_accepted {
+                    accepted();
+                }
+                was_accepted
+            };
+            file.file().write_behind(offset, data, &mut accept)?;
+            if was_accepted { Ok(()) } else { file.hear() }
         })
     }
 
@@ -338,7 +376,10 @@ impl Fs {
     /// # Errors
     /// As [`Fs::write`].
     pub fn append(&self, handle: HandleId, data: &[u8]) -> Result<u64, FsError> {
-        self.change_file(handle, Privileges::Keep, |file| Ok(file.file().append(data)?))
+        self.change_file(handle, Privileges::Keep, |file| {
+            let offset = file.file().append(data)?;
+            file.hear().map(|()| offset)
+        })
     }
 
     /// Reserves space, or makes a range zeros.
@@ -404,7 +445,7 @@ impl Fs {
     pub fn flush(&self, handle: HandleId) -> Result<(), FsError> {
         self.with_file(handle, |file| {
             file.file().commit()?;
-            file.hear()
+            file.listen()
         })
     }
 

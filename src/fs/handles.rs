@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::file::FileError;
 use crate::fs::content::{FileHandle, OpenFile};
 use crate::fs::error::FsError;
 use crate::fs::ids::{HandleId, InodeId, Sync};
@@ -20,8 +21,14 @@ pub(in crate::fs) enum Handle {
 }
 
 impl Handle {
-    pub(in crate::fs) fn of_file(inode: InodeId, open: Arc<OpenFile>, sync: Sync) -> Self {
-        Self::File(FileHandle::new(inode, open, sync))
+    /// `rested` is what is to be told by it.
+    pub(in crate::fs) fn of_file(
+        inode: InodeId,
+        open: Arc<OpenFile>,
+        sync: Sync,
+        rested: Option<FileError>,
+    ) -> Self {
+        Self::File(FileHandle::new(inode, open, sync, rested))
     }
 }
 

@@ -119,12 +119,7 @@ impl Fs {
     fn handle(&self, resting: Resting, files: &HashMap<InodeId, Arc<OpenFile>>) -> Handle {
         match resting {
             Resting::File { inode, sync, owed, .. } => match files.get(&inode) {
-                Some(open) => {
-                    if let Some(error) = owed {
-                        open.file.owe(error);
-                    }
-                    Handle::of_file(inode, Arc::clone(open), sync)
-                }
+                Some(open) => Handle::of_file(inode, Arc::clone(open), sync, owed),
                 None => Handle::Gone { file: Some(inode) },
             },
             Resting::Dir { inode, parent, keeps } => match self.dir(inode) {

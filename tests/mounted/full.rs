@@ -180,3 +180,42 @@ fn a_new_file_keeps_all_that_was_taken_before_the_disk_was_full() {
         });
     }
 }
+
+/// It is kept in the journal for as long as the disk has little room.
+#[test]
+fn a_file_that_is_cut_to_nothing_on_a_nearly_full_disk_keeps_what_it_takes_then() {
+    let root = small_disk();
+    let path = root.path().to_owned();
+    let mount = Mount::in_dir(root, &["--durability", "strict"]);
+    fs::write(mount.at("victim"), pattern(30_000, 1)).unwrap();
+    File::open(mount.at("victim")).unwrap().sync_all().unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(mount.at("victim")).unwrap();
+    file.set_len(0).unwrap();
+    let beside = File::create(path.join("beside")).unwrap();
+    let free = || rustix::fs::statvfs(&path).unwrap();
+    let left = free().f_bavail * free().f_frsize - (3 << 20);
+    rustix::fs::fallocate(&beside, rustix::fs::FallocateFlags::empty(), 0, left).unwrap();
+    let content = pattern(32 << 20, 2);
+    let mut taken = 0;
+    let refused = content.chunks(30_000).find_map(|part| {
+        let written = file.write_all_at(part, taken);
+        taken += if written.is_ok() { part.len() as u64 } else { 0 };
+        written.err()
+    });
+    assert_eq!(refused.unwrap().raw_os_error(), Some(libc::ENOSPC));
+    let taken = usize::try_from(taken).unwrap();
+    let read = |file: &File| {
+        let mut found = vec![0; taken];
+        file.read_exact_at(&mut found, 0).unwrap();
+        found
+    };
+    assert!(taken > 1 << 20 && read(&file) == content[..taken], "{taken}");
+    drop(beside);
+    fs::remove_file(path.join("beside")).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    unmount_and_mount(&mount);
+    assert!(read(&File::open(mount.at("victim")).unwrap()) == content[..taken]);
+    unmount(&mount);
+    assert!(Command::new("umount").arg("-l").arg(&path).status().unwrap().success());
+}
