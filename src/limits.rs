@@ -116,6 +116,13 @@ pub const DEPTH_MAX: usize = 512;
 /// Bytes of a snapshot's manifest: about 300 a file.
 pub const MANIFEST_LEN_MAX: u64 = 8 << 30;
 
+/// Objects of snapshots that are read, sent or fetched at a time, unless a flag says otherwise:
+/// what a far file server needs; each has up to 8 MiB in memory.
+pub const SNAPSHOT_JOBS_DEFAULT: NonZero<usize> = NonZero::new(8).expect("not zero");
+
+/// The same, at most.
+pub const SNAPSHOT_JOBS_MAX: usize = 256;
+
 /// Bytes that a copy moves at a time.
 pub const COPY_LEN: usize = 1 << 20;
 

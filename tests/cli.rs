@@ -24,7 +24,7 @@ fn wrong_usage_is_2_and_names_what_is_wrong() {
         ("start store", "start"),
         ("lock", "VOLUME"),
         ("check store --threads 0", "1 to 64"),
-        ("key rotate store", "rotate"),
+        ("key rotate store --rewrap --reencrypt", "--reencrypt"),
         ("key remove store x", "invalid value"),
         ("key add store", "--new"),
         ("mount store", "MOUNTPOINT"),
@@ -41,7 +41,7 @@ fn wrong_usage_is_2_and_names_what_is_wrong() {
         ("run --role trainer -- true", "notebook, processing"),
         ("run --role training", "COMMAND"),
         ("cat store", "VOLUME:PATH"),
-        ("snapshot show store", "show"),
+        ("snapshot drop store", "drop"),
         ("stop", "VOLUME"),
         ("key", "policy"),
         ("key policy --for unmount", "init, mount, add, rewrap"),
@@ -365,6 +365,13 @@ fn snapshot_targets_are_judged() {
     desk.refused("snapshot create store file", 50, &["file"]);
     desk.refused("snapshot create store gone/deep", 50, &["gone/deep"]);
     desk.refused("snapshot list gone", 50, &["gone"]);
+    for verb in ["snapshot create store", "stop store --snapshot", "snapshot list"] {
+        desk.refused(
+            &format!("{verb} s3://bucket/prefix"),
+            2,
+            &["s3://", "a target is a directory"],
+        );
+    }
     for inside in ["mnt/snaps", "store/snaps"] {
         desk.dir(inside);
         desk.refused(&format!("snapshot create store {inside}"), 50, &["inside"]);

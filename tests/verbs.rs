@@ -5,6 +5,8 @@
 
 #[path = "support/desk.rs"]
 mod desk;
+#[path = "verbs/snapshots.rs"]
+mod snapshots;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +15,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use desk::{Desk, await_that, end, flip, judge};
+use desk::{Desk, await_that, end, judge};
 use rustix::process::{Signal, getsid, kill_process};
 
 #[test]
@@ -242,103 +244,6 @@ fn a_reader_that_goes_ends_the_command() {
     judge("cat", &output, 1, &[]);
     assert!(output.stderr.is_empty(), "{}", desk::said(&output));
     desk.ok("ls store:/");
-}
-
-#[test]
-fn a_snapshot_of_a_volume_in_use_is_of_one_moment() {
-    let desk = Desk::new();
-    desk.mounted();
-    let ended = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // Whatever moment it is, `second` has as many lines as `first`, or one fewer.
-            let open = |name: &str| fs::File::create(desk.at(name)).unwrap();
-            let (mut first, mut second) = (open("mnt/first"), open("mnt/second"));
-            let mut count = 0_u32;
-            while !ended.load(Ordering::Relaxed) {
-                let line = format!("{count:100}\n");
-                for file in [&mut first, &mut second] {
-                    file.write_all(line.as_bytes()).unwrap();
-                }
-                fs::write(desk.at("mnt/renamed.new"), count.to_string()).unwrap();
-                fs::rename(desk.at("mnt/renamed.new"), desk.at("mnt/renamed")).unwrap();
-                count += 1;
-            }
-        });
-        await_that("it writes", || desk.at("mnt/renamed").exists());
-        for _ in 0..5 {
-            desk.ok("snapshot create mnt target");
-        }
-        ended.store(true, Ordering::Relaxed);
-    });
-    desk.ok("umount mnt");
-    let list = desk.ok("snapshot list target --json");
-    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
-    let ids = list["snapshots"].as_array().unwrap();
-    assert_eq!(ids.len(), 5);
-    let mut last = 0;
-    for id in ids {
-        let id = id["id"].as_str().unwrap();
-        desk.ok(&format!("snapshot restore target {id} --id {id}"));
-        let lines = |name: &str| {
-            let text = desk.ok(&format!("cat {id}:/{name}"));
-            assert!(text.len().is_multiple_of(101), "{name} is torn");
-            text.lines().count()
-        };
-        let (first, second) = (lines("first"), lines("second"));
-        assert!(first == second || first == second + 1, "{first} {second}");
-        assert!(first >= last, "older than the one before");
-        last = first;
-    }
-    assert!(last > 0);
-}
-
-#[test]
-fn a_snapshot_keeps_what_the_volume_keeps() {
-    let desk = Desk::new();
-    desk.mounted();
-    furnish(&desk.at("mnt"));
-    fs::hard_link(desk.at("mnt/a/small"), desk.at("mnt/a/hard")).unwrap();
-    let deep = vec!["d".repeat(200); 12].join("/");
-    fs::create_dir_all(desk.at("mnt/a").join(&deep)).unwrap();
-    furnish(&desk.at("plain"));
-    let id = desk.ok("stop mnt --snapshot target");
-    assert!(id.contains("snap-"), "{id}");
-    assert!(!desk.is_mounted("mnt"));
-    desk.ok("snapshot restore target again");
-    desk.ok("mount again mnt");
-    let hard = desk.at("mnt/a/hard").metadata().unwrap();
-    assert_eq!((hard.nlink(), hard.ino()), (2, desk.at("mnt/a/small").metadata().unwrap().ino()));
-    assert!(desk.at("mnt/a").join(&deep).is_dir());
-    fs::remove_file(desk.at("mnt/a/hard")).unwrap();
-    fs::remove_dir_all(desk.at("mnt/a").join("d".repeat(200))).unwrap();
-    assert_same_tree(&desk.at("plain/a"), &desk.at("mnt/a"));
-    desk.ok("umount mnt");
-}
-
-#[test]
-fn a_snapshot_that_rotted_is_not_restored() {
-    let desk = Desk::new();
-    desk.volume();
-    furnish(&desk.at(""));
-    desk.ok("put a store:/a");
-    let id = desk.ok("snapshot create store target").trim().to_owned();
-    let file = desk.stored_file(&format!("target/{id}/store"), 100_000);
-    flip(&file);
-    desk.refused("snapshot restore target new", 52, &["is not what was copied"]);
-    flip(&file);
-    fs::rename(&file, desk.at("away")).unwrap();
-    desk.refused("snapshot restore target new", 52, &["is missing"]);
-    fs::rename(desk.at("away"), &file).unwrap();
-    fs::write(file.with_extension("more"), "x").unwrap();
-    desk.refused("snapshot restore target new", 52, &["does not belong"]);
-    fs::remove_file(file.with_extension("more")).unwrap();
-    // What an interrupted restore left is begun anew.
-    desk.dir("new/restoring.cmkfs.parts/tree");
-    fs::write(desk.at("new/restoring.cmkfs"), "").unwrap();
-    desk.ok("snapshot restore target new");
-    desk.ok("get new:/a out");
-    assert_same_tree(&desk.at("a"), &desk.at("out"));
 }
 
 #[test]

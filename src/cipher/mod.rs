@@ -13,6 +13,7 @@ mod pool;
 mod secret;
 mod sessions;
 mod small;
+mod snapshot;
 mod volume;
 
 pub use bytes::{Plain, Sealed, StoredName, Unopened};

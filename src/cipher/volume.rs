@@ -11,6 +11,7 @@
 //! | epoch key  | `cmkfs v1 attributes`        | values of extended attributes                 |
 //! | epoch key  | `cmkfs v1 journal` + segment | tags of the journal                           |
 //! | epoch key  | `cmkfs v1 sessions`          | tags of the slots of `sessions`               |
+//! | epoch key  | `cmkfs v1 snapshots`         | what a snapshot says of itself                |
 //! | epoch 1    | `cmkfs v1 attribute names`   | names of extended attributes (HMAC-SHA256)    |
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub struct EpochKeys {
     pub(in crate::cipher) attributes: Secret,
     journal: Secret,
     sessions: Secret,
+    snapshots: Secret,
 }
 
 impl EpochKeys {
@@ -52,6 +54,7 @@ impl EpochKeys {
             attributes: key.derive("cmkfs v1 attributes"),
             journal: key.derive("cmkfs v1 journal"),
             sessions: key.derive("cmkfs v1 sessions"),
+            snapshots: key.derive("cmkfs v1 snapshots"),
         }
     }
 
@@ -63,6 +66,11 @@ impl EpochKeys {
     /// Authenticates the slots of `sessions`.
     pub(in crate::cipher) fn sessions(&self) -> &Secret {
         &self.sessions
+    }
+
+    /// Seals tops and parts of snapshots.
+    pub(in crate::cipher) fn snapshots(&self) -> &Secret {
+        &self.snapshots
     }
 }
 

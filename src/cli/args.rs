@@ -1,6 +1,7 @@
 //! Verbs and flags.
 
 mod key;
+mod snapshot;
 
 use std::ffi::OsString;
 use std::num::NonZero;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 pub(in crate::cli) use key::{KeyVerb, KeyVerbArgs, OpenedBy};
+pub(in crate::cli) use snapshot::{SnapshotArgs, SnapshotKeyArgs, SnapshotVerb};
 
 use crate::cli::doctor::DoctorArgs;
 use crate::cli::options::MountWords;
@@ -17,6 +19,7 @@ use crate::config::Size;
 use crate::format::BlockSize;
 use crate::job::{CHILD_VERB, Role};
 use crate::lifecycle::background::DAEMON_VERB;
+use crate::lifecycle::snapshot::Place;
 use crate::lifecycle::transfer::VolumePath;
 
 const TERMS: &str = "\
@@ -75,7 +78,7 @@ pub(in crate::cli) enum Verb {
     Check(CheckArgs),
     /// Unmount a volume everywhere, zero its keys, and take a snapshot if told to
     Stop(StopArgs),
-    /// Copy the ciphertext of a volume to a directory, and back
+    /// Keep the ciphertext of a volume as it is at one moment, and make a store of it again
     Snapshot(SnapshotArgs),
     /// Show and change what opens a volume, without touching its data
     Key(KeyVerbArgs),
@@ -350,42 +353,7 @@ pub(in crate::cli) struct StopArgs {
     pub(in crate::cli) role: RoleArgs,
     /// Take a snapshot of the stopped volume
     #[arg(long, value_name = "TARGET")]
-    pub(in crate::cli) snapshot: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(in crate::cli) struct SnapshotArgs {
-    #[command(subcommand)]
-    pub(in crate::cli) verb: SnapshotVerb,
-}
-
-#[derive(Debug, Subcommand)]
-pub(in crate::cli) enum SnapshotVerb {
-    /// Copy a volume as it is at one moment, mounted or not
-    Create {
-        /// A store or a mountpoint
-        volume: PathBuf,
-        /// A directory for snapshots
-        target: PathBuf,
-    },
-    /// List the snapshots in a directory
-    List {
-        /// A directory with snapshots
-        target: PathBuf,
-        /// For programs; the fields keep their names
-        #[arg(long)]
-        json: bool,
-    },
-    /// Make a store of a snapshot, after checking every byte of it
-    Restore {
-        /// A directory with snapshots
-        target: PathBuf,
-        /// A new or an empty directory
-        store: PathBuf,
-        /// Which snapshot; by default the newest
-        #[arg(long)]
-        id: Option<String>,
-    },
+    pub(in crate::cli) snapshot: Option<Place>,
 }
 
 #[derive(Debug, Args)]
@@ -403,7 +371,7 @@ pub(in crate::cli) struct TerminateArgs {
     pub(in crate::cli) confirm: Option<String>,
     /// Destroy the volume's snapshots in this directory too
     #[arg(long, value_name = "TARGET")]
-    pub(in crate::cli) snapshots: Option<PathBuf>,
+    pub(in crate::cli) snapshots: Option<Place>,
 }
 
 fn block_size(text: &str) -> Result<BlockSize, String> {

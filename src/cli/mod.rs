@@ -4,7 +4,8 @@
 //! |-----------|----------------------------------------------------|
 //! | `args`    | verbs and flags                                    |
 //! | `options` | the words after `-o`                               |
-//! | `volume`  | `init`, `status`, `stop`, `terminate`, snapshots   |
+//! | `volume`  | `init`, `status`, `stop`, `terminate`              |
+//! | `snapshot` | `snapshot`                                        |
 //! | `mount`   | `mount`, `umount` and the daemon                   |
 //! | `files`   | `ls`, `cat`, `get`, `put`                          |
 //! | `run`     | `run`                                              |
@@ -31,6 +32,7 @@ mod options;
 mod policy;
 mod run;
 mod show;
+mod snapshot;
 mod tuning;
 mod volume;
 
@@ -93,7 +95,7 @@ fn act(arguments: Arguments) -> Result<u8, Fail> {
         Verb::Unlock(wanted) => mount::unlock(&wanted),
         Verb::Check(wanted) => return check::check(&wanted),
         Verb::Stop(stop) => volume::stop(&stop),
-        Verb::Snapshot(wanted) => volume::snapshot(&wanted.verb),
+        Verb::Snapshot(wanted) => return snapshot::snapshot(&wanted.verb),
         Verb::Key(wanted) => key::key(&wanted.verb),
         Verb::Terminate(wanted) => volume::terminate(&wanted),
         Verb::Doctor(wanted) => return doctor::doctor(&wanted),

@@ -1,16 +1,17 @@
-//! `init`, `status`, `stop`, `snapshot`, `terminate`.
+//! `init`, `status`, `stop`, `terminate`.
 
 use std::io::{self, BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::cli::args::{InitArgs, RoleArgs, SnapshotVerb, StatusArgs, StopArgs, TerminateArgs};
+use crate::cli::args::{InitArgs, RoleArgs, StatusArgs, StopArgs, TerminateArgs};
 use crate::cli::fail::Fail;
 use crate::cli::mount::{key_source, place};
 use crate::cli::show;
 use crate::lifecycle::init::InitOptions;
 use crate::lifecycle::report::{Report, State};
+use crate::lifecycle::snapshot::Moving;
 use crate::lifecycle::terminate as destroy;
 use crate::lifecycle::terminate::Confirm;
 use crate::lifecycle::{
@@ -135,41 +136,10 @@ pub(in crate::cli) fn stop(arguments: &StopArgs) -> Result<(), Fail> {
         text.push_str(&format!("unmounted  {}\n", show::name(&mountpoint)));
     }
     if let Some(target) = &arguments.snapshot {
-        text.push_str(&format!("snapshot   {}\n", snapshots::create(&store, target)?.id));
+        let made = snapshots::create(&store, target, None, &Moving::default())?;
+        text.push_str(&format!("snapshot   {}\n", made.clear.id));
     }
     show::text(&text)
-}
-
-pub(in crate::cli) fn snapshot(verb: &SnapshotVerb) -> Result<(), Fail> {
-    match verb {
-        SnapshotVerb::Create { volume, target } => {
-            let made = snapshots::create(volume, target)?;
-            show::text(&format!("{}\n", made.id))
-        }
-        SnapshotVerb::List { target, json } => {
-            let found = snapshots::list(target)?;
-            if *json {
-                return show::json(&serde_json::json!({ "snapshots": found }));
-            }
-            let head = ["snapshot", "taken", "volume", "files", "bytes"].map(str::to_owned);
-            let mut rows = vec![head.to_vec()];
-            rows.extend(found.into_iter().map(|found| {
-                let taken = i64::try_from(found.created_unix_ms / 1000).unwrap_or(i64::MAX);
-                vec![
-                    found.id,
-                    show::time(taken),
-                    found.volume_id.to_string(),
-                    found.files.to_string(),
-                    found.bytes.to_string(),
-                ]
-            }));
-            show::text(&show::table(&rows))
-        }
-        SnapshotVerb::Restore { target, store, id } => {
-            let restored = snapshots::restore(target, store, id.as_deref())?;
-            show::text(&format!("{}\n", restored.id))
-        }
-    }
 }
 
 pub(in crate::cli) fn terminate(arguments: &TerminateArgs) -> Result<(), Fail> {
@@ -179,7 +149,7 @@ pub(in crate::cli) fn terminate(arguments: &TerminateArgs) -> Result<(), Fail> {
         (None, true) => Confirm::Yes,
         (None, false) => ask(&volume)?,
     };
-    let destroyed = destroy::terminate(&volume, &confirm, arguments.snapshots.as_deref())?;
+    let destroyed = destroy::terminate(&volume, &confirm, arguments.snapshots.as_ref())?;
     let mut rows = vec![vec!["destroyed".to_owned(), destroyed.volume_id]];
     rows.extend(destroyed.slots.iter().map(|slot| {
         vec![format!("key slot {}", slot.id), format!("{} {}", slot.provider, slot.key)]

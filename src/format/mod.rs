@@ -13,6 +13,7 @@
 //! | `descriptor` | `volume.json`                                                      |
 //! | `journal`    | segments of the redo journal and their records                     |
 //! | `sessions`   | when the volume was written and did not come to a clean end        |
+//! | `snapshot`   | what a snapshot consists of                                        |
 //! | `utc`        | dates                                                              |
 
 pub mod bytes;
@@ -26,6 +27,7 @@ pub mod journal;
 pub mod name;
 pub mod node;
 pub mod sessions;
+pub mod snapshot;
 pub mod utc;
 
 pub use descriptor::{Descriptor, DescriptorError, EpochKey, Features, Pending, Slot, Work};

@@ -1,16 +1,18 @@
 //! What can go wrong in a verb. Each message says what was found, what was wanted and what to do,
 //! and each variant has one exit code.
 
+mod below;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
 use crate::file::FileError;
-use crate::format::DescriptorError;
 use crate::fs::FsError;
 use crate::fuse::MountError;
 use crate::keys::KeyError;
+use crate::lifecycle::error::below::{fs_exit, io_exit, mount_exit, store_exit};
 use crate::lifecycle::exit::Exit;
 use crate::store::{LockError, StoreError};
 
@@ -286,6 +288,44 @@ pub enum VerbError {
         /// What is wrong.
         found: String,
     },
+    /// The key of a snapshot's volume can't be had by the description in it.
+    #[error("snapshot {path}: {error}")]
+    SnapshotKey {
+        /// The snapshot.
+        path: PathBuf,
+        /// Why not.
+        error: KeyError,
+    },
+    /// A snapshot of version 1, for which there is no such verb.
+    #[error(
+        "{target}: {id} was made by an earlier release, nothing in it is sealed: restore it, and \
+         take a new one"
+    )]
+    OldSnapshot {
+        /// The target.
+        target: PathBuf,
+        /// Which.
+        id: String,
+    },
+    /// A volume that nobody could open.
+    #[error(
+        "{0}: its key is transient, in the memory of its daemon alone: nobody could ever open a \
+         snapshot of it; give it a key that is kept (`cmkfs init --key`)"
+    )]
+    TransientSnapshot(PathBuf),
+    /// Another command writes there.
+    #[error("{0}")]
+    SnapshotHeld(String),
+    /// The disk of a target said no.
+    #[error("snapshot target {path}: {action}: {error}")]
+    TargetIo {
+        /// The object.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        error: io::Error,
+    },
     /// Something final was not confirmed.
     #[error("{0}")]
     NotConfirmed(String),
@@ -348,6 +388,7 @@ impl VerbError {
             | Self::KeySlotNeeded { error, .. }
             | Self::KeySlotUnreached { error, .. }
             | Self::OutputKey { error, .. }
+            | Self::SnapshotKey { error, .. }
             | Self::NewSlotUnproved { error, .. } => error.exit_code(),
             Self::GrantsLeft { error, .. } => error.exit_code(),
             Self::Daemon { code, .. } => *code,
@@ -366,6 +407,7 @@ impl VerbError {
             Self::Key(_)
             | Self::KeySlotNeeded { .. }
             | Self::KeySlotUnreached { .. }
+            | Self::SnapshotKey { .. }
             | Self::NewSlotUnproved { .. }
             | Self::OutputKey { .. }
             | Self::TransientInit
@@ -392,84 +434,14 @@ impl VerbError {
             Self::NoPath { .. } => Exit::NoPath,
             Self::Local { error, .. } => io_exit(error, Exit::Unexpected),
             Self::DamagedBehindMount(_) => Exit::Damaged,
-            Self::SnapshotTarget { .. } => Exit::SnapshotTarget,
+            Self::TransientSnapshot(_) => Exit::BadKeySource,
+            Self::SnapshotHeld(_) => Exit::SnapshotHeld,
+            Self::TargetIo { error, .. } => io_exit(error, Exit::SnapshotTarget),
+            Self::SnapshotTarget { .. } | Self::OldSnapshot { .. } => Exit::SnapshotTarget,
             Self::NoSnapshot { .. } => Exit::NoSnapshot,
             Self::SnapshotDamaged { .. } => Exit::SnapshotDamaged,
             Self::NotConfirmed(_) => Exit::NotConfirmed,
             Self::Daemon { .. } | Self::Silent { .. } => Exit::Unexpected,
         }
-    }
-}
-
-fn errno_exit(errno: Errno, other: Exit) -> Exit {
-    match errno {
-        Errno::NOSPC | Errno::DQUOT => Exit::DiskFull,
-        Errno::KEYREVOKED => Exit::Locked,
-        _ => other,
-    }
-}
-
-fn io_exit(error: &io::Error, other: Exit) -> Exit {
-    Errno::from_io_error(error).map_or(other, |errno| errno_exit(errno, other))
-}
-
-fn store_exit(error: &StoreError) -> Exit {
-    match error {
-        StoreError::Missing(_) => Exit::NoStore,
-        StoreError::NotAStore(_) => Exit::NotAStore,
-        StoreError::NotEmpty(_) => Exit::NotEmpty,
-        StoreError::Descriptor { error, .. } => match error {
-            DescriptorError::Version(_) | DescriptorError::Feature(_) => Exit::NewerFormat,
-            DescriptorError::Json(_) | DescriptorError::Format(_) | DescriptorError::Value(_) => {
-                Exit::BadDescriptor
-            }
-        },
-        StoreError::Changing(_) => Exit::InUse,
-        StoreError::Sys { error, .. } => errno_exit(*error, Exit::StoreFailed),
-    }
-}
-
-fn mount_exit(error: &MountError) -> Exit {
-    match error {
-        MountError::Missing(_) | MountError::NotDirectory(_) | MountError::Unusable { .. } => {
-            Exit::NoMountpoint
-        }
-        MountError::Already { .. } | MountError::Dead(_) => Exit::AlreadyMounted,
-        MountError::NotEmpty { .. } => Exit::MountpointNotEmpty,
-        MountError::NoDevice => Exit::NoFuse,
-        MountError::NotPermitted(_) => Exit::MountDenied,
-        MountError::System { .. } => Exit::Unexpected,
-    }
-}
-
-fn fs_exit(error: &FsError) -> Exit {
-    match error {
-        FsError::File(error) => file_exit(error),
-        FsError::NotFound
-        | FsError::Exists
-        | FsError::NotDir
-        | FsError::IsDir
-        | FsError::NameTooLong
-        | FsError::NotSupported
-        | FsError::Invalid
-        | FsError::Loop => Exit::NoPath,
-        FsError::Locked => Exit::Locked,
-        FsError::BadHandle | FsError::ReadOnly | FsError::Stale => Exit::StoreFailed,
-    }
-}
-
-fn file_exit(error: &FileError) -> Exit {
-    match error {
-        FileError::Damaged(_) | FileError::Latched => Exit::Damaged,
-        FileError::Sys(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP) => Exit::NoPath,
-        FileError::NameTooLong | FileError::NoAttribute => Exit::NoPath,
-        FileError::Lost => Exit::InUse,
-        FileError::Sys(errno) => errno_exit(*errno, Exit::StoreFailed),
-        FileError::TooLarge
-        | FileError::Invalid
-        | FileError::NotSupported
-        | FileError::Range
-        | FileError::Stale
-        | FileError::ReadOnly => Exit::StoreFailed,
     }
 }

@@ -78,6 +78,8 @@ pub enum Exit {
     NoSnapshot = 51,
     /// The snapshot is damaged.
     SnapshotDamaged = 52,
+    /// Another command writes to the snapshot target.
+    SnapshotHeld = 53,
     /// Confirmation missing or wrong.
     NotConfirmed = 60,
     /// The KMS endpoint is plain HTTP and not on this machine: nothing was sent.

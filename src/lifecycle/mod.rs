@@ -18,7 +18,7 @@
 //! | `status`     | `status`                                                       |
 //! | `leave`      | `umount`, `stop`                                               |
 //! | `locking`    | `lock`, `unlock`                                               |
-//! | `snapshot`   | `snapshot create`, `list`, `restore`                           |
+//! | `snapshot`   | `snapshot create`, `list`, `show`, `verify`, `prune`, `restore` |
 //! | `terminate`  | `terminate`                                                    |
 //! | `key`        | `key status`, `add`, `remove`, `rewrap`, `rotate`              |
 //! | `key`        | `key status`, `add`, `remove`, `rewrap`, `grant`, `audit`      |

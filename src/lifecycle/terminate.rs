@@ -24,8 +24,9 @@ use crate::lifecycle::locate::locate;
 use crate::lifecycle::mounts;
 use crate::lifecycle::open::{is_full, lock};
 use crate::lifecycle::report::{SlotReport, slots};
+use crate::lifecycle::snapshot::{Place, remove_all};
 use crate::limits::DESCRIPTOR_WAIT;
-use crate::object::{CopyError, Shelf, remove_tree};
+use crate::object::{CopyError, remove_tree};
 use crate::store::{LockMode, Store, StoreLock};
 
 /// In a store whose keys are being, or have been, destroyed.
@@ -94,7 +95,7 @@ pub fn target(volume: &Path) -> Result<(PathBuf, String), VerbError> {
 pub fn terminate(
     volume: &Path,
     confirm: &Confirm,
-    snapshots: Option<&Path>,
+    snapshots: Option<&Place>,
 ) -> Result<Destroyed, VerbError> {
     let (path, volume_id) = target(volume)?;
     let confirmed = match confirm {
@@ -113,13 +114,7 @@ pub fn terminate(
         )));
     }
     // Before anything is destroyed: a target that can't be read would be left half done.
-    let shelf = snapshots.map(|target| {
-        Shelf::open(target).map_err(|error| VerbError::SnapshotTarget {
-            path: target.to_owned(),
-            found: error.to_string(),
-        })
-    });
-    let shelf = shelf.transpose()?;
+    let target = snapshots.map(Place::open).transpose()?;
     let (mut lock, slots) = destroy_keys(&path, &volume_id)?;
     let ended = match volume_id.parse::<VolumeId>() {
         Ok(id) => grants::end_all(&path, id),
@@ -128,11 +123,13 @@ pub fn terminate(
     if let Err(error) = &ended {
         tracing::warn!("{error}");
     }
-    let removed = shelf.map(|shelf| remove_snapshots(&shelf, &volume_id)).transpose()?;
+    let removed = match (snapshots, &target, volume_id.parse::<VolumeId>()) {
+        (Some(place), Some(target), Ok(id)) => remove_all(place, target, id)?,
+        _ => Vec::new(),
+    };
     if let Some(lock) = &mut lock {
         lock.end_lease();
     }
-    let snapshots = removed.unwrap_or_default();
     let grants = match ended {
         Ok(grants) => grants,
         Err(error) => {
@@ -142,7 +139,7 @@ pub fn terminate(
     };
     let left = remove_rest(&path)?;
     drop(lock);
-    Ok(Destroyed { volume_id, store: path, slots, grants, snapshots, left })
+    Ok(Destroyed { volume_id, store: path, slots, grants, snapshots: removed, left })
 }
 
 /// Steps 1 and 2.
@@ -199,30 +196,6 @@ fn mark(path: &Path, volume_id: &str) -> Result<(), VerbError> {
 fn sync_dir(path: &Path) -> Result<(), VerbError> {
     let synced = std::fs::File::open(path).and_then(|dir| dir.sync_all());
     synced.map_err(VerbError::local(path, "can't sync it"))
-}
-
-/// Step 4.
-fn remove_snapshots(shelf: &Shelf, volume_id: &str) -> Result<Vec<String>, VerbError> {
-    let fail = |error: crate::object::ShelfError| VerbError::SnapshotTarget {
-        path: shelf.path().to_owned(),
-        found: error.to_string(),
-    };
-    let mut removed = Vec::new();
-    for id in shelf.ids().map_err(fail)? {
-        let of_volume = shelf.manifest(&id).map(|found| found.volume_id.to_string() == volume_id);
-        match of_volume {
-            Ok(true) => {
-                shelf.remove(&id).map_err(fail)?;
-                removed.push(id);
-            }
-            Ok(false) => {}
-            Err(error) => tracing::warn!("{id}: not removed, no readable manifest: {error}"),
-        }
-    }
-    if let Ok(volume_id) = volume_id.parse::<VolumeId>() {
-        shelf.sweep(volume_id).map_err(fail)?;
-    }
-    Ok(removed)
 }
 
 /// All that is the store's, but the marker and what names its grants.

@@ -1,20 +1,19 @@
-//! The directory in which snapshots lie:
+//! The directory in which snapshots of version 1 lie, which earlier releases made:
 //!
 //! ```text
 //! TARGET/snap-20261121T094639.250Z-1a2b3c4d/manifest.json
 //! TARGET/snap-20261121T094639.250Z-1a2b3c4d/store/...
 //! ```
 //!
-//! A snapshot is made under a name ending in `.partial` and renamed when it is durable, so that
-//! one without that ending is whole.
+//! They were made under a name ending in `.partial` and renamed when durable, so that one without
+//! that ending is whole. This release lists, restores and removes them, and makes none.
 
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::format::VolumeId;
-use crate::format::utc::Utc;
-use crate::object::copy::{CopyError, copy_tree, remove_tree};
+use crate::object::copy::{CopyError, remove_tree};
 use crate::object::manifest::{Manifest, ManifestError};
 
 const PREFIX: &str = "snap-";
@@ -81,21 +80,6 @@ pub struct Shelf {
     path: PathBuf,
 }
 
-/// A snapshot whose files have been copied; it counts once [`Shelf::finish`] has renamed it.
-#[derive(Debug)]
-pub struct Begun {
-    path: PathBuf,
-    id: String,
-    created_unix_ms: u64,
-}
-
-impl Begun {
-    /// Removes what was copied.
-    pub fn discard(self) {
-        discard(&self.path);
-    }
-}
-
 impl Shelf {
     /// Opens an existing directory.
     ///
@@ -110,56 +94,6 @@ impl Shelf {
     /// The directory, without links and dots.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Copies a store, but for names in `skip` at its top.
-    ///
-    /// # Errors
-    /// What could not be copied; nothing is left behind then.
-    pub fn begin(
-        &self,
-        store: &Path,
-        skip: &[&str],
-        created_unix_ms: u64,
-    ) -> Result<Begun, ShelfError> {
-        let mut short = [0; 4];
-        getrandom::fill(&mut short).expect("the system gives random bytes");
-        let short = data_encoding::HEXLOWER.encode(&short);
-        let id = format!("{PREFIX}{}-{short}", Utc::from_unix_ms(created_unix_ms).compact());
-        let path = self.path.join(format!("{id}{PARTIAL}"));
-        let target = path.join(STORE_NAME);
-        let copy = || {
-            private_dir(&path)?;
-            private_dir(&target)?;
-            Ok(copy_tree(store, &target, skip)?)
-        };
-        let copied = copy();
-        match copied {
-            Ok(()) => Ok(Begun { path, id, created_unix_ms }),
-            Err(error) => {
-                discard(&path);
-                Err(error)
-            }
-        }
-    }
-
-    /// Hashes what was copied, makes it durable, and gives it its name.
-    ///
-    /// # Errors
-    /// The disk's; nothing is left behind then.
-    pub fn finish(&self, begun: Begun, volume_id: VolumeId) -> Result<Summary, ShelfError> {
-        let finish = || {
-            let store = begun.path.join(STORE_NAME);
-            let id = begun.id.clone();
-            let manifest = Manifest::of_tree(&store, id, volume_id, begun.created_unix_ms)?;
-            manifest.write(&begun.path.join(MANIFEST_NAME))?;
-            sync_filesystem(&begun.path)?;
-            let path = self.path.join(&begun.id);
-            std::fs::rename(&begun.path, &path).map_err(fail(&path, "can't name it"))?;
-            sync_dir(&self.path)?;
-            Ok(Summary::from(&manifest))
-        };
-        finish().inspect_err(|_| discard(&begun.path))
     }
 
     /// Names of whole snapshots, in the order in which they were taken.
@@ -231,26 +165,6 @@ impl Shelf {
     }
 }
 
-fn private_dir(path: &Path) -> Result<(), ShelfError> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().mode(0o700).create(path);
-    made.map_err(fail(path, "can't make it"))
-}
-
-fn discard(path: &Path) {
-    let removed = remove_tree(path, &[]).map_err(|error| error.to_string());
-    let removed =
-        removed.and_then(|()| std::fs::remove_dir(path).map_err(|error| error.to_string()));
-    if let Err(error) = removed {
-        tracing::warn!("{}: can't remove what was begun: {error}", path.display());
-    }
-}
-
-fn sync_filesystem(path: &Path) -> Result<(), ShelfError> {
-    let dir = std::fs::File::open(path).map_err(fail(path, "can't open it"))?;
-    rustix::fs::syncfs(&dir).map_err(fail(path, "can't sync it"))
-}
-
 fn sync_dir(path: &Path) -> Result<(), ShelfError> {
     let dir = std::fs::File::open(path).map_err(fail(path, "can't open it"))?;
     dir.sync_all().map_err(fail(path, "can't sync it"))
@@ -261,30 +175,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_is_there_whole_or_not_at_all() {
+    fn what_an_earlier_release_made_is_there_whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
-        let store = dir.path().join("store");
-        std::fs::create_dir_all(store.join("tree")).unwrap();
-        std::fs::write(store.join("tree/f"), "text").unwrap();
-        let target = dir.path().join("target");
-        std::fs::create_dir(&target).unwrap();
-        let shelf = Shelf::open(&target).unwrap();
-        let begun = shelf.begin(&store, &[], 0).unwrap();
-        assert!(shelf.ids().unwrap().is_empty());
-        let summary = shelf.finish(begun, VolumeId([1; 16])).unwrap();
-        assert_eq!((summary.files, summary.bytes), (1, 4));
-        assert_eq!(shelf.ids().unwrap(), std::slice::from_ref(&summary.id));
-        let manifest = shelf.manifest(&summary.id).unwrap();
-        assert_eq!(manifest.difference(&shelf.store(&summary.id)).unwrap(), None);
-        shelf.remove(&summary.id).unwrap();
-        assert_eq!(target.read_dir().unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_failed_copy_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
+        let id = "snap-20261121T094639.250Z-1a2b3c4d";
+        let partial = dir.path().join(format!("{id}{PARTIAL}"));
+        std::fs::create_dir_all(partial.join("store/tree")).unwrap();
+        std::fs::write(partial.join("store/tree/f"), "text").unwrap();
         let shelf = Shelf::open(dir.path()).unwrap();
-        assert!(shelf.begin(&dir.path().join("gone"), &[], 0).is_err());
+        assert!(shelf.ids().unwrap().is_empty());
+        let store = partial.join(STORE_NAME);
+        let manifest = Manifest::of_tree(&store, id.to_owned(), VolumeId([1; 16]), 0).unwrap();
+        manifest.write(&partial.join(MANIFEST_NAME)).unwrap();
+        std::fs::rename(&partial, dir.path().join(id)).unwrap();
+        assert_eq!(shelf.ids().unwrap(), [id]);
+        let manifest = shelf.manifest(id).unwrap();
+        assert_eq!((manifest.files, manifest.bytes), (1, 4));
+        assert_eq!(manifest.difference(&shelf.store(id)).unwrap(), None);
+        shelf.remove(id).unwrap();
         assert_eq!(dir.path().read_dir().unwrap().count(), 0);
     }
 }

@@ -288,6 +288,68 @@ fn files_in_use_are_re_encrypted() {
     lab.umount();
 }
 
+/// While files are under two keys, of a volume whose settings have what a reader may pass over.
+#[test]
+fn a_snapshot_amid_a_re_encryption_is_whole_and_can_be_gone_on_with() {
+    let lab = Lab::new();
+    let output = format!("kms:{}", lab.moto.new_key());
+    lab.init(&["--output-key", &output]);
+    assert!(lab.mount().status.success());
+    fs::write(lab.point().join("large"), bytes(1, 24 << 20)).unwrap();
+    for n in 0..50 {
+        fs::write(lab.point().join(n.to_string()), bytes(n, usize::from(n) * 600)).unwrap();
+    }
+    let target = lab.root.path().join("target");
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let create = |volume: PathBuf| -> Value {
+        let made = lab.ok(&["snapshot", "create", &path(&volume), &path(&target), "--json"]);
+        serde_json::from_slice(&made.stdout).unwrap()
+    };
+    let first = create(lab.point());
+    let mut rotation = lab.key("rotate", &["--reencrypt", "--rate", "1"]).spawn().unwrap();
+    let large = fs::metadata(lab.point().join("large")).unwrap();
+    let under_two_keys = || {
+        let entries = fs::read_dir(lab.store().join("tree")).unwrap();
+        let lens = entries.filter_map(|entry| {
+            let (file, mut len) = (File::open(entry.ok()?.path()).ok()?, [0; 2]);
+            file.read_exact_at(&mut len, 12).ok()?;
+            Some(u16::from_le_bytes(len))
+        });
+        lens.filter(|len| *len == 3672).count() > 0
+    };
+    until("under two keys", under_two_keys);
+    let amid = create(lab.point());
+    assert!(rotation.try_wait().unwrap().is_none(), "it is at work still");
+    rotation.kill().unwrap();
+    rotation.wait().unwrap();
+    lab.umount();
+    let stopped = create(lab.store());
+    assert_eq!((&amid["parent"], &stopped["parent"]), (&first["id"], &amid["id"]));
+    fs::rename(lab.store(), lab.root.path().join("of-before")).unwrap();
+    for made in [&stopped, &first, &amid] {
+        let id = made["id"].as_str().unwrap();
+        if lab.store().exists() {
+            fs::remove_dir_all(lab.store()).unwrap();
+        }
+        lab.ok(&["snapshot", "verify", &path(&target), "--id", id]);
+        lab.ok(&["snapshot", "restore", &path(&target), &path(&lab.store()), "--id", id]);
+        assert_eq!(lab.volume_json().contains("two-keys"), made != &first);
+        assert!(lab.volume_json().contains("output-key="));
+        lab.ok(&["check", &path(&lab.store())]);
+        assert!(lab.mount().status.success());
+        assert_eq!(fs::metadata(lab.point().join("large")).unwrap().len(), large.len());
+        assert!(fs::read(lab.point().join("large")).unwrap() == bytes(1, 24 << 20));
+        assert!(fs::read(lab.point().join("49")).unwrap() == bytes(49, 49 * 600));
+        lab.umount();
+    }
+    let resumed = lab.rotate(&["--reencrypt"]);
+    assert_eq!((&resumed["resumed"], &resumed["epoch"]), (&json!(true), &json!(2)));
+    assert_eq!((under_two_keys(), lab.epochs()), (false, BTreeSet::from([2])));
+    lab.mount_and_read("large", &bytes(1, 24 << 20));
+    let done = create(lab.store());
+    lab.ok(&["snapshot", "verify", &path(&target), "--id", done["id"].as_str().unwrap()]);
+}
+
 /// Numbers that a seed makes.
 struct Random(u64);
 

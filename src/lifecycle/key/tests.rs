@@ -295,14 +295,19 @@ fn what_the_old_description_wrapped_is_not_left_on_the_disk() {
 fn a_snapshot_waits_for_a_change_of_the_keys() {
     let lab = Lab::new();
     let change = Change::of(&Store::open(&lab.at("store")).unwrap()).unwrap();
+    let target = || snapshot::Place::Directory(lab.at("target"));
     std::thread::scope(|scope| {
-        let taking = scope.spawn(|| snapshot::create(&lab.at("store"), &lab.at("target")));
+        let taking = scope.spawn(|| {
+            let moving = snapshot::Moving::default();
+            snapshot::create(&lab.at("store"), &target(), None, &moving)
+        });
         std::thread::sleep(std::time::Duration::from_millis(100));
         assert!(!taking.is_finished());
         add_to(change, &lab.key("two"), None).unwrap();
         taking.join().unwrap().unwrap();
     });
-    snapshot::restore(&lab.at("target"), &lab.at("new"), None).unwrap();
+    let (wanted, moving) = (snapshot::Wanted::default(), snapshot::Moving::default());
+    snapshot::restore(&target(), &lab.at("new"), &wanted, None, &moving).unwrap();
     assert_eq!(lab.slots("new"), numbered(&[(1, "one"), (2, "two")]));
 }
 

@@ -22,6 +22,8 @@ const ME: Creator = Creator { uid: 0, gid: 0 };
 /// Of a file in its header, and of one with a level of nodes.
 const LENGTHS: [usize; 4] = [0, 100, 40_000, 5 << 20];
 
+mod snapshots;
+
 struct Lab {
     root: tempfile::TempDir,
 }
@@ -227,24 +229,6 @@ fn work_that_was_interrupted_goes_on_with_the_same_epoch() {
     lab.holds("store");
 }
 
-#[test]
-fn a_snapshot_of_before_is_restored_with_its_own_keys() {
-    let lab = Lab::new();
-    lab.fill();
-    snapshot::create(&lab.at("store"), &lab.at("target")).unwrap();
-    lab.rotate(Some(Work::Rewrap)).unwrap();
-    let opened = lab.open("store");
-    put(&opened.volume, "file-1", b"since then");
-    drop(opened);
-    snapshot::restore(&lab.at("target"), &lab.at("restored"), None).unwrap();
-    assert_eq!(lab.epochs("restored"), [1; LENGTHS.len() + 1]);
-    lab.holds("restored");
-    snapshot::create(&lab.at("store"), &lab.at("target-2")).unwrap();
-    snapshot::restore(&lab.at("target-2"), &lab.at("later"), None).unwrap();
-    assert_eq!(lab.epochs("later"), [2; LENGTHS.len() + 1]);
-    drop(lab.open("later"));
-}
-
 /// A process that is killed at the call to the disk with this number, and makes none after it.
 #[derive(Debug)]
 struct Killed {
@@ -438,7 +422,8 @@ fn a_file_under_two_keys_is_a_file() {
         open::open(&lab.at("store"), None, open::Access::Read, &Tuning::default()).unwrap();
     let read = reader.volume.root().unwrap().open_file(b"file-3", Access::Read).unwrap();
     assert!(read.read(0, 6 << 20).unwrap()[..] == content(3));
-    snapshot::create(&lab.at("store"), &lab.at("target")).unwrap();
+    let half = lab.snapshot();
+    lab.verify(&half);
     let checked = crate::lifecycle::check::check(
         &lab.at("store"),
         crate::lifecycle::check::How::Open(None),
@@ -477,7 +462,13 @@ fn a_file_under_two_keys_is_a_file() {
     assert!(lab.rotate(Some(Work::Reencrypt)).unwrap().resumed);
     assert_eq!(two(&lab, "store"), 0);
     again(&lab);
-    snapshot::restore(&lab.at("target"), &lab.at("restored"), None).unwrap();
+    let whole = lab.snapshot();
+    assert_eq!(whole.clear.parent.as_ref(), Some(&half.clear.id));
+    lab.verify(&whole);
+    lab.restore(&whole, "whole");
+    assert_eq!((two(&lab, "whole"), lab.epochs("whole")), (0, lab.epochs("store")));
+    drop(lab.open("whole"));
+    lab.restore(&half, "restored");
     assert_eq!(two(&lab, "restored"), 1);
     lab.holds("restored");
 }
