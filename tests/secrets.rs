@@ -98,7 +98,8 @@ fn the_keys_of_a_volume_do_not_print() {
         "VolumeKeys { volume_id: VolumeId(01010101010101010101010101010101), current: Epoch(1), \
          epochs: {Epoch(1): EpochKeys { files: Secret(..), directories: Secret(..), \
          names: Secret(..), links: Secret(..), attributes: Secret(..), journal: Secret(..), \
-         sessions: Secret(..) }}, attribute_names: Secret(..) }"
+         sessions: Secret(..), snapshots: Secret(..) }}, attribute_names: Secret(..), \
+         pending: None }"
     );
     let (cipher, _) = keys.new_file(FileId([3; 16]));
     assert_eq!(format!("{cipher:?}"), "FileCipher(..)");
