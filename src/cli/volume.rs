@@ -129,7 +129,7 @@ pub(in crate::cli) fn stop(arguments: &StopArgs) -> Result<(), Fail> {
     let store = crate::lifecycle::locate::locate(&volume)?.store;
     if let Some(target) = &arguments.snapshot {
         // Before anything ends: nobody wants to find a stopped volume and no snapshot.
-        snapshots::check_target(&volume, target)?;
+        snapshots::check(&volume, target)?;
     }
     let mut text = String::new();
     for mountpoint in leave::stop(&volume)? {

@@ -413,3 +413,22 @@ fn a_snapshot_keeps_what_the_volume_keeps() {
     assert_same_tree(&desk.at("plain/a"), &desk.at("mnt/a"));
     desk.ok("umount mnt");
 }
+
+#[test]
+fn a_volume_whose_key_is_not_there_is_not_stopped_without_its_snapshot() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::new();
+    fs::write(desk.at("key"), [7; 32]).unwrap();
+    fs::set_permissions(desk.at("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    desk.ok("init store --key file:key");
+    desk.dir("mnt");
+    desk.ok("mount store mnt");
+    fs::write(desk.at("mnt/file"), "content").unwrap();
+    fs::rename(desk.at("key"), desk.at("away")).unwrap();
+    let refused = desk.command("stop store --snapshot target").output().unwrap();
+    assert!(!refused.status.success(), "{}", desk::said(&refused));
+    assert_eq!(fs::read(desk.at("mnt/file")).unwrap(), b"content", "it is mounted still");
+    fs::rename(desk.at("away"), desk.at("key")).unwrap();
+    desk.ok("stop store --snapshot target");
+    assert!(!desk.at("mnt/file").exists());
+}

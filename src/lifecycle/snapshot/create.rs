@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::format::descriptor::Descriptor;
 use crate::format::snapshot::Clear;
 use crate::keys::KeySource;
 use crate::lifecycle::control::{Client, Request, Response};
@@ -12,7 +13,7 @@ use crate::lifecycle::init::unix_ms;
 use crate::lifecycle::locate::{Located, daemon, describe, locate};
 use crate::lifecycle::open::lock_still;
 use crate::lifecycle::snapshot::place::{Moving, Place, failed};
-use crate::lifecycle::snapshot::sealed::{newest, sealing};
+use crate::lifecycle::snapshot::sealed::{Sealing, newest, sealing};
 use crate::limits::DESCRIPTOR_WAIT;
 use crate::object::{Hold, Moved, Outbox, Plan, Pool, Taken, names};
 use crate::store::{LockMode, Store};
@@ -41,11 +42,7 @@ pub fn create(
     let located = locate(volume)?;
     let target = place.open_for(&located.store, &located.mountpoints)?;
     let (store, descriptor) = describe(&located.store)?;
-    let at = located.store.display().to_string();
-    if descriptor.slots.is_empty() {
-        return Err(VerbError::TransientSnapshot(located.store));
-    }
-    let seal = Arc::new(sealing(&descriptor, key, &at)?);
+    let seal = Arc::new(sealing_of(&descriptor, key, &located)?);
     let hold = Hold::take(&target, descriptor.volume_id).map_err(failed(place))?;
     let outbox = Outbox::new(Arc::clone(&target), descriptor.volume_id, moving.bytes_per_s);
     let mut plan = Plan {
@@ -183,12 +180,24 @@ fn ask(client: &mut Client, request: &Request, store: &Path) -> Result<(), VerbE
     }
 }
 
-/// Looks at the target of a snapshot that is to be taken later.
+/// Looks whether a snapshot can be taken later: at its target, and whether the key can be had.
 ///
 /// # Errors
-/// It can't be used.
-pub fn check_target(volume: &Path, place: &Place) -> Result<(), VerbError> {
+/// As [`create`].
+pub fn check(volume: &Path, place: &Place) -> Result<(), VerbError> {
     let located = locate(volume)?;
-    let mountpoints: &[PathBuf] = &located.mountpoints;
-    place.open_for(&located.store, mountpoints).map(drop)
+    place.open_for(&located.store, &located.mountpoints)?;
+    let (_, descriptor) = describe(&located.store)?;
+    sealing_of(&descriptor, None, &located).map(drop)
+}
+
+fn sealing_of(
+    descriptor: &Descriptor,
+    key: Option<&KeySource>,
+    located: &Located,
+) -> Result<Sealing, VerbError> {
+    if descriptor.slots.is_empty() {
+        return Err(VerbError::TransientSnapshot(located.store.clone()));
+    }
+    sealing(descriptor, key, &located.store.display().to_string())
 }

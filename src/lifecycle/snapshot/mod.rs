@@ -20,7 +20,7 @@ mod restore;
 mod sealed;
 mod site;
 
-pub use create::{Created, check_target, create};
+pub use create::{Created, check, create};
 pub use look::{Line, Shown, list, show, verify};
 pub use place::{Moving, Place};
 pub(in crate::lifecycle) use prune::remove_all;
