@@ -80,7 +80,10 @@ pub(super) fn of_slot(
             crate::keys::source::check_secret_arn(&slot.key)?;
             (SECRETS_MANAGER, secrets_manager::get(&slot.key, context, notes)?)
         }
-        _ => (FILE, file::read(slot.key.as_ref())?),
+        LOCAL | FILE => (FILE, file::read(slot.key.as_ref())?),
+        other => {
+            return Err(KeyError::Provider { slot: slot.id, provider: other.to_owned() });
+        }
     };
     Ok(Given { provider, key: slot.key.clone(), kek })
 }

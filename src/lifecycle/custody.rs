@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::cipher::VolumeKeys;
 use crate::file::{Dir, Figures, Volume};
 use crate::fuse::Latch;
-use crate::keys::{KeyError, KmsFailure};
+use crate::keys::{self, KeyError, KmsFailure};
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::open::{self, How, KeyInfo};
 use crate::lifecycle::session::{Point, enter};
@@ -396,8 +396,9 @@ fn is_refusal(error: &VerbError) -> bool {
         },
         // The slots were destroyed, as `terminate` does, or are not this volume's.
         VerbError::Key(KeyError::Gone) | VerbError::Untrusted { .. } => true,
-        // The secret has another content now.
-        VerbError::Key(KeyError::WrongKey { .. } | KeyError::Secret { .. }) => true,
+        // The secret has another content now. Another key file says nothing of AWS.
+        VerbError::Key(KeyError::WrongKey { key, .. }) => keys::is_secret_arn(key),
+        VerbError::Key(KeyError::Secret { .. }) => true,
         _ => false,
     }
 }

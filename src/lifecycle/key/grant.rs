@@ -146,6 +146,8 @@ pub fn end(volume: &Path, id: &str, how: End) -> Result<Grant, VerbError> {
     let grant = found.ok_or_else(missing)?;
     let pairs = Default::default();
     let context = Context { volume_id: listed.volume_id, pairs: &pairs };
+    // As `create`: nobody else changes the file meanwhile.
+    let _change = Change::begin(volume)?;
     match how {
         End::Revoke => keys::revoke_grant(&grant.key, id, &context)?,
         End::Retire => keys::retire_grant(&grant.key, id, &context)?,
