@@ -176,7 +176,11 @@ impl Target for Directory {
             let below = path.strip_prefix(&self.root).map_err(io::Error::other)?;
             let key = below.to_str().filter(|key| key.starts_with(prefix));
             if let (Some(key), false) = (key, is_new(path)) {
-                let found = path.symlink_metadata()?;
+                let found = match path.symlink_metadata() {
+                    // Another command has removed it meanwhile.
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                    found => found?,
+                };
                 let written_unix_s = u64::try_from(found.mtime()).unwrap_or(0);
                 each(Listed { key: key.to_owned(), len: found.len(), written_unix_s });
             }
@@ -220,7 +224,10 @@ impl Target for Directory {
     fn sweep(&self, volume_id: VolumeId) -> Result<(), TargetError> {
         let dir = self.root.join(volume_id.to_string());
         let swept = self.walk(&dir, &mut |path| match is_new(path) {
-            true => std::fs::remove_file(path),
+            true => match std::fs::remove_file(path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            },
             false => Ok(()),
         });
         swept.map_err(fail(&volume_id.to_string(), "can't remove what was begun"))

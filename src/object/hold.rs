@@ -85,7 +85,14 @@ impl Hold {
         let (renewing, renewed, bytes) = (Arc::clone(target), key.clone(), encode(&mark));
         let thread = std::thread::spawn(move || {
             while stopped.recv_timeout(RENEWAL) == Err(RecvTimeoutError::Timeout) {
-                if let Err(error) = renewing.put(&renewed, &bytes) {
+                let found = renewing.get(&renewed, None);
+                // Who was taken for dead while it slept does not write over its successor's mark.
+                if matches!(found, Err(TargetError::Missing { .. }))
+                    || found.as_ref().is_ok_and(|found| *found != bytes)
+                {
+                    return;
+                }
+                if let Err(error) = found.and_then(|_| renewing.put(&renewed, &bytes)) {
                     tracing::warn!("no sign of life to other writers: {error}");
                 }
             }

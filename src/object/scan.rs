@@ -166,8 +166,16 @@ impl<'a> Scan<'a> {
 
     fn file(&mut self, found: &Found, mut record: Record, seen: Seen) -> Result<(), SnapshotError> {
         let path = &found.path;
-        let older = match &mut self.before.parent {
-            Some(parent) => parent.find(path)?,
+        let looked_up = self.before.parent.as_mut().map(|parent| parent.find(path));
+        let older = match looked_up {
+            Some(Err(SnapshotError::Target(
+                error @ (TargetError::Missing { .. } | TargetError::Damaged { .. }),
+            ))) => {
+                tracing::warn!("the snapshot before is not compared with any more: {error}");
+                self.before.parent = None;
+                None
+            }
+            Some(found) => found?,
             None => None,
         };
         if let Some(content) = self.linked.get(&found.stat.st_ino)

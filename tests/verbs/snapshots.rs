@@ -432,3 +432,21 @@ fn a_volume_whose_key_is_not_there_is_not_stopped_without_its_snapshot() {
     desk.ok("stop store --snapshot target");
     assert!(!desk.at("mnt/file").exists());
 }
+
+#[test]
+fn what_is_missing_of_the_snapshot_before_is_sent_again() {
+    let desk = planted();
+    create(&desk, "mnt");
+    let objects: Vec<PathBuf> = contents(&desk.at("target"))
+        .into_keys()
+        .filter(|path| path.components().any(|part| part.as_os_str() == "objects"))
+        .collect();
+    assert!(objects.len() > 1, "{objects:?}");
+    for path in &objects {
+        fs::remove_file(desk.at("target").join(path)).unwrap();
+    }
+    let again = create(&desk, "mnt");
+    assert!(number(&again, "sent_bytes") > 6 << 20, "{again}");
+    let newest = again["id"].as_str().unwrap();
+    desk.ok(&format!("snapshot verify target --id {newest}"));
+}
