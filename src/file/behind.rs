@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::file::content::File;
 use crate::file::error::FileError;
+use crate::file::room::Short;
 use crate::file::volume::{Volume, lock};
 
 /// Errors of writes that had been answered.
@@ -39,18 +40,19 @@ impl File {
         data: &[u8],
         accept: &mut dyn FnMut() -> bool,
     ) -> Result<(), FileError> {
-        let mut state = self.state_to_write()?;
-        let mut was_accepted = false;
-        let accept = || was_accepted = self.volume().has_room(data.len()) && accept();
-        let done = self.write_state(&mut state, offset, data, accept);
-        match done {
-            // Under the lock: who syncs or closes next waits for it, and is told.
-            Err(error) if was_accepted => {
-                self.owe(error);
-                Ok(())
+        self.change(data.len(), |state, Short(is_short)| {
+            let mut was_accepted = false;
+            let may_accept = !is_short && self.volume().has_room(data.len());
+            let accept = || was_accepted = may_accept && accept();
+            match self.write_state(state, offset, data, accept) {
+                // Under the lock: who syncs or closes next waits for it, and is told.
+                Err(error) if was_accepted => {
+                    self.owe(error);
+                    Ok(())
+                }
+                done => done,
             }
-            done => done,
-        }
+        })
     }
 
     /// Something that was answered already was not stored: every handle is told. The log was, where

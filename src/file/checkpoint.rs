@@ -27,7 +27,7 @@ use crate::store::{Blob, UNRENEWED, is_full};
 
 /// Files with pending changes, each of which keeps a descriptor, above which it is time for a
 /// checkpoint: of the descriptors that this process may have, one in so many.
-const PENDING_PART: u64 = 32;
+const PENDING_PART: u64 = 64;
 /// The same, at most: recovery has as much to do.
 const PENDING_MAX: u64 = 1024;
 /// New files above which it is, a few hundred bytes of memory each.
@@ -143,8 +143,8 @@ impl Journaled {
         drop(files);
     }
 
-    fn is_crowded(&self) -> bool {
-        self.journal.is_crowded()
+    fn is_crowded(&self, is_short: bool) -> bool {
+        self.journal.is_crowded(is_short)
             || lock(&self.pending).len() > self.pending_max
             || lock(&self.fresh).len() > FRESH_MAX
     }
@@ -182,7 +182,7 @@ impl Volume {
     /// Waits for a checkpoint, if it is time for one. Holds no lock of a file.
     pub(in crate::file) fn make_room(&self) {
         if let Some(journaled) = &self.journaled
-            && journaled.is_crowded()
+            && journaled.is_crowded(self.is_short())
             && let Err(error) = self.checkpoint()
             && !journaled.is_stuck.swap(true, Ordering::Relaxed)
         {
@@ -204,6 +204,17 @@ impl Volume {
         self.check_lease()?;
         let _alone = lock(&journaled.running);
         if journaled.is_idle() { Ok(()) } else { self.checkpoint_alone(journaled) }
+    }
+
+    /// The same where nothing may be in the journal that is needed, and no room is left in it.
+    ///
+    /// # Errors
+    /// As a checkpoint has.
+    pub(in crate::file) fn checkpoint_for_room(&self) -> Result<(), FileError> {
+        let Some(journaled) = &self.journaled else { return Ok(()) };
+        self.check_lease()?;
+        let _alone = lock(&journaled.running);
+        self.checkpoint_alone(journaled)
     }
 
     /// Has the journal go on under the keys of the current epoch.

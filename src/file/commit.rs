@@ -38,8 +38,10 @@ impl File {
         if self.state()?.is_stored() {
             return Ok(());
         }
-        let mut state = self.state_mut()?;
-        self.commit_state(&mut state)
+        self.with_room(|| {
+            let mut state = self.state_mut()?;
+            self.commit_state(&mut state)
+        })
     }
 
     /// Has the store get everything that was written in the way that costs a sync least. Returns
@@ -81,7 +83,7 @@ impl File {
     /// [`FileError::Latched`] until it is opened anew.
     pub fn sync(&self, data_only: bool) -> Result<(), FileError> {
         self.volume().check_lease()?;
-        let stored = self.store()?;
+        let stored = self.with_room(|| self.store())?;
         let synced = self.sync_committed(data_only);
         self.volume().counters.syncs.add(1);
         synced?;

@@ -14,7 +14,9 @@ use crate::store::{Blob, DiskBlob, UNRENEWED, is_full, leave, path_of};
 /// Bytes of records in a segment above which it is time for a checkpoint. A bound on what is
 /// written at a moment is not needed for being right: a segment that is crowded goes on growing
 /// until the checkpoint that everybody waits for who adds to it.
-const CROWDED_LEN: u64 = 80 << 20;
+const CROWDED_LEN_MAX: u64 = 80 << 20;
+/// The same of a small disk: one part of it in so many.
+const CROWDED_PART: u64 = 32;
 /// Bytes of a segment, at most. It comes to that only where a file can't be brought to its place,
 /// which the log tells; then no space is left for others.
 const SEGMENT_LEN_MAX: u64 = 1 << 30;
@@ -23,9 +25,11 @@ const STAGED_MAX: u64 = 32 << 20;
 /// Bytes by which a segment is lengthened, with zeros: a sync of what is written over is cheaper
 /// than one of a file that grows, as the disk has no new length and place to note.
 const STEP_LEN: u64 = 256 << 10;
-/// Bytes that a segment has at least.
-const FIRST_LEN: u64 = 1 << 20;
-/// Bytes of a segment that are kept when nobody needs its records.
+/// Bytes that a segment has at least: on a disk without any room more, what one write of a program
+/// commits, a MiB and nodes.
+const FIRST_LEN: u64 = 5 << 18;
+/// Bytes of a segment that are kept when nobody needs its records, and above which it is time for a
+/// checkpoint on a disk that is nearly full.
 const KEPT_LEN: u64 = 4 << 20;
 
 /// Where a record was put.
@@ -92,6 +96,7 @@ pub(in crate::file) struct Journal {
     synced: AtomicU64,
     /// Bytes that wait for a commit, of all files.
     staged: AtomicU64,
+    crowded_len: AtomicU64,
     ended: Condvar,
     failed: OnceLock<Errno>,
 }
@@ -176,6 +181,7 @@ impl Journal {
             syncing: Mutex::default(),
             synced: AtomicU64::new(0),
             staged: AtomicU64::new(0),
+            crowded_len: AtomicU64::new(CROWDED_LEN_MAX),
             ended: Condvar::new(),
             failed: OnceLock::new(),
         }
@@ -415,9 +421,16 @@ impl Journal {
         clear(&self.segments)
     }
 
-    /// Whether it is time for a checkpoint.
-    pub(in crate::file) fn is_crowded(&self) -> bool {
-        lock(&self.writer).tail > CROWDED_LEN
+    /// Takes a small part only of a disk that has `len` bytes.
+    pub(in crate::file) fn fit(&self, len: u64) {
+        let crowded_len = (len / CROWDED_PART).clamp(FIRST_LEN, CROWDED_LEN_MAX);
+        self.crowded_len.store(crowded_len, Ordering::Relaxed);
+    }
+
+    /// Whether it is time for a checkpoint; sooner on a disk that is nearly full.
+    pub(in crate::file) fn is_crowded(&self, is_short: bool) -> bool {
+        let most = self.crowded_len.load(Ordering::Relaxed);
+        lock(&self.writer).tail > if is_short { most.min(KEPT_LEN) } else { most }
     }
 
     /// Reads what was appended.

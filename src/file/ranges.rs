@@ -45,7 +45,16 @@ impl File {
     /// # Errors
     /// [`FileError::Invalid`] for a length of 0, [`FileError::TooLarge`], or the store's.
     pub fn allocate(&self, mode: Allocate, offset: u64, len: u64) -> Result<(), FileError> {
-        let mut state = self.state_to_write()?;
+        self.change(1, |state, _| self.allocate_state(state, mode, offset, len))
+    }
+
+    fn allocate_state(
+        &self,
+        state: &mut State,
+        mode: Allocate,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), FileError> {
         let end = offset.checked_add(len).ok_or(FileError::TooLarge)?;
         if len == 0 {
             return Err(FileError::Invalid);
@@ -56,25 +65,25 @@ impl File {
         state.changed();
         let grows = match mode {
             Allocate::Reserve { keep_size } => {
-                self.reserve(&state, offset, end)?;
+                self.reserve(state, offset, end)?;
                 !keep_size
             }
             Allocate::PunchHole => {
-                self.zero(&mut state, offset, end)?;
+                self.zero(state, offset, end)?;
                 false
             }
             Allocate::ZeroRange { keep_size } => {
-                self.zero(&mut state, offset, end)?;
+                self.zero(state, offset, end)?;
                 !keep_size
             }
         };
         if grows && end > state.length {
-            self.grow(&mut state, end)?;
+            self.grow(state, end)?;
         }
         // Whoever makes many holes must not make one record of all of them: recovery reads none
         // that is longer than what a commit has otherwise.
-        self.store_ahead(&mut state)?;
-        if state.blob.is_pressed() { self.commit_state(&mut state) } else { Ok(()) }
+        self.store_ahead(state)?;
+        if state.blob.is_pressed() { self.commit_state(state) } else { Ok(()) }
     }
 
     /// Space in the store for all blocks of the range, so that sealing them can't fail for want

@@ -1,8 +1,9 @@
 //! How much room the store's disk has. Where it has plenty nothing is asked of it beforehand. On a
-//! disk that is nearly full, what waits in memory is given its place at once, so that it is the
-//! write which a full disk refuses, and not the close after it.
+//! disk that is nearly full, what waits in memory is given its place at once, and what belongs to a
+//! durable file is committed with each write, so that it is the write which a full disk refuses, and
+//! not the close after it.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -11,7 +12,7 @@ use crate::file::content::File;
 use crate::file::error::FileError;
 use crate::file::state::State;
 use crate::file::volume::Volume;
-use crate::store::Blob;
+use crate::store::{Blob, is_full};
 
 /// Bytes that a disk with plenty of room has left: four times what may wait in memory of all files,
 /// and more than the journal, and others meanwhile, take.
@@ -29,11 +30,21 @@ pub(in crate::file) struct Room {
     since: Instant,
     /// When it was last asked, milliseconds from then.
     asked_ms: AtomicU64,
+    /// It had nothing to spare then.
+    is_short: AtomicBool,
+    /// That was seen to.
+    is_noted: AtomicBool,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { left: AtomicI64::new(0), since: Instant::now(), asked_ms: AtomicU64::new(0) }
+        Self {
+            left: AtomicI64::new(0),
+            since: Instant::now(),
+            asked_ms: AtomicU64::new(0),
+            is_short: AtomicBool::new(false),
+            is_noted: AtomicBool::new(false),
+        }
     }
 }
 
@@ -55,15 +66,36 @@ impl Room {
         let spare = ask().and_then(|left| left.checked_sub(ROOM_MIN)).unwrap_or(0);
         let step = i64::try_from((spare / 2).min(ROOM_STEP_MAX)).unwrap_or(0);
         self.asked_ms.store(now_ms, Ordering::Relaxed);
+        self.is_short.store(step == 0, Ordering::Relaxed);
+        self.is_noted.fetch_and(step == 0, Ordering::Relaxed);
         self.left.store((step - len).max(0), Ordering::Relaxed);
         step >= len
     }
 }
 
 impl Volume {
-    /// Asks the disk now, so that the first write need not.
+    /// Asks the disk now, so that the first write need not; and how large it is.
     pub(in crate::file) fn look_for_room(&self) {
         self.has_room(1);
+        if let (Some(journaled), Ok(space)) = (&self.journaled, self.statfs()) {
+            journaled.journal.fit(space.blocks.saturating_mul(space.fragment_size));
+        }
+    }
+
+    /// Whether the disk was nearly full when it was last asked.
+    pub(in crate::file) fn is_short(&self) -> bool {
+        self.room.is_short.load(Ordering::Relaxed)
+    }
+
+    /// Commits all that waits in memory, if the disk has become nearly full: there is room for it
+    /// still. Holds no lock of a file.
+    pub(in crate::file) fn note_short(&self) {
+        if self.is_short()
+            && !self.room.is_noted.swap(true, Ordering::Relaxed)
+            && let Err(error) = self.commit_all()
+        {
+            tracing::warn!(%error, "the store's disk is nearly full, and not all is committed");
+        }
     }
 
     /// Whether the disk has room for `len` bytes beyond doubt.
@@ -77,16 +109,16 @@ impl Volume {
 }
 
 impl File {
-    /// Asks for the place of the first `len` bytes of a block, if the disk is nearly full, and of
-    /// the nodes above it. What was stored already has its own. What a durable file has in memory
-    /// needs none: the journal has it when it is committed, and until there is room.
+    /// Asks for the place of the first `len` bytes from a block on, if the disk is nearly full, and
+    /// of the nodes above it. What was stored already has its own. What a durable file has goes to
+    /// the journal first, which has the room of it back only once it is in its place.
     pub(in crate::file) fn reserve_block(
         &self,
         state: &mut State,
         block: u64,
         len: usize,
     ) -> Result<(), FileError> {
-        if len == 0 || state.blob.is_protected() || self.volume().has_room(len) {
+        if len == 0 || self.volume().has_room(len) {
             return Ok(());
         }
         if state.tree().is_some() {
@@ -98,7 +130,62 @@ impl File {
             reserved => Ok(reserved?),
         }
     }
+
+    /// Does a change of about `len` bytes, as `work` does. Header and nodes of a durable file go to
+    /// the journal when it is committed: where that may find no room for them it is done at once,
+    /// and a change which it has no room for is not made.
+    ///
+    /// # Errors
+    /// Those of `work`, and of the commit.
+    pub(in crate::file) fn change<T>(
+        &self,
+        len: usize,
+        mut work: impl FnMut(&mut State, Short) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        let volume = self.volume();
+        self.with_room(|| {
+            let mut state = self.state_to_write()?;
+            let is_short = state.blob.is_protected() && !volume.has_room(len);
+            let Some(former) = is_short.then(|| state.former()).flatten() else {
+                return work(&mut state, Short(false));
+            };
+            let done = work(&mut state, Short(true));
+            let done = done.and_then(|done| self.commit_state(&mut state).map(|()| done));
+            if let Err(FileError::Sys(error)) = &done
+                && is_full(*error)
+                && state.go_back(former)
+            {
+                state.note_stored_len();
+                self.forget_all();
+                self.count_dirty(&mut state);
+            }
+            done
+        })
+    }
+
+    /// Does something that needs room in the journal, and once more if that had none: it has again
+    /// once what it holds is in its place. Holds no lock of a file.
+    pub(in crate::file) fn with_room<T>(
+        &self,
+        mut work: impl FnMut() -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        let done = work();
+        match &done {
+            Err(FileError::Sys(error)) if is_full(*error) && self.volume().journaled.is_some() => {
+                // Of what other files have this one hears nothing.
+                let made = self.volume().checkpoint_for_room();
+                work().inspect_err(|error| {
+                    tracing::debug!(ino = self.ino(), %error, ?made, "a change has no room");
+                })
+            }
+            _ => done,
+        }
+    }
 }
+
+/// Whether a change is committed at once, so that no part of it may be answered before.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::file) struct Short(pub(in crate::file) bool);
 
 #[cfg(test)]
 mod tests {

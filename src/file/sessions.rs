@@ -24,9 +24,11 @@ use crate::format::ids::Epoch;
 use crate::format::sessions::{self, SLOT_LEN, SLOT_OFFSETS, Session};
 use crate::store::{
     Attributed, Blob, DiskBlob, Durability, LowerStat, SessionFile, Slots, StoreDir, boot_id,
-    disk_time, is_news, made, read_slots,
+    disk_time, is_news, leave, made, read_slots,
 };
 
+/// Bytes of a file with both slots.
+const SLOTS_END: u64 = SLOT_OFFSETS[1] + SLOT_LEN as u64;
 /// Seconds that a file may be in the making while the disk is synced: its name is there already,
 /// and its header is not.
 const MAKING_S: u64 = 10;
@@ -87,7 +89,12 @@ impl Held {
             Some(blob) => blob,
             None => file.make()?,
         };
-        let ino = rustix::fs::fstat(&blob)?.st_ino;
+        let stat = rustix::fs::fstat(&blob)?;
+        let (ino, len) = (stat.st_ino, u64::try_from(stat.st_size).unwrap_or(0));
+        if len < SLOTS_END {
+            // The last words of a session are written on a full disk too.
+            leave(blob.write_zeros(len, SLOTS_END - len), "the place of a session's end");
+        }
         let found = newest(keys, &read_slots(&blob)?);
         let is_new = found.is_none();
         let none = || (1, sessions::Sessions::new(keys.current(), ino));

@@ -241,6 +241,12 @@ impl Volume {
         self.behind
     }
 
+    /// Whether the journal has changes that are not in their place, where a volume that is open to
+    /// be written looks: after it was opened, those for which the disk has no room.
+    pub fn is_waiting(&self) -> bool {
+        self.journaled.as_ref().is_some_and(|journaled| !journaled.is_idle())
+    }
+
     pub(in crate::file) fn tree(&self) -> &StoreDir {
         &self.tree
     }
@@ -254,6 +260,7 @@ impl Volume {
     /// The same for what adds to the journal: waits for a checkpoint too while that is crowded.
     pub fn change_content(&self) -> Changing<'_> {
         if self.check_lease().is_ok() {
+            self.note_short();
             self.make_room();
         }
         self.change()

@@ -29,8 +29,7 @@ impl File {
     /// The store's, [`FileError::TooLarge`], or [`FileError::Damaged`] if a block of which only a
     /// part is written does not open.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), FileError> {
-        let mut state = self.state_to_write()?;
-        self.write_state(&mut state, offset, data, || {})
+        self.change(data.len(), |state, _| self.write_state(state, offset, data, || {}))
     }
 
     /// Writes all of `data` at the end; returns where that was. No other write comes between.
@@ -38,10 +37,11 @@ impl File {
     /// # Errors
     /// As [`Self::write`].
     pub fn append(&self, data: &[u8]) -> Result<u64, FileError> {
-        let mut state = self.state_to_write()?;
-        let offset = state.length;
-        self.write_state(&mut state, offset, data, || {})?;
-        Ok(offset)
+        self.change(data.len(), |state, _| {
+            let offset = state.length;
+            self.write_state(state, offset, data, || {})?;
+            Ok(offset)
+        })
     }
 
     /// Calls `accept` when nothing but the store can make the write fail any more, if there is much
@@ -217,6 +217,9 @@ impl File {
     fn write_whole(&self, state: &mut State, first: u64, data: &[u8]) -> Result<(), FileError> {
         let size = state.prefix.block_size;
         let count = data.len() / size.len();
+        if state.blob.is_protected() {
+            self.reserve_block(state, first, data.len())?;
+        }
         let mut entries = [Entry::HOLE; ENTRIES];
         let entries = &mut entries[..count];
         let pool = &self.volume().pool;
@@ -314,6 +317,10 @@ impl File {
     /// # Errors
     /// As [`Self::set_len`] and [`Self::commit`].
     pub fn commit_len(&self, length: u64) -> Result<(), FileError> {
+        self.with_room(|| self.try_commit_len(length))
+    }
+
+    fn try_commit_len(&self, length: u64) -> Result<(), FileError> {
         let mut state = self.state_to_write()?;
         let former = if length > 0 { state.former() } else { None };
         let changed = self.set_len_state(&mut state, length);

@@ -133,24 +133,68 @@ pub fn open(
     access: Access,
     tuning: &Tuning,
 ) -> Result<Opened, VerbError> {
+    if access == Access::Read {
+        return read(path, key, tuning, |_| false);
+    }
     let store = find_store(path)?;
     // Refused before anybody is waited for, and read again under the lock.
     store.read_descriptor()?;
-    let lock = match access {
-        Access::Read => None,
-        Access::Write => Some(lock_renewing(&store, tuning.lease_interval)?),
-    };
+    let lock = lock_renewing(&store, tuning.lease_interval)?;
     let descriptor = store.read_descriptor()?;
+    let (secret, info) = unwrap_of(&store, &descriptor, key)?;
+    let how = How { source: key.cloned(), access, tuning: *tuning };
+    finish(&store, Some(lock), descriptor, &secret, info, how)
+}
+
+/// Opens the volume in a store to look at all of it once. What a crash has left in the journal is
+/// brought to its place; where the disk has no room for that it is read from the journal, and the
+/// volume is locked meanwhile.
+///
+/// # Errors
+/// See [`VerbError`].
+pub fn open_to_look(
+    path: &Path,
+    key: Option<&KeySource>,
+    tuning: &Tuning,
+) -> Result<Opened, VerbError> {
+    read(path, key, tuning, Volume::is_waiting)
+}
+
+/// Opens the volume to read it, once a writer that did not come to its end has nothing left in the
+/// journal. If that had to be done, what did it is returned instead where it is `wanted`.
+fn read(
+    path: &Path,
+    key: Option<&KeySource>,
+    tuning: &Tuning,
+    wanted: fn(&Volume) -> bool,
+) -> Result<Opened, VerbError> {
+    let store = find_store(path)?;
+    let descriptor = store.read_descriptor()?;
+    let (secret, info) = unwrap_of(&store, &descriptor, key)?;
+    let how = How { source: key.cloned(), access: Access::Read, tuning: *tuning };
+    let found = finish(&store, None, descriptor.clone(), &secret, info.clone(), how.clone())?;
+    if !found.volume.is_behind() {
+        return Ok(found);
+    }
+    let Some(recovered) = recovered(&store, &secret, tuning) else { return Ok(found) };
+    if wanted(&recovered.volume) {
+        return Ok(recovered);
+    }
+    // It has written what is read now.
+    drop((found, recovered));
+    finish(&store, None, descriptor, &secret, info, how)
+}
+
+/// As [`unwrap`], unless the key is one that no volume keeps.
+fn unwrap_of(
+    store: &Store,
+    descriptor: &Descriptor,
+    key: Option<&KeySource>,
+) -> Result<(Secret, KeyInfo), VerbError> {
     if matches!(key, Some(KeySource::Transient)) {
         return Err(VerbError::TransientOpen(store.path().to_owned()));
     }
-    let how = How { source: key.cloned(), access, tuning: *tuning };
-    let (key, info) = unwrap(&descriptor, key)?;
-    let found = finish(&store, lock, descriptor.clone(), &key, info.clone(), how.clone())?;
-    if access == Access::Read && found.volume.is_behind() && recovered(&store, &key, tuning) {
-        return finish(&store, None, descriptor, &key, info, how);
-    }
-    Ok(found)
+    unwrap(descriptor, key)
 }
 
 /// The volume key by a description's slots, and which it was.
@@ -201,20 +245,20 @@ pub fn again(
     Ok((enter(store, &descriptor, &key, how, standing)?, info))
 }
 
-/// Brings to its place what a writer left in the journal that did not come to its end. Returns
-/// whether it did: not beside a writer, whose journal it is, nor where nothing can be written, nor
-/// where a writer of another machine would have to be watched first.
-fn recovered(store: &Store, key: &Secret, tuning: &Tuning) -> bool {
+/// Brings to its place what a writer left in the journal that did not come to its end. `None` if it
+/// did not: beside a writer, whose journal it is, where nothing can be written, and where a writer
+/// of another machine would have to be watched first.
+fn recovered(store: &Store, key: &Secret, tuning: &Tuning) -> Option<Opened> {
     let locked = store.lock_unwatched().and_then(|mut lock| {
         // It writes, so it says so: flock(2) may not keep out another machine.
         lock.describe(&holder(Vec::new(), None))?;
         Ok(lock)
     });
-    let done = locked.is_ok_and(|lock| open_locked(store, key, tuning, Some(lock)).is_ok());
-    if !done {
+    let opened = locked.ok().and_then(|lock| open_locked(store, key, tuning, Some(lock)).ok());
+    if opened.is_none() {
         tracing::debug!("the journal has changes that are not in their place; they are not seen");
     }
-    done
+    opened
 }
 
 fn open_locked(

@@ -7,7 +7,7 @@ use crate::fs::Follow;
 use crate::keys::KeySource;
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::locate::locate;
-use crate::lifecycle::open::{Access, Tuning, open};
+use crate::lifecycle::open::{Access, Tuning, open, open_to_look};
 use crate::lifecycle::tree::plain::{Plain, Side};
 use crate::lifecycle::tree::stored::Stored;
 use crate::lifecycle::tree::{Item, Sink, Tree, missing};
@@ -70,7 +70,11 @@ fn tree(
         Some(path) => Box::new(Plain::new(path, Side::Mount)),
         None => {
             let tuning = Tuning::default();
-            Box::new(Stored::new(open(&located.store, key, access, &tuning)?)?)
+            let opened = match access {
+                Access::Read => open_to_look(&located.store, key, &tuning)?,
+                Access::Write => open(&located.store, key, access, &tuning)?,
+            };
+            Box::new(Stored::new(opened)?)
         }
     })
 }

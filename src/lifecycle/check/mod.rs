@@ -29,7 +29,7 @@ use crate::lifecycle::check::walk::Walk;
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::init::unix_ms;
 use crate::lifecycle::locate::locate;
-use crate::lifecycle::open::{Access, Tuning, find_store, open};
+use crate::lifecycle::open::{Access, Tuning, find_store, open, open_to_look};
 use crate::lifecycle::process::raise_file_limit;
 use crate::limits::READ_BESIDE_WAIT;
 use crate::store::{Durability, Store, StoreError};
@@ -138,7 +138,7 @@ pub fn check(
         }
         How::Open(key) => {
             let tuning = Tuning { threads: Some(threads), ..Tuning::default() };
-            let opened = open(&path, key, Access::Read, &tuning)?;
+            let opened = open_to_look(&path, key, &tuning)?;
             let (store, volume) = (Store::open(&opened.path)?, Some(&*opened.volume));
             beside_a_writer(&store, &mut || walk(&store, volume, threads, progress))
         }
