@@ -1,7 +1,7 @@
 //! How much room the store's disk has. Where it has plenty nothing is asked of it beforehand. On a
 //! disk that is nearly full, what waits in memory is given its place at once, and what belongs to a
-//! durable file is committed with each write, so that it is the write which a full disk refuses, and
-//! not the close after it.
+//! durable file is committed with each write, so that it is the write which a full disk refuses,
+//! and not the close after it.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -85,6 +85,12 @@ impl Volume {
     /// Whether the disk was nearly full when it was last asked.
     pub(in crate::file) fn is_short(&self) -> bool {
         self.room.is_short.load(Ordering::Relaxed)
+    }
+
+    /// Whether the journal has changes that are not in their place, where a volume that is open to
+    /// be written looks: after it was opened, those for which the disk has no room.
+    pub fn is_waiting(&self) -> bool {
+        self.journaled.as_ref().is_some_and(|journaled| !journaled.is_idle())
     }
 
     /// Commits all that waits in memory, if the disk has become nearly full: there is room for it

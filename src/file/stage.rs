@@ -172,6 +172,11 @@ impl Stage {
         self.held().number = number;
     }
 
+    /// Bytes of the stored file with the last record.
+    pub(in crate::file) fn committed_len(&self) -> u64 {
+        self.held().committed_len
+    }
+
     /// Number of the last record of this file; 0 if there is none.
     pub(in crate::file) fn number(&self) -> u64 {
         self.held().number

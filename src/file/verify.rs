@@ -50,6 +50,20 @@ struct Content<'a> {
 }
 
 impl Volume {
+    /// Verifies a stored file as the journal has it, with what is not in its place yet; `None` of
+    /// one that is in its place.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn verify_waiting(&self, ino: u64) -> Result<Option<Verdict>, Errno> {
+        let Some(file) = self.opened(ino) else { return Ok(None) };
+        let state = file.state_anyway();
+        if !state.blob.has_pending() {
+            return Ok(None);
+        }
+        self.verify_file(&state.blob, state.blob.committed_len()).map(Some)
+    }
+
     /// Verifies a stored file of `lower_len` bytes completely.
     ///
     /// # Errors

@@ -241,12 +241,6 @@ impl Volume {
         self.behind
     }
 
-    /// Whether the journal has changes that are not in their place, where a volume that is open to
-    /// be written looks: after it was opened, those for which the disk has no room.
-    pub fn is_waiting(&self) -> bool {
-        self.journaled.as_ref().is_some_and(|journaled| !journaled.is_idle())
-    }
-
     pub(in crate::file) fn tree(&self) -> &StoreDir {
         &self.tree
     }

@@ -14,7 +14,7 @@ use crate::fuse::MountError;
 use crate::keys::KeyError;
 use crate::lifecycle::error::below::{fs_exit, io_exit, mount_exit, store_exit};
 use crate::lifecycle::exit::Exit;
-use crate::store::{LockError, StoreError};
+use crate::store::{LockError, StoreError, is_full};
 
 /// Why a verb ended early.
 #[derive(Debug, thiserror::Error)]
@@ -337,6 +337,18 @@ pub enum VerbError {
         /// Its message.
         text: String,
     },
+    /// What a crash left in the journal can't be brought to its place.
+    #[error(
+        "{path}: {error}: what was synced last is in the journal, and takes some MiB of the \
+         store's disk before the volume can be written; make room there beside the volume and try \
+         again: nothing is lost"
+    )]
+    JournalFull {
+        /// The store.
+        path: PathBuf,
+        /// The system's.
+        error: io::Error,
+    },
     /// The daemon does not answer as it should.
     #[error("daemon of {store}: {found}; its log is in {}", crate::config::state_dir().display())]
     Silent {
@@ -345,6 +357,16 @@ pub enum VerbError {
         /// What happened instead.
         found: String,
     },
+}
+
+/// Opening a volume to write failed.
+pub(in crate::lifecycle) fn unopened(path: &Path, error: FileError) -> VerbError {
+    match error {
+        FileError::Sys(error) if is_full(error) => {
+            VerbError::JournalFull { path: path.to_owned(), error: error.into() }
+        }
+        error => VerbError::file(path)(error),
+    }
 }
 
 fn named(processes: &[String]) -> String {
@@ -403,7 +425,9 @@ impl VerbError {
                 Exit::InUse
             }
             Self::Reencrypting(_) | Self::Rekeying(_) | Self::RelaxedReencrypt(_) => Exit::InUse,
-            Self::Lock(LockError::Sys { error, .. }) => io_exit(error, Exit::StoreFailed),
+            Self::Lock(LockError::Sys { error, .. }) | Self::JournalFull { error, .. } => {
+                io_exit(error, Exit::StoreFailed)
+            }
             Self::Key(_)
             | Self::KeySlotNeeded { .. }
             | Self::KeySlotUnreached { .. }

@@ -10,7 +10,7 @@ use crate::cipher::{Secret, VolumeKeys};
 use crate::file::{Durability, Volume, VolumeOptions};
 use crate::format::descriptor::Descriptor;
 use crate::keys::{self, Context, KeySource};
-use crate::lifecycle::error::VerbError;
+use crate::lifecycle::error::{VerbError, unopened};
 use crate::lifecycle::init::unix_s;
 use crate::lifecycle::{mounts, renewal, terminate};
 use crate::limits::{
@@ -321,7 +321,7 @@ fn enter(
         durability: tuning.durability,
     };
     let volume = Volume::open_while(store, keys, descriptor, &options, standing);
-    let volume = volume.map_err(VerbError::file(&path))?;
+    let volume = volume.map_err(|error| unopened(&path, error))?;
     if options.read_only {
         renewal::install(&volume, store, how.source.as_ref());
     }

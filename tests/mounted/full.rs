@@ -181,6 +181,46 @@ fn a_new_file_keeps_all_that_was_taken_before_the_disk_was_full() {
     }
 }
 
+/// A durable file grows until the disk is full, and is written over then: what write(2) took is
+/// there, and fsync(2) has nothing to say.
+#[test]
+fn a_durable_file_keeps_all_that_was_taken_before_the_disk_was_full() {
+    for part in [4096, 30_011, 1 << 20] {
+        let root = small_disk();
+        let path = root.path().to_owned();
+        let mount = Mount::in_dir(root, &["--durability", "strict"]);
+        let mut content = pattern(32 << 20, 9);
+        let mut file = File::create_new(mount.at("grows")).unwrap();
+        let begun = 4 << 20;
+        file.write_all(&content[..begun]).unwrap();
+        file.sync_all().unwrap();
+        let error = content[begun..].chunks(part).find_map(|part| file.write_all(part).err());
+        assert_eq!(error.unwrap().raw_os_error(), Some(libc::ENOSPC), "in parts of {part}");
+        let taken = usize::try_from(file.metadata().unwrap().len()).unwrap();
+        assert!(taken > begun + (8 << 20), "{taken}");
+        content.truncate(taken);
+        for round in 0..40 {
+            let at = round * 37 * part % (taken - part);
+            let over = pattern(part, 100 + round as u8);
+            file.write_all_at(&over, at as u64).unwrap();
+            content[at..at + part].copy_from_slice(&over);
+        }
+        file.sync_all().unwrap();
+        drop(file);
+        for again in [false, true] {
+            if again {
+                mount.remount();
+            }
+            forget();
+            assert!(fs::read(mount.at("grows")).unwrap() == content, "{part}, {again}");
+        }
+        fs::remove_file(mount.at("grows")).unwrap();
+        await_room(&mount);
+        mount.umount();
+        assert!(Command::new("umount").arg("-l").arg(&path).status().unwrap().success());
+    }
+}
+
 /// It is kept in the journal for as long as the disk has little room.
 #[test]
 fn a_file_that_is_cut_to_nothing_on_a_nearly_full_disk_keeps_what_it_takes_then() {

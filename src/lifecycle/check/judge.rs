@@ -73,14 +73,18 @@ impl Walk<'_> {
             found.extend(self.bad_attributes(&of, None, &at)?);
             return Ok(found);
         };
-        let verified = match volume.verify_file(blob, lower_len)? {
+        let verdict = match volume.verify_waiting(rustix::fs::fstat(blob)?.st_ino)? {
+            Some(verdict) => verdict,
+            None => volume.verify_file(blob, lower_len)?,
+        };
+        let verified = match verdict {
             Verdict::Unreadable(reason) => return Ok(vec![at(FindingKind::Header, reason)]),
             Verdict::Opened(verified) => verified,
         };
         add(&self.counting.bytes, verified.length);
         let mut found = Vec::new();
-        let wanted = verified.stored_len;
-        if verified.lower_len != wanted || !verified.damaged.is_empty() {
+        let (lower_len, wanted) = (verified.lower_len, verified.stored_len);
+        if lower_len != wanted || !verified.damaged.is_empty() {
             let (kind, reason) = match lower_len.cmp(&wanted) {
                 std::cmp::Ordering::Less => (
                     FindingKind::Cut,
