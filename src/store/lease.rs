@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::limits::LEASE_STALE;
-use crate::store::claim::{BEAT_AT, Boot, Found, Holder, digits, encode, new_token};
+use crate::store::claim::{BEAT_AT, Boot, Claim, Found, Holder, digits, encode, new_token};
 use crate::store::is_full;
 use crate::store::layout::LOCK_NAME;
 use crate::store::shared::may_be_shared;
@@ -41,9 +41,18 @@ struct Told {
     beat: u64,
     /// Whether the lock file has said so: on a full disk it may never have.
     written: bool,
+    /// Token of the dead holder whose claim is there still, as this one could not be written yet.
+    before: Option<String>,
     /// Since when no claim at all was found, ms.
     odd_since: Option<u64>,
     ended: bool,
+}
+
+impl Told {
+    /// Whether it is the claim of the holder before, which nothing was written over.
+    fn is_of_before(&self, claim: &Claim) -> bool {
+        !self.written && self.before.as_ref() == Some(&claim.token)
+    }
 }
 
 #[derive(Debug)]
@@ -189,6 +198,7 @@ impl Inner {
                 let beat = digits(told.beat);
                 file.write_all_at(beat.as_bytes(), BEAT_AT).and_then(|()| self.give(&file))
             }
+            Found::Claimed(claim) if told.is_of_before(&claim) => self.write_down(&file, told),
             // Who took it over and left has cleared it: what this process knows is out of date.
             Found::Nobody if told.written => {
                 return Err(self.lose("another has had it meanwhile, and left"));
@@ -302,6 +312,9 @@ impl Lease {
             Err(error) if Errno::from_io_error(&error).is_some_and(is_full) => {
                 let path = self.inner.store.join(LOCK_NAME);
                 tracing::warn!("{}: {error}: not told who has it", path.display());
+                if let (false, Found::Claimed(claim)) = (told.written, Found::read(&file)?.0) {
+                    told.before = Some(claim.token);
+                }
                 Ok(())
             }
             told => told,
@@ -315,6 +328,7 @@ impl Lease {
             Found::Claimed(claim) if claim.token == self.inner.token => Ok(()),
             // On a full disk nothing was written.
             Found::Nobody => Ok(()),
+            Found::Claimed(claim) if self.inner.told().is_of_before(claim) => Ok(()),
             _ => Err(found),
         })
     }
@@ -351,5 +365,44 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lease that could not be written down when it began, in a directory with a lock file.
+    fn unwritten(dir: &std::path::Path, before: Option<&str>) -> Inner {
+        let told = Told { before: before.map(str::to_owned), ..Told::default() };
+        Inner {
+            root: File::open(dir).unwrap().into(),
+            store: dir.to_owned(),
+            interval: Duration::from_secs(10),
+            shared: false,
+            token: new_token(),
+            told: Mutex::new(told),
+            wake: Condvar::new(),
+            lost: OnceLock::new(),
+            ended: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
+            renewed_ms: AtomicU64::new(now_ms()),
+        }
+    }
+
+    #[test]
+    fn the_claim_of_the_dead_holder_is_written_over_once_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(LOCK_NAME), "").unwrap();
+        let dead = unwritten(dir.path(), None);
+        dead.renew().unwrap();
+        let next = unwritten(dir.path(), Some(&dead.token));
+        next.renew().unwrap();
+        next.renew().unwrap();
+        assert_eq!(dead.renew(), Err(LeaseError::Lost));
+        // Whoever came meanwhile has it.
+        let late = unwritten(dir.path(), Some(&dead.token));
+        assert_eq!(late.renew(), Err(LeaseError::Lost));
+        next.renew().unwrap();
     }
 }
