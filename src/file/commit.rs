@@ -11,7 +11,7 @@ use crate::cipher::{Plain, Sealed};
 use crate::file::cache::Key;
 use crate::file::checkpoint::Journaled;
 use crate::file::content::File;
-use crate::file::error::FileError;
+use crate::file::error::{FileError, Spot};
 use crate::file::stage::Stage;
 use crate::file::staged::Birth;
 use crate::file::stat::Time;
@@ -93,6 +93,11 @@ impl File {
             state.settled.store(true, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Where it is stored.
+    pub fn spot(&self) -> Spot {
+        Spot::of(self.ino(), &self.state_anyway().blob)
     }
 
     /// Whether something was written that the store does not have yet, or never got.

@@ -41,7 +41,7 @@ impl Spot {
     }
 
     /// The path for a field of the log, which leaves out what is not there.
-    pub(in crate::file) fn stored(&self) -> Option<DebugValue<&Path>> {
+    pub fn stored(&self) -> Option<DebugValue<&Path>> {
         self.path.as_deref().map(debug)
     }
 }

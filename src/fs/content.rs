@@ -478,17 +478,19 @@ impl Fs {
                 // That was told when the file failed.
                 Ok(()) | Err(FsError::File(FileError::Latched)) => {}
                 Err(error) => {
-                    let inode = self.lower(file.inode);
+                    let spot = file.file().spot();
+                    let (ino, stored) = (spot.ino, spot.stored());
                     if file.file().is_kept() {
                         tracing::error!(
-                            inode,
+                            ino,
+                            stored,
                             %error,
                             "closed and not committed: what was synced is in the journal, what was \
                              written since in memory; both are tried again until they are in place"
                         );
                     } else {
                         let what = "changes were lost on close: write them again";
-                        tracing::error!(inode, %error, what);
+                        tracing::error!(ino, stored, %error, what);
                     }
                 }
             }
