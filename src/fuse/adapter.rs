@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -14,11 +13,11 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::fs::{Change, Door, Fs, FsError, NodeKind, Privileges, SetAttr};
+use crate::fs::{Change, FsError, NodeKind, Privileges, SetAttr};
+use crate::fuse::answer::Adapter;
 use crate::fuse::convert::{self, errno, file_attr, generation, inode, ttl};
-use crate::fuse::linger::Linger;
 use crate::fuse::request::{
-    Refuse, creator, fopen_flags, give_attr, give_entry, give_nothing, give_opened, give_stream,
+    creator, fopen_flags, give_attr, give_entry, give_nothing, give_opened, give_stream,
     give_value, give_written, guarded, handle, name_ttl, privileges, settle, sync, visible,
 };
 use crate::fuse::umask;
@@ -28,37 +27,6 @@ use crate::fuse::umask;
 const COPY_LEN_MAX: u64 = 128 << 20;
 /// Permission bits of a mode, without the kind.
 const MODE_BITS: u32 = 0o7777;
-
-/// What serves a mount.
-#[derive(Debug)]
-pub(in crate::fuse) struct Adapter {
-    pub(in crate::fuse) door: Arc<Door>,
-    /// Whether the kernel checks permissions, and access control lists with them.
-    pub(in crate::fuse) checks: bool,
-    /// Whether the kernel gathers writes.
-    pub(in crate::fuse) gathers: bool,
-    /// Between two requests.
-    pub(in crate::fuse) linger: Option<Linger>,
-}
-
-impl Adapter {
-    /// Answers a request, whatever comes; see [`guarded`]. While the volume is locked, each with
-    /// the same error.
-    fn answer<R: Refuse>(&self, operation: &'static str, reply: R, work: impl FnOnce(&Fs, R)) {
-        self.at_door(operation, |door| match door.enter() {
-            Ok(fs) => work(&fs, reply),
-            Err(error) => reply.refuse(&error),
-        });
-    }
-
-    /// The same for what is done also while it is locked.
-    fn at_door(&self, operation: &'static str, work: impl FnOnce(&Door)) {
-        guarded(operation, || work(&self.door));
-        if let Some(linger) = &self.linger {
-            linger.after_reply();
-        }
-    }
-}
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -182,8 +150,8 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        self.answer("symlink", reply, |fs, reply| {
-            let (name, target) = (link_name.as_bytes(), target.as_os_str().as_bytes());
+        let (name, target) = (link_name.as_bytes(), target.as_os_str().as_bytes());
+        self.answer_to("symlink", target, reply, |fs, reply| {
             let made = fs.symlink(inode(parent), name, target, creator(request));
             give_entry(reply, made, name_ttl(fs));
         });
@@ -287,7 +255,7 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.answer("write", reply, |fs, reply| {
+        self.answer_to("write", data, reply, |fs, reply| {
             let privileges = match write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 true => Privileges::Drop,
                 false => Privileges::Keep,
@@ -399,7 +367,7 @@ impl Filesystem for Adapter {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        self.answer("setxattr", reply, |fs, reply| {
+        self.answer_to("setxattr", value, reply, |fs, reply| {
             let set = |mode| fs.setxattr(inode(ino), name.as_bytes(), value, mode);
             let mode = convert::xattr_mode(flags).ok_or(FsError::Invalid);
             give_nothing(reply, mode.and_then(set));

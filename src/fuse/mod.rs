@@ -3,6 +3,7 @@
 //! | module    | holds                                                           |
 //! |-----------|-----------------------------------------------------------------|
 //! | `adapter` | one short method for each kernel request                        |
+//! | `answer`  | how each is answered, and what is left of it                    |
 //! | `convert` | between the kernel's types and ours                             |
 //! | `error`   | why a mount failed, and its exit code                           |
 //! | `helper`  | mounting without being root, through fusermount3                |
@@ -14,6 +15,7 @@
 //! | `umask`   | file mode creation masks of the callers                         |
 
 mod adapter;
+mod answer;
 mod convert;
 mod error;
 mod helper;

@@ -16,13 +16,14 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::fs::{Door, Fs};
-use crate::fuse::adapter::Adapter;
+use crate::fuse::answer::Adapter;
 use crate::fuse::error::MountError;
 use crate::fuse::helper::{self, HelperError};
 use crate::fuse::latch::Latch;
 use crate::fuse::linger::Linger;
 use crate::fuse::point::{self, mount_at};
 use crate::fuse::umask;
+use crate::sys::Zeros;
 
 const DEVICE: &str = "/dev/fuse";
 /// Type of the mounted file system, as `mount` and `findmnt` show it: `fuse.` and this.
@@ -191,6 +192,7 @@ fn serve(
         gathers: options.write_back,
         // Without it requests are answered all the same.
         linger: Linger::new(&fd).ok(),
+        zeros: Zeros::open()?,
     };
     let mut config = Config::default();
     config.acl = options.acl();

@@ -24,7 +24,7 @@ use crate::lifecycle::open::{self, How, KeyInfo};
 use crate::lifecycle::session::{Point, enter};
 use crate::limits::{LET_GO_POLL, LET_GO_WAIT};
 use crate::store::{Standing, Store};
-use crate::sys::give_back_memory;
+use crate::sys::{give_back_memory, scrub_stack};
 
 /// Whether a key may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,6 +193,7 @@ impl Custody {
                  that ends"
             );
         }
+        scrub_stack();
         give_back_memory();
     }
 
