@@ -8,7 +8,8 @@ use clap::{Args, Subcommand};
 
 use crate::config::{Size, Span};
 use crate::format::VolumeId;
-use crate::lifecycle::snapshot::{Moving, Place};
+use crate::keys::OutputKey;
+use crate::lifecycle::snapshot::{Encryption, Moving, Place, SseKind};
 use crate::limits::{SNAPSHOT_JOBS_DEFAULT, SNAPSHOT_JOBS_MAX};
 
 const SECONDS_OF_A_DAY: u64 = 86_400;
@@ -29,7 +30,45 @@ pub(in crate::cli) struct MovingArgs {
 
 impl MovingArgs {
     pub(in crate::cli) fn moving(&self, rate: Option<Size>) -> Moving {
-        Moving { jobs: self.jobs, bytes_per_s: rate.map(|Size(bytes)| bytes) }
+        let bytes_per_s = rate.map(|Size(bytes)| bytes);
+        Moving { jobs: self.jobs, bytes_per_s, encryption: Encryption::default() }
+    }
+}
+
+/// How S3 is to encrypt what is put there.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SseArgs {
+    /// KMS key under which S3 encrypts, instead of the output key that the volume names
+    #[arg(long, value_name = "kms:ID")]
+    pub(in crate::cli) output_key: Option<OutputKey>,
+    /// none: as is set for the bucket; s3: under keys of S3's own; kms: under a KMS key. By default
+    /// kms under the output key if there is one, none otherwise
+    #[arg(long, value_name = "none|s3|kms")]
+    pub(in crate::cli) sse: Option<SseKind>,
+    /// Have S3 encrypt under a key of the bucket's below that KMS key: KMS is asked less often
+    #[arg(long)]
+    pub(in crate::cli) bucket_key: bool,
+}
+
+impl SseArgs {
+    /// What was said, of a target that it can be said of.
+    pub(in crate::cli) fn encryption(&self, target: &Place) -> Result<Encryption, String> {
+        let (kind, output_key, bucket_key) = (self.sse, self.output_key.clone(), self.bucket_key);
+        let wants_key = output_key.is_some() || bucket_key;
+        if matches!(target, Place::Directory(_)) && self.is_said() {
+            let what = "--output-key, --sse and --bucket-key are for a target in S3";
+            return Err(format!("{what}; {target} is a directory"));
+        }
+        if wants_key && matches!(kind, Some(SseKind::None | SseKind::S3)) {
+            let what = "--output-key and --bucket-key name what --sse kms encrypts under";
+            return Err(format!("{what}; leave them out, or the other --sse"));
+        }
+        Ok(Encryption { kind, output_key, bucket_key })
+    }
+
+    /// Whether anything was said.
+    pub(in crate::cli) fn is_said(&self) -> bool {
+        self.sse.is_some() || self.output_key.is_some() || self.bucket_key
     }
 }
 
@@ -67,12 +106,14 @@ pub(in crate::cli) enum SnapshotVerb {
     Create {
         /// A store or a mountpoint
         volume: PathBuf,
-        /// A directory for snapshots
+        /// A directory for snapshots, or s3://BUCKET/PREFIX
         target: Place,
         #[command(flatten)]
         key: SnapshotKeyArgs,
         #[command(flatten)]
         moving: MovingArgs,
+        #[command(flatten)]
+        sse: SseArgs,
         /// Bytes a second that are sent, at most, as in 10M
         #[arg(long, value_name = "SIZE", value_parser = rate)]
         rate: Option<Size>,
@@ -83,7 +124,7 @@ pub(in crate::cli) enum SnapshotVerb {
     /// List the snapshots in a target
     #[command(after_help = LIST_FIELDS)]
     List {
-        /// A directory with snapshots
+        /// A directory with snapshots, or s3://BUCKET/PREFIX
         target: Place,
         /// For programs; the fields keep their names
         #[arg(long)]
@@ -92,7 +133,7 @@ pub(in crate::cli) enum SnapshotVerb {
     /// Show one snapshot, once the volume's key has proved it authentic
     #[command(after_help = SHOW_FIELDS)]
     Show {
-        /// A directory with snapshots
+        /// A directory with snapshots, or s3://BUCKET/PREFIX
         target: Place,
         /// Which snapshot; by default the newest
         #[arg(long)]
@@ -106,7 +147,7 @@ pub(in crate::cli) enum SnapshotVerb {
     /// Read a snapshot again and say what is not as it was written
     #[command(after_help = VERIFY_FIELDS)]
     Verify {
-        /// A directory with snapshots
+        /// A directory with snapshots, or s3://BUCKET/PREFIX
         target: Place,
         /// Which snapshot; by default the newest
         #[arg(long)]
@@ -126,7 +167,7 @@ pub(in crate::cli) enum SnapshotVerb {
     /// Remove snapshots of a volume, and what no other one needs
     #[command(after_help = PRUNE_FIELDS)]
     Prune {
-        /// A directory with snapshots
+        /// A directory with snapshots, or s3://BUCKET/PREFIX
         target: Place,
         /// Keep so many of the newest
         #[arg(long, value_name = "N", required_unless_present = "keep_within")]
@@ -141,6 +182,8 @@ pub(in crate::cli) enum SnapshotVerb {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
+        sse: SseArgs,
+        #[command(flatten)]
         key: SnapshotKeyArgs,
         #[command(flatten)]
         moving: MovingArgs,
@@ -150,7 +193,7 @@ pub(in crate::cli) enum SnapshotVerb {
     },
     /// Make a store of a snapshot; every byte is checked
     Restore {
-        /// A directory with snapshots
+        /// A directory with snapshots, or s3://BUCKET/PREFIX
         target: Place,
         /// A new or an empty directory
         store: PathBuf,
