@@ -29,8 +29,9 @@ pub(in crate::cli) fn encrypting(
 
 pub(in crate::cli) fn snapshot(wanted: &SnapshotVerb) -> Result<u8, Fail> {
     match wanted {
-        SnapshotVerb::Create { volume, target, key: source, moving, sse, rate, json } => {
-            let moving = encrypting(moving.moving(*rate), sse, target)?;
+        SnapshotVerb::Create { volume, target, key: source, moving, sse, rate, repair, json } => {
+            let moving = Moving { repair: *repair, ..moving.moving(*rate) };
+            let moving = encrypting(moving, sse, target)?;
             let made = verb::create(volume, target, key(source)?.as_ref(), &moving)?;
             created(&made, *json)?;
         }
@@ -86,6 +87,7 @@ fn created(made: &Created, json: bool) -> Result<(), Fail> {
         "read_bytes": moved.read_bytes,
         "sent_bytes": moved.sent_bytes,
         "sent_objects": moved.sent_objects,
+        "repaired_objects": moved.repaired_objects,
         "paused_ms": u64::try_from(paused.as_millis()).unwrap_or(u64::MAX),
     }))
 }

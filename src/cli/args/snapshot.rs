@@ -31,7 +31,7 @@ pub(in crate::cli) struct MovingArgs {
 impl MovingArgs {
     pub(in crate::cli) fn moving(&self, rate: Option<Size>) -> Moving {
         let bytes_per_s = rate.map(|Size(bytes)| bytes);
-        Moving { jobs: self.jobs, bytes_per_s, encryption: Encryption::default() }
+        Moving { jobs: self.jobs, bytes_per_s, encryption: Encryption::default(), repair: false }
     }
 }
 
@@ -82,7 +82,7 @@ pub(in crate::cli) struct SnapshotKeyArgs {
 
 const CREATE_FIELDS: &str = "\
 With --json: one object with id, volume_id, created_unix_ms, parent, files, bytes, read_bytes, \
-sent_bytes, sent_objects, paused_ms (how long writers waited).";
+sent_bytes, sent_objects, repaired_objects (with --repair), paused_ms (how long writers waited).";
 
 const LIST_FIELDS: &str = "\
 Shows what the target claims; `snapshot show` proves it. With --json: {\"snapshots\": [...]}, each \
@@ -92,7 +92,8 @@ const SHOW_FIELDS: &str = "\
 With --json: the fields of list, and epoch, slots (id, provider, key), objects, parts.";
 
 const VERIFY_FIELDS: &str = "\
-Exits with 52 if something is damaged or missing. With --json: one object with id, objects, \
+Exits with 52 if something is damaged or missing; `snapshot create --repair` sends again what the \
+volume still has of it. With --json: one object with id, objects, \
 pieces, bytes, faults.";
 
 const PRUNE_FIELDS: &str = "\
@@ -117,6 +118,10 @@ pub(in crate::cli) enum SnapshotVerb {
         /// Bytes a second that are sent, at most, as in 10M
         #[arg(long, value_name = "SIZE", value_parser = rate)]
         rate: Option<Size>,
+        /// Read all that the target has of the volume first, and send again what is damaged there,
+        /// as far as the volume still has it
+        #[arg(long)]
+        repair: bool,
         /// For programs; the fields keep their names
         #[arg(long)]
         json: bool,

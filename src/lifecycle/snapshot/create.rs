@@ -64,6 +64,10 @@ pub fn create_by(
     });
     let hold = Hold::take(&target, descriptor.volume_id).map_err(failed(place))?;
     let outbox = Outbox::new(Arc::clone(&target), descriptor.volume_id, moving.bytes_per_s);
+    let (outbox, pool) = (outbox.map_err(failed(place))?, Pool::new(moving.jobs));
+    if moving.repair {
+        outbox.inspect(&pool).map_err(failed(place))?;
+    }
     let mut plan = Plan {
         store: store.path().to_owned(),
         names: Vec::new(),
@@ -71,8 +75,8 @@ pub fn create_by(
         parent: newest(place, &target, &*seal)?,
         seal,
         target,
-        pool: Arc::new(Pool::new(moving.jobs)),
-        outbox: Arc::new(outbox.map_err(failed(place))?),
+        pool: Arc::new(pool),
+        outbox: Arc::new(outbox),
     };
     let (taken, paused) = match writer(store.path()) {
         Some((client, mountpoints)) => {

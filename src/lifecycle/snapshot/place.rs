@@ -120,12 +120,14 @@ pub struct Moving {
     pub bytes_per_s: Option<u64>,
     /// What S3 is asked for.
     pub encryption: Encryption,
+    /// Whether all that the target has is read first, and what is damaged is sent again.
+    pub repair: bool,
 }
 
 impl Default for Moving {
     fn default() -> Self {
         let encryption = Encryption::default();
-        Self { jobs: SNAPSHOT_JOBS_DEFAULT, bytes_per_s: None, encryption }
+        Self { jobs: SNAPSHOT_JOBS_DEFAULT, bytes_per_s: None, encryption, repair: false }
     }
 }
 
