@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 pub(in crate::cli) use key::{KeyVerb, KeyVerbArgs, OpenedBy};
-pub(in crate::cli) use snapshot::{SnapshotArgs, SnapshotKeyArgs, SnapshotVerb};
+pub(in crate::cli) use snapshot::{SnapshotArgs, SnapshotKeyArgs, SnapshotVerb, SseArgs};
 
 use crate::cli::doctor::DoctorArgs;
 use crate::cli::options::MountWords;
@@ -354,6 +354,10 @@ pub(in crate::cli) struct StopArgs {
     /// Take a snapshot of the stopped volume
     #[arg(long, value_name = "TARGET")]
     pub(in crate::cli) snapshot: Option<Place>,
+    #[command(flatten)]
+    pub(in crate::cli) key: SnapshotKeyArgs,
+    #[command(flatten)]
+    pub(in crate::cli) sse: SseArgs,
 }
 
 #[derive(Debug, Args)]
@@ -369,7 +373,7 @@ pub(in crate::cli) struct TerminateArgs {
     /// The volume's id, as `cmkfs status` shows it
     #[arg(long, value_name = "VOLUME_ID")]
     pub(in crate::cli) confirm: Option<String>,
-    /// Destroy the volume's snapshots in this directory too
+    /// Destroy the volume's snapshots in this target too
     #[arg(long, value_name = "TARGET")]
     pub(in crate::cli) snapshots: Option<Place>,
 }

@@ -1,24 +1,38 @@
 //! `snapshot`.
 
-use crate::cli::args::{SnapshotKeyArgs, SnapshotVerb};
+use crate::cli::args::{SnapshotKeyArgs, SnapshotVerb, SseArgs};
 use crate::cli::fail::Fail;
 use crate::cli::mount::key_source;
 use crate::cli::show;
 use crate::config::Size;
 use crate::keys::KeySource;
-use crate::lifecycle::snapshot::{self as verb, Created, Keep, Line, Place, Pruned, Shown, Wanted};
+use crate::lifecycle::snapshot::{
+    self as verb, Created, Keep, Line, Moving, Place, Pruned, Shown, Wanted,
+};
 use crate::lifecycle::{Exit, VerbError};
 
-fn key(arguments: &SnapshotKeyArgs) -> Result<Option<KeySource>, Fail> {
+pub(in crate::cli) fn key(arguments: &SnapshotKeyArgs) -> Result<Option<KeySource>, Fail> {
     let Some(text) = arguments.key.as_deref() else { return Ok(None) };
     let source = key_source(text)?.parse();
     source.map(Some).map_err(|error| Fail::from(VerbError::Key(error)))
 }
 
+/// With what was said of the encryption in S3.
+pub(in crate::cli) fn encrypting(
+    moving: Moving,
+    sse: &SseArgs,
+    target: &Place,
+) -> Result<Moving, Fail> {
+    let encryption = sse.encryption(target).map_err(Fail::usage)?;
+    Ok(Moving { encryption, ..moving })
+}
+
 pub(in crate::cli) fn snapshot(wanted: &SnapshotVerb) -> Result<u8, Fail> {
     match wanted {
-        SnapshotVerb::Create { volume, target, key: source, moving, rate, json } => {
-            let made = verb::create(volume, target, key(source)?.as_ref(), &moving.moving(*rate))?;
+        SnapshotVerb::Create { volume, target, key: source, moving, sse, rate, repair, json } => {
+            let moving = Moving { repair: *repair, ..moving.moving(*rate) };
+            let moving = encrypting(moving, sse, target)?;
+            let made = verb::create(volume, target, key(source)?.as_ref(), &moving)?;
             created(&made, *json)?;
         }
         SnapshotVerb::List { target, json } => list(target, *json)?,
@@ -37,12 +51,14 @@ pub(in crate::cli) fn snapshot(wanted: &SnapshotVerb) -> Result<u8, Fail> {
             keep_within,
             volume,
             dry_run,
+            sse,
             key: source,
             moving,
             json,
         } => {
             let keep = Keep { count: *keep, age: *keep_within };
-            let (source, moving) = (key(source)?, moving.moving(None));
+            let moving = encrypting(moving.moving(None), sse, target)?;
+            let source = key(source)?;
             let done = verb::prune(target, *volume, keep, !dry_run, source.as_ref(), &moving)?;
             pruned(&done, *json)?;
         }
@@ -71,6 +87,7 @@ fn created(made: &Created, json: bool) -> Result<(), Fail> {
         "read_bytes": moved.read_bytes,
         "sent_bytes": moved.sent_bytes,
         "sent_objects": moved.sent_objects,
+        "repaired_objects": moved.repaired_objects,
         "paused_ms": u64::try_from(paused.as_millis()).unwrap_or(u64::MAX),
     }))
 }

@@ -9,6 +9,7 @@ use crate::cli::args::{InitArgs, RoleArgs, StatusArgs, StopArgs, TerminateArgs};
 use crate::cli::fail::Fail;
 use crate::cli::mount::{key_source, place};
 use crate::cli::show;
+use crate::cli::snapshot::{encrypting, key as snapshot_key};
 use crate::lifecycle::init::InitOptions;
 use crate::lifecycle::report::{Report, State};
 use crate::lifecycle::snapshot::Moving;
@@ -127,19 +128,25 @@ fn volume(typed: Option<&Path>, role: &RoleArgs) -> Result<PathBuf, Fail> {
 pub(in crate::cli) fn stop(arguments: &StopArgs) -> Result<(), Fail> {
     let volume = volume(arguments.volume.as_deref(), &arguments.role)?;
     let store = crate::lifecycle::locate::locate(&volume)?.store;
-    if let Some(target) = &arguments.snapshot {
-        // Before anything ends: nobody wants to find a stopped volume and no snapshot.
-        snapshots::check(&volume, target)?;
-    }
-    let mut text = String::new();
-    for mountpoint in leave::stop(&volume)? {
-        text.push_str(&format!("unmounted  {}\n", show::name(&mountpoint)));
-    }
-    if let Some(target) = &arguments.snapshot {
-        let made = snapshots::create(&store, target, None, &Moving::default())?;
-        text.push_str(&format!("snapshot   {}\n", made.clear.id));
-    }
-    show::text(&text)
+    let key = snapshot_key(&arguments.key)?;
+    let Some(target) = &arguments.snapshot else {
+        if key.is_some() || arguments.sse.is_said() {
+            return Err(Fail::usage(
+                "--key, --output-key, --sse and --bucket-key are for --snapshot",
+            ));
+        }
+        return show::text(&unmounted(&leave::stop(&volume)?));
+    };
+    let moving = encrypting(Moving::default(), &arguments.sse, target)?;
+    // Before anything ends: nobody wants to find a stopped volume and no snapshot.
+    let ready = snapshots::check(&volume, target, key.as_ref(), &moving)?;
+    let text = unmounted(&leave::stop(&volume)?);
+    let made = snapshots::create_by(&store, target, key.as_ref(), &moving, Some(ready))?;
+    show::text(&format!("{text}snapshot   {}\n", made.clear.id))
+}
+
+fn unmounted(mountpoints: &[PathBuf]) -> String {
+    mountpoints.iter().map(|at| format!("unmounted  {}\n", show::name(at))).collect()
 }
 
 pub(in crate::cli) fn terminate(arguments: &TerminateArgs) -> Result<(), Fail> {

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_kms::config::{ProvideCredentials, SharedCredentialsProvider};
+use aws_sdk_kms::config::SharedCredentialsProvider;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
 
@@ -14,10 +14,11 @@ use crate::cipher::Secret;
 use crate::keys::audit;
 use crate::keys::context::Context;
 use crate::keys::error::KeyError;
-use crate::keys::exchange::{Exchange, Service, watched};
-use crate::keys::kms_error::{KmsError, KmsFailure, causes, classify, of_credentials};
+use crate::keys::exchange::{Exchange, Service};
+use crate::keys::kms_error::{KmsError, KmsFailure, classify};
 use crate::keys::notes::KmsNotes;
 use crate::keys::policy::{self, Scope};
+use crate::keys::session;
 use crate::keys::source::region_of;
 use crate::sys::scrubbing;
 
@@ -42,15 +43,12 @@ struct Limits {
     attempt: Duration,
     /// All attempts and the pauses between them.
     operation: Duration,
-    /// Finding region and credentials, which may ask a metadata service or STS.
-    credentials: Duration,
 }
 
 const LIMITS: Limits = Limits {
     connect: Duration::from_secs(3),
     attempt: Duration::from_secs(5),
     operation: Duration::from_secs(15),
-    credentials: Duration::from_secs(10),
 };
 /// The SDK's own number: the first, and two retries of what may pass.
 const ATTEMPTS_MAX: u32 = 3;
@@ -168,33 +166,12 @@ impl<'a> Call<'a> {
         ![DESCRIBE_KEY, LIST_GRANTS, REVOKE_GRANT, RETIRE_GRANT].contains(&self.action)
     }
 
-    /// The environment as the SDK reads it: endpoint, profile, proxy, credentials. The region is
-    /// that of the key's ARN, if it is named by one. Credentials are looked for here, apart from
-    /// the call, so that it is clear which of the two failed.
+    /// The environment as the SDK reads it; the region is that of the key's ARN, if it is named by
+    /// one.
     async fn config(&self) -> Result<SdkConfig, Box<KmsError>> {
-        let find = async {
-            let loader = aws_config::defaults(BehaviorVersion::latest());
-            let mut loader = loader.http_client(watched(&self.notes));
-            if let Some(region) = region_of(self.key) {
-                loader = loader.region(Region::new(region.to_owned()));
-            }
-            let shared = loader.load().await;
-            let Some(region) = shared.region() else {
-                return Err(self.error(KmsFailure::NoRegion, "no region is set".to_owned()));
-            };
-            self.notes.note_region(region.as_ref());
-            let provider = shared.credentials_provider();
-            let provider = provider.ok_or_else(|| self.odd("the SDK has no credentials chain"))?;
-            let credentials = provider.provide_credentials().await;
-            let credentials = credentials.map_err(|error| self.no_credentials(&causes(&error)))?;
-            self.notes.note_credentials(&credentials);
-            Ok((shared, credentials))
-        };
-        let Ok(found) = tokio::time::timeout(LIMITS.credentials, find).await else {
-            let found = format!("nothing found in {:?}", LIMITS.credentials);
-            return Err(self.no_credentials(&found));
-        };
-        let (shared, credentials) = found?;
+        let found = session::find(region_of(self.key), &self.notes).await;
+        let (shared, credentials) =
+            found.map_err(|none| self.error(none.failure, none.found).coded(none.code))?;
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(LIMITS.connect)
             .operation_attempt_timeout(LIMITS.attempt)
@@ -206,20 +183,6 @@ impl<'a> Call<'a> {
             .timeout_config(timeouts)
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX));
         Ok(config.build())
-    }
-
-    /// Why there are no credentials: what STS said, if it was asked.
-    fn no_credentials(&self, found: &str) -> Box<KmsError> {
-        if let Some(why) = self.notes.refused() {
-            return self.error(KmsFailure::PlainHttp, why.to_owned());
-        }
-        let asked = self.notes.last_exchange().filter(|last| last.service == Service::Sts);
-        let (failure, code) = of_credentials(asked.as_ref(), found);
-        let found = match &asked {
-            Some(sts) => format!("sts:{} at {}: {found}", sts.operation, sts.endpoint),
-            None => found.to_owned(),
-        };
-        self.error(failure, found).coded(code)
     }
 
     /// Moves the plaintext out of an answer and zeroes what it was in; see [`Self::run`] for the

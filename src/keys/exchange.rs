@@ -108,12 +108,18 @@ impl HttpConnector for Watched<SharedHttpConnector> {
         let (service, operation) = named(&request).unzip();
         let endpoint = request.uri().split('?').next().unwrap_or_default();
         let endpoint = address::without_users(endpoint);
-        let of_machine = service.is_none() && address::is_metadata(&endpoint);
+        // What is signed is for a service, wherever that is said to be.
+        let signature = request.headers().get("authorization").unwrap_or_default();
+        let is_signed = signature.starts_with("AWS4-");
+        let of_machine = service.is_none() && !is_signed && address::is_metadata(&endpoint);
         if !of_machine && let Some(why) = self.notes.refuse(&endpoint) {
             return HttpConnectorFuture::ready(Err(ConnectorError::user(why.into())));
         }
         if matches!(service, Some(Service::Kms | Service::SecretsManager)) {
             self.notes.note_endpoint(&endpoint);
+        }
+        if signature.contains("/s3/aws4_request") {
+            self.notes.note_endpoint(&origin(&endpoint));
         }
         let (notes, began, at) = (self.notes.clone(), Instant::now(), SystemTime::now());
         let exchange = service.zip(operation).map(|(service, operation)| Exchange {
@@ -139,6 +145,11 @@ impl HttpConnector for Watched<SharedHttpConnector> {
             answer
         })
     }
+}
+
+/// Scheme and host of an address.
+fn origin(url: &str) -> String {
+    url.split('/').take(3).collect::<Vec<_>>().join("/")
 }
 
 /// Service and operation of a request that CloudTrail would have.

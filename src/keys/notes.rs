@@ -97,7 +97,7 @@ impl KmsNotes {
     }
 
     /// Why nothing was sent.
-    pub(super) fn refused(&self) -> Option<&str> {
+    pub fn refused(&self) -> Option<&str> {
         self.0.refused.get().map(String::as_str)
     }
 

@@ -12,8 +12,9 @@ use crate::file::FileError;
 use crate::fs::FsError;
 use crate::fuse::MountError;
 use crate::keys::KeyError;
-use crate::lifecycle::error::below::{fs_exit, io_exit, mount_exit, store_exit};
+use crate::lifecycle::error::below::{fs_exit, io_exit, mount_exit, s3_exit, store_exit};
 use crate::lifecycle::exit::Exit;
+use crate::object::S3Error;
 use crate::store::{LockError, StoreError, is_full};
 
 /// Why a verb ended early.
@@ -313,6 +314,15 @@ pub enum VerbError {
          snapshot of it; give it a key that is kept (`cmkfs init --key`)"
     )]
     TransientSnapshot(PathBuf),
+    /// S3 said no, or the way there.
+    #[error(transparent)]
+    S3(Box<S3Error>),
+    /// A key of the bucket's under no key.
+    #[error(
+        "--bucket-key: no KMS key to encrypt under: wanted --output-key, an output key of the \
+         volume (`cmkfs init --output-key`), or --sse kms for the key that AWS manages"
+    )]
+    NoOutputKey,
     /// Another command writes there.
     #[error("{0}")]
     SnapshotHeld(String),
@@ -460,6 +470,8 @@ impl VerbError {
             Self::DamagedBehindMount(_) => Exit::Damaged,
             Self::TransientSnapshot(_) => Exit::BadKeySource,
             Self::SnapshotHeld(_) => Exit::SnapshotHeld,
+            Self::S3(error) => s3_exit(error.failure),
+            Self::NoOutputKey => Exit::Usage,
             Self::TargetIo { error, .. } => io_exit(error, Exit::SnapshotTarget),
             Self::SnapshotTarget { .. } | Self::OldSnapshot { .. } => Exit::SnapshotTarget,
             Self::NoSnapshot { .. } => Exit::NoSnapshot,

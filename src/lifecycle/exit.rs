@@ -80,6 +80,8 @@ pub enum Exit {
     SnapshotDamaged = 52,
     /// Another command writes to the snapshot target.
     SnapshotHeld = 53,
+    /// S3 denies access to the snapshot target.
+    SnapshotDenied = 54,
     /// Confirmation missing or wrong.
     NotConfirmed = 60,
     /// The KMS endpoint is plain HTTP and not on this machine: nothing was sent.

@@ -16,6 +16,7 @@
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::format::VolumeId;
 use crate::lifecycle::error::VerbError;
@@ -26,7 +27,7 @@ use crate::lifecycle::open::{is_full, lock};
 use crate::lifecycle::report::{SlotReport, slots};
 use crate::lifecycle::snapshot::{Place, remove_all};
 use crate::limits::DESCRIPTOR_WAIT;
-use crate::object::{CopyError, remove_tree};
+use crate::object::{CopyError, Target, remove_tree};
 use crate::store::{LockMode, Store, StoreLock};
 
 /// In a store whose keys are being, or have been, destroyed.
@@ -114,7 +115,7 @@ pub fn terminate(
         )));
     }
     // Before anything is destroyed: a target that can't be read would be left half done.
-    let target = snapshots.map(Place::open).transpose()?;
+    let target = snapshots.map(readable).transpose()?;
     let (mut lock, slots) = destroy_keys(&path, &volume_id)?;
     let ended = match volume_id.parse::<VolumeId>() {
         Ok(id) => grants::end_all(&path, id),
@@ -140,6 +141,12 @@ pub fn terminate(
     let left = remove_rest(&path)?;
     drop(lock);
     Ok(Destroyed { volume_id, store: path, slots, grants, snapshots: removed, left })
+}
+
+fn readable(place: &Place) -> Result<Arc<dyn Target>, VerbError> {
+    let target = place.open()?;
+    place.volumes(&*target)?;
+    Ok(target)
 }
 
 /// Steps 1 and 2.

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use rustix::fs::{CWD, RenameFlags};
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::format::bytes::to_usize;
 use crate::format::ids::VolumeId;
+use crate::object::s3::Sse;
 use crate::object::target::{Each, Listed, OBJECT_LEN_MAX, Put, Target, TargetError};
 
 const NEW: &str = ".new-";
@@ -206,6 +208,14 @@ impl Target for Directory {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             removed => removed.map_err(fail(key, "can't remove it")),
         }
+    }
+
+    fn delete_many(&self, keys: &[String]) -> Result<(), TargetError> {
+        keys.iter().try_for_each(|key| self.delete(key))
+    }
+
+    fn with_sse(self: Arc<Self>, _: Sse) -> Arc<dyn Target> {
+        self
     }
 
     fn sync(&self) -> Result<(), TargetError> {

@@ -74,10 +74,12 @@ impl Hold {
     pub fn take(target: &Arc<dyn Target>, volume_id: VolumeId) -> Result<Self, TargetError> {
         let (key, mark) = (format!("{volume_id}/writer"), Mark::own());
         let put = || target.put_new(&key, &encode(&mark));
-        if put()? == Put::WasThere {
+        // A mark whose making was answered by nobody, and tried again, is there already.
+        let is_own = || target.get(&key, None).is_ok_and(|found| found == encode(&mark));
+        if put()? == Put::WasThere && !is_own() {
             refuse_living(&**target, &key)?;
             target.delete(&key)?;
-            if put()? == Put::WasThere {
+            if put()? == Put::WasThere && !is_own() {
                 refuse_living(&**target, &key)?;
             }
         }

@@ -1,4 +1,4 @@
-//! Snapshots: stored trees as they are, sealed, as objects in a directory. Nothing here
+//! Snapshots: stored trees as they are, sealed, as objects in a directory or in S3. Nothing here
 //! has a key: a copy needs no more trust than the store itself, and what a snapshot says of itself
 //! is sealed by who calls.
 //!
@@ -6,6 +6,7 @@
 //! |-------------|-----------------------------------------------------------------|
 //! | `target`    | what a target of snapshots does, and where what lies in it       |
 //! | `directory` | a directory as a target                                          |
+//! | `s3`        | a bucket in S3 as a target                                       |
 //! | `hold`      | one writer of a volume's snapshots at a time                     |
 //! | `pool`      | threads                                                          |
 //! | `outbox`    | objects on their way to a target                                 |
@@ -41,6 +42,7 @@ mod pieces;
 mod pool;
 mod prune;
 mod put_back;
+mod s3;
 mod scan;
 mod shelf;
 mod take;
@@ -59,6 +61,7 @@ pub use parts::{Records, Seal};
 pub use pool::Pool;
 pub use prune::{Freed, Sealed, delete_all, prune};
 pub use put_back::{PutBack, Restored, Wish};
+pub use s3::{Connect, S3, S3Error, S3Failure, Sse, Way};
 pub use shelf::{Shelf, ShelfError, Summary};
 pub use take::{Ahead, ID_PREFIX, Opened, Plan, Taken, claim, names, open, tops};
 pub use target::{Each, Listed, OBJECT_LEN_MAX, Put, Target, TargetError, top_key};

@@ -3,7 +3,7 @@
 //! While writers are held up, what has been read goes to a *spool*, a local file without a name,
 //! and from there to the target when they go on: the pause must not wait for a network.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -19,8 +19,10 @@ use crate::format::bytes::to_usize;
 use crate::format::ids::VolumeId;
 use crate::format::snapshot::Hash;
 use crate::object::error::{SnapshotError, local};
-use crate::object::pool::Pool;
-use crate::object::target::{Target, TargetError, hash, hash_of, object_key, objects_prefix};
+use crate::object::pool::{Later, Pool};
+use crate::object::target::{
+    Target, TargetError, get_checked, hash, hash_of, object_key, objects_prefix,
+};
 
 /// What was read and sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -31,6 +33,8 @@ pub struct Moved {
     pub sent_bytes: u64,
     /// Objects that they were.
     pub sent_objects: u64,
+    /// Those of them that took the place of damaged ones.
+    pub repaired_objects: u64,
 }
 
 /// See the module.
@@ -39,11 +43,14 @@ pub struct Outbox {
     target: Arc<dyn Target>,
     volume_id: VolumeId,
     known: Mutex<HashSet<Hash>>,
+    /// Objects that are there and damaged.
+    damaged: Mutex<HashSet<Hash>>,
     spool: Mutex<Option<Spool>>,
     pace: Option<Pace>,
     read_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     sent_objects: AtomicU64,
+    repaired_objects: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -75,12 +82,46 @@ impl Outbox {
             target,
             volume_id,
             known: Mutex::new(known),
+            damaged: Mutex::new(HashSet::new()),
             spool: Mutex::new(None),
             pace: bytes_per_s.map(Pace::new),
             read_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
             sent_objects: AtomicU64::new(0),
+            repaired_objects: AtomicU64::new(0),
         })
+    }
+
+    /// Reads every object that the target has of the volume. Those that are not what their names
+    /// say count as missing from then on, and what is sent in their place is written over them.
+    ///
+    /// # Errors
+    /// The target's.
+    pub fn inspect(&self, pool: &Pool) -> Result<(), SnapshotError> {
+        let names: Vec<Hash> = lock(&self.known).iter().copied().collect();
+        let mut reading: VecDeque<Later<Result<Option<Hash>, TargetError>>> = VecDeque::new();
+        let settle = |reading: &mut VecDeque<Later<_>>, left: usize| {
+            while reading.len() > left {
+                let found = reading.pop_front().map_or(Ok(None), Later::wait)?;
+                if let Some(name) = found {
+                    tracing::warn!("{}: damaged", object_key(self.volume_id, &name));
+                    lock(&self.known).remove(&name);
+                    lock(&self.damaged).insert(name);
+                }
+            }
+            Ok::<(), TargetError>(())
+        };
+        for name in names {
+            let (target, volume_id) = (Arc::clone(&self.target), self.volume_id);
+            reading.push_back(pool.run(move || match get_checked(&*target, volume_id, &name) {
+                Ok(_) => Ok(None),
+                Err(TargetError::Missing { .. } | TargetError::Damaged { .. }) => Ok(Some(name)),
+                Err(error) => Err(error),
+            }));
+            settle(&mut reading, 2 * pool.width())?;
+        }
+        settle(&mut reading, 0)?;
+        Ok(())
     }
 
     /// Whether the target has an object, or will have it.
@@ -114,7 +155,14 @@ impl Outbox {
         if let Some(pace) = &self.pace {
             pace.take(bytes.len() as u64);
         }
-        self.target.put_new(&object_key(self.volume_id, name), bytes)?;
+        let key = object_key(self.volume_id, name);
+        if lock(&self.damaged).contains(name) {
+            self.target.put(&key, bytes)?;
+            lock(&self.damaged).remove(name);
+            self.repaired_objects.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.target.put_new(&key, bytes)?;
+        }
         self.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.sent_objects.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -149,7 +197,7 @@ impl Outbox {
                 })
             };
             let sending: Vec<_> = group.iter().map(send).collect();
-            sending.into_iter().try_for_each(super::pool::Later::wait)?;
+            sending.into_iter().try_for_each(Later::wait)?;
         }
         Ok(())
     }
@@ -165,6 +213,7 @@ impl Outbox {
             read_bytes: self.read_bytes.load(Ordering::Relaxed),
             sent_bytes: self.sent_bytes.load(Ordering::Relaxed),
             sent_objects: self.sent_objects.load(Ordering::Relaxed),
+            repaired_objects: self.repaired_objects.load(Ordering::Relaxed),
         }
     }
 }

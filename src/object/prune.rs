@@ -4,7 +4,7 @@
 //! nothing is removed. Then the tops go, then what nobody refers to. Interrupted anywhere, the
 //! snapshots that stay are whole, and the next prune goes on.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::format::ids::VolumeId;
@@ -13,7 +13,10 @@ use crate::object::error::SnapshotError;
 use crate::object::parts::Seal;
 use crate::object::pool::{Later, Pool};
 use crate::object::take::Opened;
-use crate::object::target::{Target, TargetError, hash_of, objects_prefix};
+use crate::object::target::{Target, hash_of, objects_prefix};
+
+/// Objects that one thread removes before it is asked again whether it may.
+const BATCH: usize = 1000;
 
 /// A snapshot, and the keys that open it.
 pub type Sealed = (Opened, Arc<dyn Seal>);
@@ -44,7 +47,7 @@ fn needed(target: &Arc<dyn Target>, stay: &[Sealed]) -> Result<HashSet<Hash>, Sn
 }
 
 /// Removes the tops `go` and every object that no snapshot in `stay` needs; without `really` it
-/// counts them. `check` is asked before anything is removed.
+/// counts them. `check` is asked before anything is removed, and before each batch of objects.
 ///
 /// # Errors
 /// What can't be read or removed, and what `check` says.
@@ -55,7 +58,7 @@ pub fn prune<E: From<SnapshotError>>(
     stay: &[Sealed],
     go: &[String],
     really: bool,
-    check: impl FnOnce() -> Result<(), E>,
+    check: impl Fn() -> Result<(), E>,
 ) -> Result<Freed, E> {
     let needed = needed(target, stay)?;
     check()?;
@@ -76,28 +79,33 @@ pub fn prune<E: From<SnapshotError>>(
     });
     listed.map_err(SnapshotError::from)?;
     if really {
-        delete_all(target, pool, unneeded).map_err(SnapshotError::from)?;
+        delete_all(target, pool, &unneeded, check)?;
         target.sweep(volume_id).map_err(SnapshotError::from)?;
     }
     Ok(freed)
 }
 
-/// Removes many objects.
+/// Removes many objects; `check` is asked before each batch.
 ///
 /// # Errors
-/// The first failure.
-pub fn delete_all(
+/// The first failure, and what `check` says.
+pub fn delete_all<E: From<SnapshotError>>(
     target: &Arc<dyn Target>,
     pool: &Pool,
-    keys: Vec<String>,
-) -> Result<(), TargetError> {
-    let mut running: VecDeque<Later<Result<(), TargetError>>> = VecDeque::new();
-    for key in keys {
-        let target = Arc::clone(target);
-        running.push_back(pool.run(move || target.delete(&key)));
-        if running.len() > 4 * pool.width() {
-            running.pop_front().map_or(Ok(()), Later::wait)?;
-        }
+    keys: &[String],
+    check: impl Fn() -> Result<(), E>,
+) -> Result<(), E> {
+    for round in keys.chunks(BATCH * pool.width()) {
+        check()?;
+        let each = round.len().div_ceil(pool.width());
+        let removing: Vec<_> = round
+            .chunks(each)
+            .map(|keys| {
+                let (target, keys) = (Arc::clone(target), keys.to_vec());
+                pool.run(move || target.delete_many(&keys))
+            })
+            .collect();
+        removing.into_iter().try_for_each(Later::wait).map_err(SnapshotError::from)?;
     }
-    running.into_iter().try_for_each(Later::wait)
+    Ok(())
 }

@@ -172,8 +172,11 @@ impl Plan {
         let sealed = self.seal.seal_top(&bound, &snapshot::encode_parts(&taken.parts));
         check()?;
         let key = top_key(clear.volume_id, &clear.id);
-        let put = self.target.put_new(&key, &[&bound[..], &sealed].concat());
-        if put.map_err(SnapshotError::from)? == Put::WasThere {
+        let top = [&bound[..], &sealed].concat();
+        let put = self.target.put_new(&key, &top).map_err(SnapshotError::from)?;
+        // The same bytes are there where nobody answered, and it was tried again.
+        let is_own = || self.target.get(&key, None).is_ok_and(|found| found == top);
+        if put == Put::WasThere && !is_own() {
             return Err(SnapshotError::damaged(&key, "a snapshot of this name is there").into());
         }
         self.target.sync().map_err(SnapshotError::from)?;

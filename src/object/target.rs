@@ -12,12 +12,14 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use crate::format::ids::VolumeId;
 use crate::format::snapshot::{Hash, TOP_LEN_MAX};
+use crate::object::s3::{S3Error, Sse};
 
 /// Bytes of an object that is read as a whole, at most: a top is the longest.
 pub const OBJECT_LEN_MAX: u64 = TOP_LEN_MAX;
@@ -49,6 +51,9 @@ pub enum TargetError {
         /// The system's answer.
         error: io::Error,
     },
+    /// S3 said no, or the way there. The text names bucket and object.
+    #[error(transparent)]
+    S3(Box<S3Error>),
     /// Another command writes there.
     #[error("{0}")]
     Held(String),
@@ -121,6 +126,15 @@ pub trait Target: Debug + Send + Sync {
     /// # Errors
     /// No permission and the like.
     fn delete(&self, key: &str) -> Result<(), TargetError>;
+
+    /// Removes objects, by as few requests as can be; those that are not there are no error.
+    ///
+    /// # Errors
+    /// No permission and the like: any number of them may be removed then.
+    fn delete_many(&self, keys: &[String]) -> Result<(), TargetError>;
+
+    /// The same place, where what is put from now on is encrypted so, if it has a say in that.
+    fn with_sse(self: Arc<Self>, sse: Sse) -> Arc<dyn Target>;
 
     /// Returns when all that was put survives a power cut.
     ///

@@ -325,7 +325,7 @@ fn an_error_tells_the_id_of_the_request() {
 fn the_readme_has_each_row_and_no_other() {
     let text = fs::read_to_string("README.md").unwrap();
     let table = text.split("### What is in the way of a key").nth(1).unwrap();
-    let table = table.split("\n## ").next().unwrap();
+    let table = table.split("\n##").next().unwrap();
     let mut listed: Vec<(String, String)> = table
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))

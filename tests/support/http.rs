@@ -83,9 +83,20 @@ impl Message {
         Self::read(&stream)?.ok_or_else(|| io::Error::other("closed without an answer"))
     }
 
-    /// Operation that a request names: `Decrypt` for `X-Amz-Target: TrentService.Decrypt`, or of
-    /// STS `AssumeRole` for `Action=AssumeRole`.
+    /// Operation that a request names: `Decrypt` for `X-Amz-Target: TrentService.Decrypt`, of STS
+    /// `AssumeRole` for `Action=AssumeRole`, or of S3 by its method.
     pub(crate) fn operation(&self) -> String {
+        if self.header("authorization").is_some_and(|text| text.contains("/s3/aws4_request")) {
+            let of_s3 = match self.first.split([' ', '?']).next().unwrap_or_default() {
+                "PUT" => "PutObject",
+                "GET" if self.first.contains("list-type=2") => "ListObjectsV2",
+                "GET" => "GetObject",
+                "DELETE" => "DeleteObject",
+                "POST" if self.first.contains("?delete") => "DeleteObjects",
+                _ => "",
+            };
+            return of_s3.to_owned();
+        }
         if let Some(target) = self.header("x-amz-target") {
             return target.rsplit('.').next().unwrap_or_default().to_owned();
         }

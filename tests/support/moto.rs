@@ -1,5 +1,6 @@
-//! The KMS emulator, `moto_server` of PyPI's moto: a real server over HTTP. It checks ciphertexts
-//! and encryption contexts, but no key state, no policy and no signature.
+//! The emulator of KMS and S3, `moto_server` of PyPI's moto: a real server over HTTP. It checks
+//! ciphertexts, encryption contexts and the conditions of puts, but no key state, no policy and no
+//! signature.
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -50,6 +51,8 @@ impl Moto {
         let mut child = Command::new(&program)
             .args(["-H", "127.0.0.1", "-p", "0"])
             .args(flags)
+            // So few in one answer, that listings of S3 have several.
+            .env("MOTO_S3_DEFAULT_MAX_KEYS", "7")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -145,6 +148,47 @@ impl Moto {
         let answer = request.exchange(&self.address).expect("the emulator answers");
         let body = String::from_utf8_lossy(&answer.body);
         assert!(answer.first.contains(" 200 "), "{}: {body}", answer.first);
+    }
+
+    /// One request to S3 for `/BUCKET` or `/BUCKET/KEY`; panics unless it succeeds. Returns the
+    /// answer's body.
+    pub(crate) fn s3(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+        let credential = "Credential=test/20260101/us-east-1/s3/aws4_request";
+        let headers = [
+            ("host", self.address.as_str()),
+            ("authorization", &format!("AWS4-HMAC-SHA256 {credential}, Signature=none")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let first = format!("{method} {path} HTTP/1.1");
+        let request = Message { first, headers: headers.into(), body: body.to_vec() };
+        let answer = request.exchange(&self.address).expect("the emulator answers");
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!(answer.first.contains(" 20"), "{method} {path}: {} {text}", answer.first);
+        answer.body
+    }
+
+    /// Makes a bucket of a name of its own.
+    pub(crate) fn bucket(&self) -> String {
+        static NAMES: AtomicUsize = AtomicUsize::new(0);
+        let number = NAMES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cmkfs-{}-{number}", std::process::id());
+        self.s3("PUT", &format!("/{name}"), b"");
+        name
+    }
+
+    /// Keys in a bucket.
+    pub(crate) fn keys(&self, bucket: &str) -> Vec<String> {
+        let mut keys = Vec::new();
+        loop {
+            let after = keys.last().cloned().unwrap_or_default();
+            let list = self.s3("GET", &format!("/{bucket}?list-type=2&start-after={after}"), b"");
+            let text = String::from_utf8(list).expect("XML");
+            let parts = text.split("<Key>").skip(1);
+            keys.extend(parts.filter_map(|part| Some(part.split_once("</Key>")?.0.to_owned())));
+            if !text.contains("<IsTruncated>true") {
+                return keys;
+            }
+        }
     }
 
     /// A new symmetric key; returns its ARN.

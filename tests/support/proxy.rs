@@ -24,6 +24,17 @@ pub(crate) enum Fault {
         /// What a person reads.
         message: String,
     },
+    /// An error answer of S3, which names the bucket's region too if one is given.
+    S3 {
+        /// HTTP status.
+        status: u16,
+        /// The error's code: `AccessDenied`.
+        code: &'static str,
+        /// What a person reads.
+        message: &'static str,
+        /// As `x-amz-bucket-region` names it.
+        region: Option<&'static str>,
+    },
     /// Any other answer.
     Answer {
         /// HTTP status.
@@ -49,6 +60,12 @@ impl Fault {
 pub(crate) struct Call {
     /// `Decrypt`.
     pub(crate) operation: String,
+    /// The request line: `PUT /bucket/key HTTP/1.1`.
+    pub(crate) first: String,
+    /// Names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+    /// Bytes of the request's body.
+    pub(crate) len: usize,
     /// The request's body.
     pub(crate) input: Value,
     /// The answer's body; null if none was sent.
@@ -63,6 +80,8 @@ struct State {
     faults: HashMap<String, (Fault, usize)>,
     /// By ARN of a key.
     keys: HashMap<String, Fault>,
+    /// By operation and a part of the request line.
+    places: Vec<(String, String, Fault)>,
     calls: Vec<Call>,
     connections: usize,
     /// Stands in answers instead of their own.
@@ -130,6 +149,14 @@ impl Proxy {
         }
     }
 
+    /// From now on, calls of `operation` whose request line has this part, and that meet no fault
+    /// of the operation, meet `fault`; `None`: they pass.
+    pub(crate) fn fault_at(&self, operation: &str, part: &str, fault: Option<Fault>) {
+        let places = &mut self.shared.lock().places;
+        places.retain(|(of, at, _)| (of.as_str(), at.as_str()) != (operation, part));
+        places.extend(fault.map(|fault| (operation.to_owned(), part.to_owned(), fault)));
+    }
+
     /// From now on, answers that are passed on have this `Date`.
     pub(crate) fn date(&self, date: &str) {
         self.shared.lock().date = Some(date.to_owned());
@@ -188,14 +215,34 @@ fn serve(stream: &TcpStream, shared: &Shared, upstream: &str) -> io::Result<()> 
     let input = serde_json::from_slice(&request.body).unwrap_or_default();
     let (fault, date, index) = {
         let mut state = shared.lock();
-        let fault = take_fault(&mut state, &operation).or_else(|| fault_of_keys(&state, &input));
-        state.calls.push(Call { operation, input, output: Value::Null, request_id: None });
+        let fault = take_fault(&mut state, &operation)
+            .or_else(|| fault_of_keys(&state, &input))
+            .or_else(|| fault_of_places(&state, &operation, &request.first));
+        state.calls.push(Call {
+            operation,
+            first: request.first.clone(),
+            headers: request.headers.clone(),
+            len: request.body.len(),
+            input,
+            output: Value::Null,
+            request_id: None,
+        });
         (fault, state.date.clone(), state.calls.len() - 1)
     };
     let mut answer = match fault {
         None => request.exchange(upstream)?,
         Some(Fault::Error { status, code, message }) => {
             answer(status, json!({ "__type": code, "message": message }).to_string())
+        }
+        Some(Fault::S3 { status, code, message, region }) => {
+            let body = format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code>\
+                 <Message>{message}</Message></Error>"
+            );
+            let mut answer = answer(status, body);
+            let region = region.map(|region| ("x-amz-bucket-region".to_owned(), region.to_owned()));
+            answer.headers.extend(region);
+            answer
         }
         Some(Fault::Answer { status, body }) => answer(status, body),
         Some(Fault::Reset) => {
@@ -243,6 +290,12 @@ fn fault_of_keys(state: &State, input: &Value) -> Option<Fault> {
         .iter()
         .filter_map(|field| input[field].as_str())
         .find_map(|arn| state.keys.get(arn).cloned())
+}
+
+fn fault_of_places(state: &State, operation: &str, first: &str) -> Option<Fault> {
+    let mut places = state.places.iter();
+    let found = places.find(|(of, part, _)| of == operation && first.contains(part));
+    found.map(|(_, _, fault)| fault.clone())
 }
 
 fn answer(status: u16, body: String) -> Message {

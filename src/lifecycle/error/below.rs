@@ -9,6 +9,7 @@ use crate::format::DescriptorError;
 use crate::fs::FsError;
 use crate::fuse::MountError;
 use crate::lifecycle::exit::Exit;
+use crate::object::S3Failure;
 use crate::store::StoreError;
 
 fn errno_exit(errno: Errno, other: Exit) -> Exit {
@@ -81,5 +82,27 @@ fn file_exit(error: &FileError) -> Exit {
         | FileError::Range
         | FileError::Stale
         | FileError::ReadOnly => Exit::StoreFailed,
+    }
+}
+
+/// The exit code of a request to S3 that failed.
+pub(in crate::lifecycle) fn s3_exit(failure: S3Failure) -> Exit {
+    match failure {
+        S3Failure::Denied => Exit::SnapshotDenied,
+        S3Failure::KeyUnusable => Exit::KmsUnusable,
+        S3Failure::KeyNotFound => Exit::KmsNoKey,
+        S3Failure::Unreachable => Exit::KmsUnreachable,
+        S3Failure::NoCredentials | S3Failure::NoRegion | S3Failure::BadCredentials => {
+            Exit::NoCredentials
+        }
+        S3Failure::Throttled => Exit::KmsThrottled,
+        S3Failure::PlainHttp => Exit::PlainHttp,
+        S3Failure::Clock => Exit::WrongClock,
+        S3Failure::Untrusted => Exit::UntrustedEndpoint,
+        S3Failure::NoBucket
+        | S3Failure::WrongRegion
+        | S3Failure::Express
+        | S3Failure::Archived
+        | S3Failure::Other => Exit::SnapshotTarget,
     }
 }

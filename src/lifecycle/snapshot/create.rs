@@ -39,21 +39,44 @@ pub fn create(
     key: Option<&KeySource>,
     moving: &Moving,
 ) -> Result<Created, VerbError> {
+    create_by(volume, place, key, moving, None)
+}
+
+/// The same, by the keys that [`check`] had, unless `volume.json` was changed since.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_by(
+    volume: &Path,
+    place: &Place,
+    key: Option<&KeySource>,
+    moving: &Moving,
+    ready: Option<Ready>,
+) -> Result<Created, VerbError> {
     let located = locate(volume)?;
     let target = place.open_for(&located.store, &located.mountpoints)?;
     let (store, descriptor) = describe(&located.store)?;
-    let seal = Arc::new(sealing_of(&descriptor, key, &located)?);
+    let target = target.with_sse(moving.encryption.sse(descriptor.output_key())?);
+    let text = String::from_utf8_lossy(&descriptor.encode()).into_owned();
+    let seal = Arc::new(match ready.filter(|ready| ready.descriptor == text) {
+        Some(ready) => ready.sealing,
+        None => sealing_of(&descriptor, key, &located)?,
+    });
     let hold = Hold::take(&target, descriptor.volume_id).map_err(failed(place))?;
     let outbox = Outbox::new(Arc::clone(&target), descriptor.volume_id, moving.bytes_per_s);
+    let (outbox, pool) = (outbox.map_err(failed(place))?, Pool::new(moving.jobs));
+    if moving.repair {
+        outbox.inspect(&pool).map_err(failed(place))?;
+    }
     let mut plan = Plan {
         store: store.path().to_owned(),
         names: Vec::new(),
-        descriptor: String::from_utf8_lossy(&descriptor.encode()).into_owned(),
+        descriptor: text,
         parent: newest(place, &target, &*seal)?,
         seal,
         target,
-        pool: Arc::new(Pool::new(moving.jobs)),
-        outbox: Arc::new(outbox.map_err(failed(place))?),
+        pool: Arc::new(pool),
+        outbox: Arc::new(outbox),
     };
     let (taken, paused) = match writer(store.path()) {
         Some((client, mountpoints)) => {
@@ -180,15 +203,37 @@ fn ask(client: &mut Client, request: &Request, store: &Path) -> Result<(), VerbE
     }
 }
 
-/// Looks whether a snapshot can be taken later: at its target, and whether the key can be had.
+/// The keys of a volume that is to be stopped.
+#[derive(Debug)]
+pub struct Ready {
+    sealing: Sealing,
+    /// `volume.json`, by which they were had.
+    descriptor: String,
+}
+
+/// Looks whether a snapshot can be taken later: whether its target can be listed and, in S3, be
+/// written, and whether the key can be had.
 ///
 /// # Errors
 /// As [`create`].
-pub fn check(volume: &Path, place: &Place) -> Result<(), VerbError> {
+pub fn check(
+    volume: &Path,
+    place: &Place,
+    key: Option<&KeySource>,
+    moving: &Moving,
+) -> Result<Ready, VerbError> {
     let located = locate(volume)?;
-    place.open_for(&located.store, &located.mountpoints)?;
+    let target = place.open_for(&located.store, &located.mountpoints)?;
     let (_, descriptor) = describe(&located.store)?;
-    sealing_of(&descriptor, None, &located).map(drop)
+    let target = target.with_sse(moving.encryption.sse(descriptor.output_key())?);
+    target.volumes().map_err(failed(place))?;
+    if place.directory().is_none() {
+        // Put and removed again: what policies allow is known by no other way.
+        drop(Hold::take(&target, descriptor.volume_id).map_err(failed(place))?);
+    }
+    let sealing = sealing_of(&descriptor, key, &located)?;
+    let descriptor = String::from_utf8_lossy(&descriptor.encode()).into_owned();
+    Ok(Ready { sealing, descriptor })
 }
 
 fn sealing_of(

@@ -1,8 +1,9 @@
-//! Snapshots of a volume: its stored bytes as they are at one moment, in a directory.
+//! Snapshots of a volume: its stored bytes as they are at one moment, in a directory or in S3.
 //!
 //! | module    | is                                                          |
 //! |-----------|-------------------------------------------------------------|
 //! | `place`   | where they lie, as it is named                              |
+//! | `bucket`  | the way to S3                                               |
 //! | `sealed`  | the volume's keys for them, and what a target claims        |
 //! | `create`  | `snapshot create`                                           |
 //! | `look`    | `snapshot list`, `show`, `verify`                           |
@@ -11,6 +12,7 @@
 //! | `prune`   | `snapshot prune`                                            |
 //! | `old`     | snapshots of version 1                                      |
 
+mod bucket;
 mod create;
 mod look;
 mod old;
@@ -20,9 +22,9 @@ mod restore;
 mod sealed;
 mod site;
 
-pub use create::{Created, check, create};
+pub use create::{Created, Ready, check, create, create_by};
 pub use look::{Line, Shown, list, show, verify};
-pub use place::{Moving, Place};
+pub use place::{Encryption, Moving, Place, SseKind};
 pub(in crate::lifecycle) use prune::remove_all;
 pub use prune::{Keep, Pruned, prune};
 pub use restore::{Wanted, restore};

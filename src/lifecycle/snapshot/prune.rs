@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::format::descriptor;
 use crate::format::ids::VolumeId;
 use crate::format::snapshot::Clear;
 use crate::keys::KeySource;
@@ -14,7 +15,8 @@ use crate::lifecycle::snapshot::old;
 use crate::lifecycle::snapshot::place::{Moving, Place, failed};
 use crate::lifecycle::snapshot::sealed::Claim;
 use crate::object::{
-    Freed, Hold, Pool, Seal, Sealed, Target, delete_all, prune as remove_unneeded, tops,
+    Freed, Hold, Pool, Seal, Sealed, SnapshotError, Target, claim, delete_all,
+    prune as remove_unneeded, tops,
 };
 
 /// Which snapshots stay: all that any of these keeps, and the newest in any case.
@@ -53,7 +55,10 @@ pub fn prune(
 ) -> Result<Pruned, VerbError> {
     let target = place.open()?;
     let volume_id = the_volume(place, &*target, volume)?;
-    let hold = Hold::take(&target, volume_id).map_err(failed(place))?;
+    let sse = moving.encryption.sse(recorded(&*target, volume_id).as_deref())?;
+    let target = target.with_sse(sse);
+    let hold = really.then(|| Hold::take(&target, volume_id)).transpose();
+    let hold = hold.map_err(failed(place))?;
     let keys = tops(&*target, volume_id).map_err(failed(place))?;
     let mut claims = Vec::new();
     for key in &keys {
@@ -81,13 +86,25 @@ pub fn prune(
         }
     }
     let pool = Pool::new(moving.jobs);
-    let check = || hold.check().map_err(|error| Stopped::Verb(failed(place)(error)));
+    let check = || match &hold {
+        Some(hold) => hold.check().map_err(|error| Stopped::Verb(failed(place)(error))),
+        None => Ok(()),
+    };
     let freed = remove_unneeded(&target, volume_id, &pool, &stay, &go, really, check);
     pruned.freed = freed.map_err(|error| match error {
         Stopped::Verb(error) => error,
         Stopped::Snapshot(error) => failed(place)(error),
     })?;
     Ok(pruned)
+}
+
+/// The output key that the newest snapshot names. Nobody has checked it: what is put under it is
+/// the mark of a writer, and no secret.
+fn recorded(target: &dyn Target, volume_id: VolumeId) -> Option<String> {
+    let key = tops(target, volume_id).ok()?.pop()?;
+    let (clear, _) = claim(target, &key).ok()?;
+    let found = descriptor::decode(clear.descriptor.as_bytes()).ok()?;
+    found.output_key().map(str::to_owned)
 }
 
 /// Opens all of them: by the keys of the newest, which has those of all epochs before, if the
@@ -154,7 +171,8 @@ pub(in crate::lifecycle) fn remove_all(
     let listed = target.list(&format!("{volume_id}/"), &mut |listed| keys.push(listed.key));
     listed.map_err(failed(place))?;
     let pool = Pool::new(Moving::default().jobs);
-    delete_all(target, &pool, keys).map_err(failed(place))?;
+    let removed_all = delete_all(target, &pool, &keys, || Ok::<(), SnapshotError>(()));
+    removed_all.map_err(failed(place))?;
     target.sweep(volume_id).map_err(failed(place))?;
     target.forget(volume_id).map_err(failed(place))?;
     if let Some(path) = place.directory() {

@@ -133,7 +133,10 @@ fn wish(
         exact.insert(next.clone());
         dir = next;
     }
-    let below = vec![dir, b"links".to_vec(), b"sessions".to_vec()];
+    // What was synced last of a volume that was not left cleanly is in the journal alone; of what
+    // is not restored it has nothing to say.
+    let whole: [&[u8]; 3] = [b"links", b"sessions", b"journal"];
+    let below = whole.iter().map(|name| name.to_vec()).chain([dir]).collect();
     Ok(Some(Wish { exact, below }))
 }
 
