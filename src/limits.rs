@@ -123,7 +123,8 @@ pub const DEPTH_MAX: usize = 512;
 pub const MANIFEST_LEN_MAX: u64 = 8 << 30;
 
 /// Objects of snapshots that are read, sent or fetched at a time, unless a flag says otherwise:
-/// what a far file server needs; each has up to 8 MiB in memory.
+/// what a far file server needs; each has up to 8 MiB in memory, and as much again on its way to
+/// S3.
 pub const SNAPSHOT_JOBS_DEFAULT: NonZero<usize> = NonZero::new(8).expect("not zero");
 
 /// The same, at most.
