@@ -70,6 +70,12 @@ pub const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
 /// some 500 a call, so ten days of a mount that asks each minute.
 pub const KEY_CALLS_LEN_MAX: u64 = 4 << 20;
 
+/// How long a call to AWS waits to be recorded while somebody holds the lock of such a record,
+/// which is held for one line.
+pub const KEY_CALLS_WAIT: Duration = Duration::from_secs(1);
+/// Between two tries.
+pub const KEY_CALLS_POLL: Duration = Duration::from_millis(5);
+
 /// Such records that are kept.
 pub const KEY_CALLS_VOLUMES_MAX: usize = 256;
 

@@ -14,6 +14,8 @@ mod given;
 mod grants;
 #[path = "cmk/lock.rs"]
 mod lock;
+#[path = "cmk/memory.rs"]
+mod memory;
 #[path = "cmk/output.rs"]
 mod output;
 #[path = "cmk/rotate.rs"]

@@ -283,6 +283,12 @@ fn open_each(mount: &Mount) -> Vec<File> {
     (0..4).map(|index| how.open(mount.at(format!("{index}"))).unwrap()).collect()
 }
 
+fn refused_for_room(mount: &Mount, args: &[&str]) {
+    let told = mount.command(args).output().unwrap();
+    assert_eq!(told.status.code(), Some(41), "{args:?}: {told:?}");
+    assert!(String::from_utf8_lossy(&told.stderr).contains("make room there"), "{told:?}");
+}
+
 /// Kills the daemon when the journal alone has what was acknowledged, which is returned, and has
 /// the volume mounted again on a disk without room for it.
 fn kill_before_the_disk_is_full(mount: &Mount, disk: &SharedDisk) -> BTreeMap<(usize, u64), u32> {
@@ -303,8 +309,13 @@ fn kill_before_the_disk_is_full(mount: &Mount, disk: &SharedDisk) -> BTreeMap<(u
         let text = String::from_utf8_lossy(&told.stderr).into_owned();
         if told.status.code() == Some(41) {
             assert!(text.contains("make room there"), "{text}");
+            // What is in its place is older than what was synced: nobody is shown it.
+            refused_for_room(mount, &["check", store]);
+            refused_for_room(mount, &["cat", &format!("{store}:/0")]);
+            refused_for_room(mount, &["mount", "--read-only", store, point]);
             // For the records, and not for what they bring to its place.
             disk.fill(3 << 20);
+            refused_for_room(mount, &["mount", "--read-only", store, point]);
             let told = mount.command(&["check", store]).output().unwrap();
             assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stdout));
             mount.mount();

@@ -17,7 +17,8 @@ use cmkfs::format::Slot;
 use rustix::net;
 use serde_json::{Value, json};
 
-use keys_lab::{Lab, Step, Then, VOLUME, times_in_memory};
+use keys_lab::{Lab, Step, Then, VOLUME};
+use support::memory::times_in_memory;
 use support::proxy::Fault;
 
 #[test]

@@ -11,10 +11,10 @@ use scan::{Function, Source, names, sources, words_after};
 /// imports (`use crate::{...}`) are refused, so that one scan of the text is enough. Whatever is
 /// in `src` and not in this table is refused too.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("fuse", &["fs", "limits"]),
+    ("fuse", &["fs", "sys", "limits"]),
     ("fs", &["file", "format", "limits"]),
     ("file", &["cipher", "store", "format", "limits"]),
-    ("cipher", &["format"]),
+    ("cipher", &["format", "sys"]),
     ("store", &["cipher", "format", "sys", "limits"]),
     ("format", &[]),
     ("keys", &["cipher", "format", "sys", "limits"]),

@@ -59,8 +59,8 @@ impl Place {
 /// While a file is re-encrypted it has two keys: what comes before a block is under the new one,
 /// the rest under the former one. A place is of one of them, so that nobody else need know.
 pub struct FileCipher {
-    cipher: Aes256GcmSiv,
-    former: Option<Box<(Aes256GcmSiv, Former)>>,
+    cipher: Box<Aes256GcmSiv>,
+    former: Option<Box<(Box<Aes256GcmSiv>, Former)>>,
 }
 
 impl std::fmt::Debug for FileCipher {

@@ -26,7 +26,7 @@ use crate::format::node::{NONCE_LEN, TAG_LEN};
 
 /// What authenticates the records of one use of a segment.
 pub struct SegmentCipher {
-    cipher: Aes256GcmSiv,
+    cipher: Box<Aes256GcmSiv>,
 }
 
 impl std::fmt::Debug for SegmentCipher {

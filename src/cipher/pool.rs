@@ -8,6 +8,7 @@ use crate::cipher::bytes::{Sealed, Unopened};
 use crate::cipher::content::FileCipher;
 use crate::format::geometry::BlockSize;
 use crate::format::node::Entry;
+use crate::sys::scrub_stack;
 
 /// Requests below this many bytes stay on the calling thread: waking a worker costs as much as
 /// sealing about 64 KiB, so halves of 64 KiB are where two threads begin to win.
@@ -28,6 +29,15 @@ struct Active<'a>(&'a AtomicUsize);
 impl Drop for Active<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for CipherPool {
+    /// The threads end, and their stacks stay mapped.
+    fn drop(&mut self) {
+        if let Some(pool) = &self.pool {
+            pool.broadcast(|_| scrub_stack());
+        }
     }
 }
 

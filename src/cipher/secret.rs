@@ -75,9 +75,10 @@ impl Secret {
         derived
     }
 
-    /// The cipher under this key.
-    pub(in crate::cipher) fn cipher(&self) -> Aes256GcmSiv {
-        Aes256GcmSiv::new(self.expose().into())
+    /// The cipher under this key, in a cell that it never leaves: what is moved leaves a copy
+    /// behind.
+    pub(in crate::cipher) fn cipher(&self) -> Box<Aes256GcmSiv> {
+        Box::new(Aes256GcmSiv::new(self.expose().into()))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::format::node::{Entry, NONCE_LEN, TAG_LEN};
 /// directory would show, and equal names can't be there twice. The directory's id is associated.
 pub struct DirCipher {
     id: DirId,
-    cipher: Aes256GcmSiv,
+    cipher: Box<Aes256GcmSiv>,
 }
 
 impl std::fmt::Debug for DirCipher {

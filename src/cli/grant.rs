@@ -18,8 +18,9 @@ The same wish again gives the same grant. It takes up to five minutes until KMS 
 everywhere. `cmkfs terminate` revokes it.";
 const LIST_HELP: &str = "\
 KMS is asked, on the key of each slot and on those on which grants were made. With --json: \
-{\"volume_id\", \"grants\"}, each with id, key, to, operations, encryption_context, retire_by and \
-created_unix_s.";
+{\"volume_id\", \"grants\", \"failed\"}, grants each with id, key, to, operations, \
+encryption_context, retire_by and created_unix_s. Those on a key that KMS does not list, as it is \
+disabled or gone, are missing: failed has key and error of each.";
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum GrantVerb {
@@ -88,6 +89,9 @@ pub(in crate::cli) fn grant(wanted: &GrantVerb) -> Result<(), Fail> {
         }
         GrantVerb::List { volume, json } => {
             let found = verb::list(volume)?;
+            for verb::Unlisted { key, error } in &found.failed {
+                show::note(&format!("grants on {} are not listed: {error}\n", shown(key)));
+            }
             if *json { show::json(&found) } else { show::text(&text(&found)) }
         }
         GrantVerb::Revoke { volume, id } => {

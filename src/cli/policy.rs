@@ -28,8 +28,8 @@ pub(in crate::cli) struct PolicyArgs {
     /// ARN of the role, or of a session of it
     #[arg(long, value_name = "ARN")]
     role: Option<Principal>,
-    /// Some of init, mount, add, rewrap, grant, secret and output; by default init and mount, of a
-    /// volume mount
+    /// Some of init, mount, add, rotate, rewrap, grant, secret and output; by default init and
+    /// mount, of a volume mount
     #[arg(long = "for", value_name = "PURPOSE,...", value_delimiter = ',')]
     purposes: Vec<Purpose>,
     /// The KMS key, kms:ARN, or the secret, secretsmanager:ARN; by default those of the slots

@@ -411,7 +411,10 @@ impl File {
         if !self.is_in_doubt() && (!self.is_latched() || state.is_told()) {
             self.commit_state(&mut state)?;
         }
-        let applied = state.blob.apply();
+        let applied = match self.volume().has_room(state.blob.pending_len()) {
+            true => state.blob.apply(),
+            false => state.blob.reserve_pending().and_then(|()| state.blob.apply()),
+        };
         if let Err(error) = applied
             && !is_full(error)
         {

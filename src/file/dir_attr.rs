@@ -88,7 +88,7 @@ impl Dir {
                 file.commit()?;
             } else if lower.st_size == 0 {
                 // One that a crash left without a header is known by its times, until it has one.
-                self.volume().give_header_of(self.lower(), stored.object(), &lower);
+                self.volume().give_header_of(self.lower(), stored.object(), &lower)?;
             }
         }
         self.lower().set_attr(stored.object(), set)?;

@@ -48,6 +48,10 @@ impl File {
         if !state.blob.is_protected() {
             return Err(FileError::Sys(Errno::AGAIN));
         }
+        if !self.volume().has_room(to_usize(PART_LEN)) {
+            // What has no room in the journal would be in the way of each later commit.
+            return Err(FileError::Sys(Errno::NOSPC));
+        }
         self.commit_state(&mut state)?;
         if state.prefix.epoch >= below && state.cipher.former().is_none() {
             // What was under the former key was cut off.

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::cipher::Sealed;
 use crate::file::error::{FileError, Spot, hushed};
 use crate::file::ranges::Seek;
-use crate::file::staged::Place;
+use crate::file::staged::{Place, reserve_all};
 use crate::file::volume::Volume;
 use crate::format::geometry::{Geometry, PAGE_BYTES};
 use crate::format::header;
@@ -208,7 +208,10 @@ fn copy(
     blob: &DiskBlob,
     parts: &BTreeMap<u64, Place>,
 ) -> Result<(), FileError> {
-    for (offset, Place { segment, at, len }) in parts {
+    if !volume.has_room(parts.values().map(|place| place.len).sum()) {
+        reserve_all(blob, parts.iter())?;
+    }
+    for (offset, Place { segment, at, len }) in parts.iter().rev() {
         blob.copy_from(&segments[*segment], *at, *offset, *len)?;
     }
     if let Some(after) = found(volume, blob)? {

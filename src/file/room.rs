@@ -3,6 +3,7 @@
 //! durable file is committed with each write, so that it is the write which a full disk refuses,
 //! and not the close after it.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use rustix::io::Errno;
 use crate::file::content::File;
 use crate::file::error::FileError;
 use crate::file::state::State;
-use crate::file::volume::Volume;
+use crate::file::volume::{Volume, lock};
 use crate::store::{Blob, is_full};
 
 /// Bytes that a disk with plenty of room has left: four times what may wait in memory of all files,
@@ -34,6 +35,9 @@ pub(in crate::file) struct Room {
     is_short: AtomicBool,
     /// That was seen to.
     is_noted: AtomicBool,
+    /// Held by whoever changes a durable file on a disk that is nearly full: of the room that a
+    /// checkpoint makes in the journal, each change may need all.
+    turn: Mutex<()>,
 }
 
 impl Default for Room {
@@ -44,6 +48,7 @@ impl Default for Room {
             asked_ms: AtomicU64::new(0),
             is_short: AtomicBool::new(false),
             is_noted: AtomicBool::new(false),
+            turn: Mutex::default(),
         }
     }
 }
@@ -149,10 +154,20 @@ impl File {
         mut work: impl FnMut(&mut State, Short) -> Result<T, FileError>,
     ) -> Result<T, FileError> {
         let volume = self.volume();
+        let is_short = |state: &State| state.blob.is_protected() && !volume.has_room(len);
+        {
+            let mut state = self.state_to_write()?;
+            if !is_short(&state) {
+                let done = work(&mut state, Short(false));
+                if !matches!(&done, Err(FileError::Sys(error)) if is_full(*error)) {
+                    return done;
+                }
+            }
+        }
+        let _turn = lock(&volume.room.turn);
         self.with_room(|| {
             let mut state = self.state_to_write()?;
-            let is_short = state.blob.is_protected() && !volume.has_room(len);
-            let Some(former) = is_short.then(|| state.former()).flatten() else {
+            let Some(former) = is_short(&state).then(|| state.former()).flatten() else {
                 return work(&mut state, Short(false));
             };
             let done = work(&mut state, Short(true));

@@ -219,24 +219,31 @@ impl Volume {
     /// # Errors
     /// As opening it.
     pub fn give_header(self: &Arc<Self>, blob: DiskBlob) -> Result<(), FileError> {
-        self.open_blob(blob, true)?.commit()
+        let file = self.open_blob(blob, true)?;
+        let mut state = file.state_mut()?;
+        // It is tried once more, so that whoever needs it hears why not.
+        state.dirty |= state.stored_len == 0;
+        file.commit_state(&mut state)
     }
 
     /// The same for an object without a byte, whatever it is.
+    ///
+    /// # Errors
+    /// As opening it.
     pub(in crate::file) fn give_header_of(
         self: &Arc<Self>,
         dir: &StoreDir,
         object: &[u8],
         lower: &LowerStat,
-    ) {
+    ) -> Result<(), FileError> {
         let kind = rustix::fs::FileType::from_raw_mode(lower.st_mode);
         if kind == rustix::fs::FileType::RegularFile
             && let Ok(blob) = dir.open_file(object, true)
             && self.was_being_made(&blob)
-            && let Err(error) = self.give_header(blob)
         {
-            tracing::debug!(ino = lower.st_ino, %error, "no header for a file without one");
+            self.give_header(blob)?;
         }
+        Ok(())
     }
 }
 
@@ -263,7 +270,8 @@ impl File {
         }
         drop(state);
         if let Err(error) = self.commit() {
-            // It is empty in memory, too, and dirty.
+            // It is empty in memory, too; who closes it has changed nothing.
+            self.discard();
             tracing::debug!(ino = self.ino(), %error, "no header for a file without one yet");
         }
     }

@@ -22,8 +22,8 @@ use rustix::io::Errno;
 
 use crate::cipher::Sealed;
 use crate::file::journal::Journal;
-use crate::file::left::{overlay, without};
-use crate::file::staged::{Birth, Held, Place, Staged, Void};
+use crate::file::left::overlay;
+use crate::file::staged::{Birth, Held, Place, Staged, Void, reserve_all};
 use crate::format::geometry::BlockSize;
 use crate::format::header::PREFIX_BYTES;
 use crate::format::journal::{self, Extent, RecordKind, Subject};
@@ -145,13 +145,12 @@ impl Stage {
         if self.calm.load(Ordering::Acquire) {
             return taken;
         }
-        let held = self.held();
-        let from = if held.void.is_some() { 0 } else { lower_len };
-        let taken = if held.void.is_some() { 0 } else { taken };
-        let cut = if held.cut { lower_len.saturating_sub(held.committed_len) } else { 0 };
-        let pending = held.pending.range(from..).map(|(_, place)| place.len as u64);
-        let staged = held.staged.range(from..).map(|(_, sealed)| sealed.as_bytes().len() as u64);
-        taken.saturating_sub(cut) + pending.sum::<u64>() + staged.sum::<u64>()
+        self.held().space(lower_len, taken)
+    }
+
+    /// Bytes of changes in the journal that are not in place.
+    pub(in crate::file) fn pending_len(&self) -> usize {
+        if self.calm.load(Ordering::Acquire) { 0 } else { self.held().pending_len() }
     }
 
     /// Bytes that wait for a commit.
@@ -332,6 +331,16 @@ impl Stage {
         (held.floor, held.committed_len, held.generation) = (stored_len, stored_len, generation);
     }
 
+    /// Asks for the places of what is pending, so that all of it is copied or nothing: whoever
+    /// reads beside this mount finds a committed state.
+    pub(in crate::file) fn reserve_pending(&self) -> Result<(), Errno> {
+        let Some((_, held)) = self.journaled() else { return Ok(()) };
+        match held.void {
+            Some(_) => Ok(()),
+            None => reserve_all(&self.disk, held.pending.range(..held.committed_len)),
+        }
+    }
+
     /// Copies what is pending to its place, where a sync has to make it durable before the records
     /// go.
     pub(in crate::file) fn apply(&self) -> Result<(), Errno> {
@@ -355,7 +364,7 @@ impl Stage {
             held.punched.pop();
         }
         // What lies beyond the end was committed, and cut off since.
-        for (offset, place) in held.pending.range(..stored_len) {
+        for (offset, place) in held.pending.range(..stored_len).rev() {
             journal.copy_to((place.segment, place.at), &self.disk, *offset, place.len)?;
         }
         // Also without a change of length it takes away what was reserved behind the end.
@@ -367,40 +376,6 @@ impl Stage {
         held.pending.clear();
         (held.void, held.cut, held.floor) = (None, false, stored_len);
         self.calm.store(held.staged.is_empty(), Ordering::Release);
-        Ok(())
-    }
-}
-
-impl Stage {
-    /// Writes what nothing refers to yet to its place, and notes that it is there.
-    fn write_direct(
-        disk: &DiskBlob,
-        held: &mut Held,
-        offset: u64,
-        sealed: &Sealed,
-        part: Range<usize>,
-    ) -> Result<(), Errno> {
-        let len = u32::try_from(part.len()).expect("a request at most");
-        let end = offset + u64::from(len);
-        disk.write_at(offset, sealed, part)?;
-        // What was committed there once was cut off since.
-        let void: Vec<u64> = held.pending.range(offset..end).map(|(at, _)| *at).collect();
-        for at in void {
-            held.pending.remove(&at);
-        }
-        // Nor is it a hole any more, if it was to become one.
-        if !held.punched.is_empty() {
-            held.punched = without(std::mem::take(&mut held.punched), &(offset..end));
-        }
-        match held.direct.last_mut() {
-            Some(last)
-                if last.offset + u64::from(last.len) == offset
-                    && last.len.checked_add(len).is_some() =>
-            {
-                last.len += len;
-            }
-            _ => held.direct.push(Extent { offset, len }),
-        }
         Ok(())
     }
 }
@@ -444,7 +419,7 @@ impl Blob for Stage {
             && held.void.is_none()
             && held.staged.range(offset..).next().is_none();
         if free && (part.len() >= DIRECT_LEN_MIN || held.ahead_len >= AHEAD_LEN_MAX) {
-            return Self::write_direct(&self.disk, &mut held, offset, sealed, part);
+            return held.write_direct(&self.disk, offset, sealed, part);
         }
         self.calm.store(false, Ordering::Release);
         let mut at = part.start;

@@ -155,8 +155,8 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        self.answer(Op::Symlink.of(parent), reply, |fs, reply| {
-            let (name, target) = (link_name.as_bytes(), target.as_os_str().as_bytes());
+        let (name, target) = (link_name.as_bytes(), target.as_os_str().as_bytes());
+        self.answer_to(Op::Symlink.of(parent), target, reply, |fs, reply, _| {
             let made = fs.symlink(inode(parent), name, target, creator(request));
             give_entry(reply, made, name_ttl(fs));
         });
@@ -262,12 +262,12 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.answer_early(Op::Write.of(ino), reply, |fs, reply, early| {
+        self.answer_to(Op::Write.of(ino), data, reply, |fs, reply, answered| {
             let privileges = match write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 true => Privileges::Drop,
                 false => Privileges::Keep,
             };
-            give_written(reply, data.len(), early, |accepted| {
+            give_written(reply, data.len(), answered, |accepted| {
                 fs.write_behind(handle(fh), offset, data, privileges, accepted)
             });
         });
@@ -394,7 +394,7 @@ impl Filesystem for Adapter {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        self.answer(Op::Setxattr.of(ino), reply, |fs, reply| {
+        self.answer_to(Op::Setxattr.of(ino), value, reply, |fs, reply, _| {
             let set = |mode| fs.setxattr(inode(ino), name.as_bytes(), value, mode);
             let mode = convert::xattr_mode(flags).ok_or(FsError::Invalid);
             give_nothing(reply, mode.and_then(set));

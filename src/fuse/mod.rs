@@ -3,7 +3,7 @@
 //! | module    | holds                                                           |
 //! |-----------|-----------------------------------------------------------------|
 //! | `adapter` | one short method for each kernel request                        |
-//! | `answer`  | how each is answered, and how long that takes                   |
+//! | `answer`  | how each is answered, how long it takes, and what is left of it |
 //! | `convert` | between the kernel's types and ours                             |
 //! | `error`   | why a mount failed, and its exit code                           |
 //! | `helper`  | mounting without being root, through fusermount3                |

@@ -25,6 +25,7 @@ use crate::fuse::latency::Latencies;
 use crate::fuse::linger::Linger;
 use crate::fuse::point::{self, mount_at};
 use crate::fuse::umask;
+use crate::sys::Zeros;
 
 const DEVICE: &str = "/dev/fuse";
 /// Type of the mounted file system, as `mount` and `findmnt` show it: `fuse.` and this.
@@ -199,6 +200,7 @@ fn serve(
         // Without it requests are answered all the same.
         linger: Linger::new(&fd).ok(),
         latencies: Arc::clone(latencies),
+        zeros: Zeros::open()?,
     };
     let mut config = Config::default();
     config.acl = options.acl();

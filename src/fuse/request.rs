@@ -11,7 +11,7 @@ use fuser::{
 };
 
 use crate::fs::{Access, Attr, Creator, Fs, FsError, HandleId, Privileges, Sync};
-use crate::fuse::answer::Early;
+use crate::fuse::answer::Answered;
 use crate::fuse::convert::{TTL, errno, file_attr, generation, ttl};
 
 /// Bytes of the largest request. Linux gives at most 256 pages unless told otherwise.
@@ -170,11 +170,11 @@ pub(in crate::fuse) fn give_opened(
     }
 }
 
-/// Of a write of `len` bytes, which may be answered before it is done, which `early` is told.
+/// Of a write of `len` bytes, which may be answered before it is done, which `answered` is told.
 pub(in crate::fuse) fn give_written(
     reply: ReplyWrite,
     len: usize,
-    early: &Early,
+    answered: &Answered,
     write: impl FnOnce(&mut dyn FnMut()) -> Result<(), FsError>,
 ) {
     let len = u32::try_from(len).expect("one request");
@@ -182,7 +182,7 @@ pub(in crate::fuse) fn give_written(
     let done = write(&mut || {
         if let Some(reply) = reply.take() {
             reply.written(len);
-            early.answered();
+            answered.note();
         }
     });
     match (done, reply) {

@@ -52,6 +52,22 @@ pub(super) fn is_metadata(url: &str) -> bool {
         || host.parse().is_ok_and(|address: Ipv6Addr| address.segments()[..2] == [0xfd00, 0xec2])
 }
 
+/// A text without user and password of the addresses in it: `http://user:password@host/`. What the
+/// SDK says may have the address that it was given, from a variable or a profile.
+pub(super) fn without_users(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let ends =
+            |c: char| c.is_whitespace() || ['/', '?', '#', '\\', '"', '\'', '`'].contains(&c);
+        let authority = &part[..part.find(ends).unwrap_or(part.len())];
+        let user = authority.rfind('@').map_or(0, |at| at + 1);
+        shown += "://";
+        shown += &part[user..];
+    }
+    shown
+}
+
 /// The host of what follows `://`, without port and user.
 fn host(rest: &str) -> &str {
     let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
@@ -88,6 +104,24 @@ mod tests {
             "http://[::ffff:127.0.0.1]/",
         ] {
             assert_eq!(refusal(url), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn users_and_passwords_of_addresses_are_left_out() {
+        for (text, shown) in [
+            ("http://user:pass@kms:8080/", "http://kms:8080/"),
+            ("https://user@[::1]:5000", "https://[::1]:5000"),
+            ("https://a:p@ss@kms/x@y", "https://kms/x@y"),
+            ("http://kms/", "http://kms/"),
+            (
+                "can't reach `http://u:p@a`, nor https://u:p@b: me@home",
+                "can't reach `http://a`, nor https://b: me@home",
+            ),
+            ("no address", "no address"),
+            ("", ""),
+        ] {
+            assert_eq!(without_users(text), shown);
         }
     }
 

@@ -5,7 +5,8 @@
 //! A file belongs to the user who asked, has mode 0600, and is bounded: at [`KEY_CALLS_LEN_MAX`] it
 //! becomes `ID.jsonl.1`, in the place of the one that was. Files of volumes that were not asked
 //! about for the longest time go where there are more than [`KEY_CALLS_VOLUMES_MAX`]. A record that
-//! can't be written keeps nobody from a key; the log says so.
+//! can't be written keeps nobody from a key; the log says so. Who waits for the lock of a file for
+//! longer than [`KEY_CALLS_WAIT`] writes without it: a line is one write(2) to the end.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -13,14 +14,15 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::format::VolumeId;
 use crate::keys::trial::NO_VOLUME;
-use crate::limits::{KEY_CALLS_LEN_MAX, KEY_CALLS_VOLUMES_MAX};
+use crate::limits::{KEY_CALLS_LEN_MAX, KEY_CALLS_POLL, KEY_CALLS_VOLUMES_MAX, KEY_CALLS_WAIT};
 
 /// One request. The names of its fields are those of CloudTrail where CloudTrail has them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,13 +111,13 @@ fn append(dir: &Path, volume: VolumeId, call: &CallRecord) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600);
         let mut file = options.custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(&path)?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        let is_locked = lock(&file)?;
         // Somebody else may have put it away meanwhile.
         let len = match path.symlink_metadata() {
             Ok(there) if there.ino() == file.metadata()?.ino() => there.len(),
             _ => continue,
         };
-        if len >= KEY_CALLS_LEN_MAX {
+        if len >= KEY_CALLS_LEN_MAX && is_locked {
             fs::rename(&path, older(&path))?;
             continue;
         }
@@ -128,6 +130,25 @@ fn append(dir: &Path, volume: VolumeId, call: &CallRecord) -> io::Result<()> {
             line.insert(0, b'\n');
         }
         return file.write_all(&line);
+    }
+}
+
+/// Whether the lock was free within [`KEY_CALLS_WAIT`].
+fn lock(file: &File) -> io::Result<bool> {
+    let due = Instant::now() + KEY_CALLS_WAIT;
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) if Instant::now() < due => std::thread::sleep(KEY_CALLS_POLL),
+            Err(Errno::WOULDBLOCK) => {
+                tracing::warn!(
+                    "the record of calls to AWS is locked by somebody for long: written without"
+                );
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -237,6 +258,23 @@ mod tests {
             append(dir, VolumeId(id), &call("Decrypt")).unwrap();
         }
         assert_eq!(dir.read_dir().unwrap().count(), KEY_CALLS_VOLUMES_MAX);
+    }
+
+    #[test]
+    fn who_holds_the_lock_for_ever_stops_nobody() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path();
+        append(dir, VOLUME, &call("First")).unwrap();
+        let path = file_of(dir, VOLUME);
+        let holder = OpenOptions::new().append(true).open(&path).unwrap();
+        holder.set_len(KEY_CALLS_LEN_MAX).unwrap();
+        rustix::fs::flock(&holder, FlockOperation::LockExclusive).unwrap();
+        let (ended, end) = std::sync::mpsc::channel();
+        let (to, own) = (dir.to_owned(), call("Second"));
+        std::thread::spawn(move || ended.send(append(&to, VOLUME, &own)));
+        end.recv_timeout(30 * KEY_CALLS_WAIT).unwrap().unwrap();
+        assert_eq!(calls_of(&path).unwrap().calls.last().unwrap().event_name, "Second");
+        assert!(!older(&path).exists(), "put away without the lock");
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(super) struct Exchange {
     pub(super) service: Service,
     /// `Decrypt`, `AssumeRole`.
     pub(super) operation: String,
-    /// Scheme, host and path.
+    /// Scheme, host and path, without a user.
     pub(super) endpoint: String,
     pub(super) at: SystemTime,
     /// `None` without an answer.
@@ -106,7 +106,8 @@ impl HttpClient for Watched<SharedHttpClient> {
 impl HttpConnector for Watched<SharedHttpConnector> {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let (service, operation) = named(&request).unzip();
-        let endpoint = request.uri().split('?').next().unwrap_or_default().to_owned();
+        let endpoint = request.uri().split('?').next().unwrap_or_default();
+        let endpoint = address::without_users(endpoint);
         let of_machine = service.is_none() && address::is_metadata(&endpoint);
         if !of_machine && let Some(why) = self.notes.refuse(&endpoint) {
             return HttpConnectorFuture::ready(Err(ConnectorError::user(why.into())));

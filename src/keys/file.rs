@@ -1,6 +1,8 @@
 //! Reads a key file: exactly 32 bytes, in a regular file or a pipe, that nobody else may touch; or
 //! such a key by a descriptor.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -61,6 +63,41 @@ pub(super) fn read(path: &Path) -> Result<Secret, KeyError> {
 /// [`KeyError::KeyFile`]: none such, or it was read; a directory or device, a file that is open to
 /// group or others, not 32 bytes, all zeros.
 pub(super) fn read_descriptor(number: i32) -> Result<Secret, KeyError> {
+    if let Some(kept) = KEPT.with_borrow(|kept| kept.as_ref()?.get(&number).map(copy)) {
+        return Ok(kept);
+    }
+    let read = take_descriptor(number)?;
+    KEPT.with_borrow_mut(|kept| kept.as_mut().map(|kept| kept.insert(number, copy(&read))));
+    Ok(read)
+}
+
+thread_local! {
+    /// Keys that came by descriptors, while somebody [keeps](keep_descriptors) them.
+    static KEPT: RefCell<Option<BTreeMap<i32, Secret>>> = const { RefCell::new(None) };
+}
+
+/// While this is there, a key that came by a descriptor is there for the same thread again.
+#[derive(Debug)]
+pub struct KeptDescriptors(());
+
+/// For a command that needs its key more than once; nothing that lives on may keep one.
+pub fn keep_descriptors() -> KeptDescriptors {
+    KEPT.set(Some(BTreeMap::new()));
+    KeptDescriptors(())
+}
+
+impl Drop for KeptDescriptors {
+    fn drop(&mut self) {
+        KEPT.set(None);
+    }
+}
+
+fn copy(key: &Secret) -> Secret {
+    let mut bytes = Zeroizing::new(*key.expose());
+    Secret::take(&mut bytes[..]).expect("32 bytes")
+}
+
+fn take_descriptor(number: i32) -> Result<Secret, KeyError> {
     let shown = PathBuf::from(format!("fd:{number}"));
     let Some(fd) = take_inherited(number) else { return Err(no_descriptor(number)) };
     let mut file = File::from(fd);

@@ -1,6 +1,8 @@
 //! Keys of 32 bytes that wrap the volume key on this machine: of a key file, of a descriptor, or
 //! kept in Secrets Manager. Each may stand for another: what counts is the bytes.
 
+use std::path::Path;
+
 use crate::cipher::{Secret, unwrap_secret, wrap_secret};
 use crate::format::Slot;
 use crate::keys::context::Context;
@@ -23,44 +25,40 @@ pub(super) fn to_wrap(
     source: &KeySource,
     context: &Context<'_>,
 ) -> Result<Option<Given>, KeyError> {
-    let (provider, key, kek) = match source {
-        KeySource::Transient | KeySource::Kms(_) => return Ok(None),
-        KeySource::Local(path) => {
-            let path = local::path(path.as_deref())?;
-            (LOCAL, file::text(&path)?, local::read_or_make(&path)?)
-        }
-        KeySource::File(path) => {
-            let path = file::absolute(path)?;
-            (FILE, file::text(&path)?, file::read(&path)?)
-        }
-        KeySource::Fd(number) => (FD, String::new(), file::read_descriptor(*number)?),
-        KeySource::SecretsManager(arn) => {
-            let kek = secrets_manager::get(arn, context, &KmsNotes::default())?;
-            (SECRETS_MANAGER, arn.clone(), kek)
-        }
-    };
-    Ok(Some(Given { provider, key, kek }))
+    let given = of_source(source, context, &KmsNotes::default(), local::read_or_make)?;
+    Ok(given.map(|given| match source {
+        KeySource::Fd(_) => Given { key: String::new(), ..given },
+        _ => given,
+    }))
 }
 
-/// The key of a source, to unwrap with; nothing is made. As [`to_wrap`].
+/// The key of a source, to unwrap with; nothing is made. As [`to_wrap`], but for a descriptor,
+/// which is named as it was typed.
 pub(super) fn to_open(
     source: &KeySource,
     context: &Context<'_>,
     notes: &KmsNotes,
 ) -> Result<Option<Given>, KeyError> {
+    of_source(source, context, notes, file::read)
+}
+
+fn of_source(
+    source: &KeySource,
+    context: &Context<'_>,
+    notes: &KmsNotes,
+    local: impl Fn(&Path) -> Result<Secret, KeyError>,
+) -> Result<Option<Given>, KeyError> {
     let (provider, key, kek) = match source {
         KeySource::Transient | KeySource::Kms(_) => return Ok(None),
         KeySource::Local(path) => {
             let path = local::path(path.as_deref())?;
-            (LOCAL, file::text(&path)?, file::read(&path)?)
+            (LOCAL, file::text(&path)?, local(&path)?)
         }
         KeySource::File(path) => {
             let path = file::absolute(path)?;
             (FILE, file::text(&path)?, file::read(&path)?)
         }
-        KeySource::Fd(number) => {
-            (FD, KeySource::Fd(*number).to_string(), file::read_descriptor(*number)?)
-        }
+        KeySource::Fd(number) => (FD, source.to_string(), file::read_descriptor(*number)?),
         KeySource::SecretsManager(arn) => {
             (SECRETS_MANAGER, arn.clone(), secrets_manager::get(arn, context, notes)?)
         }

@@ -6,6 +6,7 @@ use std::fmt;
 use aws_sdk_kms::config::http::HttpResponse;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 
+use crate::keys::address;
 use crate::keys::call::GET_SECRET_VALUE;
 use crate::keys::exchange::Exchange;
 use crate::keys::policy;
@@ -338,7 +339,7 @@ pub(super) fn causes(error: &dyn Error) -> String {
         }
         next = cause.source();
     }
-    text
+    address::without_users(&text)
 }
 
 #[cfg(test)]

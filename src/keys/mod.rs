@@ -48,6 +48,7 @@ pub use address::{PLAIN_HTTP_VARIABLE, allow_plain_http, exposure, plain_http_is
 pub use audit::{CallRecord, Recorded, calls_of, keep_calls_in, kept_calls};
 pub use context::{CONTEXT_BYTES_MAX, CONTEXT_PAIRS_MAX, Context, VOLUME_ID, check_user_pairs};
 pub use error::KeyError;
+pub use file::{KeptDescriptors, keep_descriptors};
 pub use grants::{
     Grant, GrantWish, Operation, create_grant, list_grants, retire_grant, revoke_grant,
 };
@@ -56,7 +57,7 @@ pub use notes::{KmsNotes, Validity};
 pub use open::{Opened, open, open_noting};
 pub use output::{OutputKey, OutputTrial, try_output};
 pub use policies::{Policies, PolicyWish, Principal, Purpose, is_key_arn, policies, policy_key};
-pub use source::{KMS, KeySource, SECRETS_MANAGER, is_secret_arn};
+pub use source::{FD, KMS, KeySource, SECRETS_MANAGER, is_secret_arn};
 pub use trial::{KeyFile, KmsTrial, SecretTrial, TRIAL, try_file, try_kms, try_secret};
 pub use wrap::{Made, re_encrypt, wrap, wrap_again};
 

@@ -21,7 +21,8 @@ pub enum Validity {
     Until(SystemTime),
 }
 
-/// What calls that share it found out. Clones are the same notes; the first call tells.
+/// What calls that share it found out. Clones are the same notes; the first call tells, so calls
+/// for different keys have notes of their own.
 #[derive(Clone, Debug, Default)]
 pub struct KmsNotes(Arc<Notes>);
 
@@ -56,6 +57,20 @@ impl KmsNotes {
     /// `None` without an answer that tells its time.
     pub fn clock_ahead_s(&self) -> Option<i64> {
         self.0.ahead_s.get().copied()
+    }
+
+    /// Notes what other calls found out, as far as nothing is noted yet.
+    pub(super) fn learn(&self, other: &Self) {
+        fn first<T: Clone>(own: &OnceLock<T>, other: &OnceLock<T>) {
+            if let Some(found) = other.get() {
+                own.get_or_init(|| found.clone());
+            }
+        }
+        first(&self.0.region, &other.0.region);
+        first(&self.0.credentials, &other.0.credentials);
+        first(&self.0.endpoint, &other.0.endpoint);
+        first(&self.0.refused, &other.0.refused);
+        first(&self.0.ahead_s, &other.0.ahead_s);
     }
 
     pub(super) fn note_region(&self, region: &str) {

@@ -62,7 +62,8 @@ pub fn open(
     open_noting(slots, override_source, context, &KmsNotes::default())
 }
 
-/// The same as [`open`], and what was learnt on the way to KMS goes into `notes`.
+/// The same as [`open`], and what was learnt on the way to KMS goes into `notes`: of the slot that
+/// opened, or whose error is told.
 ///
 /// # Errors
 /// As [`open`].
@@ -81,14 +82,25 @@ pub fn open_noting(
         Some(source) => given::to_open(source, context, notes)?,
         None => None,
     };
+    let mut tried = vec![KmsNotes::default(); failed.len()];
     for attempt in attempts {
-        match attempt.open(given.as_ref(), context, notes) {
-            Ok(opened) => return Ok(opened),
-            Err(error) => failed.push((attempt.slot.id, error)),
+        // Each slot may be of a region of its own.
+        let own = KmsNotes::default();
+        match attempt.open(given.as_ref(), context, &own) {
+            Ok(opened) => {
+                notes.learn(&own);
+                return Ok(opened);
+            }
+            Err(error) => {
+                failed.push((attempt.slot.id, error));
+                tried.push(own);
+            }
         }
     }
     let most = (0..failed.len()).rev().max_by_key(|&index| failed[index].1.weight());
-    let (_, told) = failed.swap_remove(most.expect("each slot opened or failed"));
+    let most = most.expect("each slot opened or failed");
+    notes.learn(&tried[most]);
+    let (_, told) = failed.swap_remove(most);
     for (slot, error) in &failed {
         tracing::warn!(slot, %error, "this key slot does not open either");
     }

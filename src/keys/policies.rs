@@ -7,6 +7,7 @@
 //! | `init`   | `GenerateDataKey`                 | a context with a volume id, and its pairs    |
 //! | `mount`  | `Decrypt`                         | the volume's context, or any with an id      |
 //! | `add`    | `Encrypt`, `Decrypt`              | the same                                     |
+//! | `rotate` | `Encrypt`, `Decrypt`              | the same                                     |
 //! | `rewrap` | `ReEncryptFrom`, `ReEncryptTo`    | the same                                     |
 //! | `grant`  | `CreateGrant`                     | the same, grants of `Decrypt` with a context |
 //! |          | `ListGrants`, `RevokeGrant`       | nothing: they have no context                |
@@ -46,6 +47,8 @@ pub enum Purpose {
     Mount,
     /// To add a slot under this key.
     Add,
+    /// To rotate the keys of volumes that have a slot under this key.
+    Rotate,
     /// To move a volume to another KMS key, from this one or to it.
     Rewrap,
     /// To let others open volumes.
@@ -56,10 +59,11 @@ pub enum Purpose {
     Output,
 }
 
-const PURPOSES: [Purpose; 7] = [
+const PURPOSES: [Purpose; 8] = [
     Purpose::Init,
     Purpose::Mount,
     Purpose::Add,
+    Purpose::Rotate,
     Purpose::Rewrap,
     Purpose::Grant,
     Purpose::Secret,
@@ -72,6 +76,7 @@ impl fmt::Display for Purpose {
             Self::Init => "init",
             Self::Mount => "mount",
             Self::Add => "add",
+            Self::Rotate => "rotate",
             Self::Rewrap => "rewrap",
             Self::Grant => "grant",
             Self::Secret => "secret",
@@ -248,6 +253,10 @@ fn allows(purpose: Purpose, wish: &PolicyWish<'_>) -> Vec<Allow> {
         Purpose::Mount => vec![allow("CmkfsMount", &[DECRYPT], condition(&all, scope))],
         Purpose::Add => {
             vec![allow("CmkfsAdd", &[ENCRYPT, DECRYPT], condition(&all, scope))]
+        }
+        // Opens the old volume key, puts the new one under each key, and proves that it opens.
+        Purpose::Rotate => {
+            vec![allow("CmkfsRotate", &[ENCRYPT, DECRYPT], condition(&all, scope))]
         }
         Purpose::Rewrap => {
             let actions = &["kms:ReEncryptFrom", "kms:ReEncryptTo"];

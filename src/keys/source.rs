@@ -12,7 +12,7 @@ pub(super) const LOCAL: &str = "local";
 /// `provider` of slots under a key file of the customer's own.
 pub(super) const FILE: &str = "file";
 /// `provider` of slots under a key that came by a descriptor.
-pub(super) const FD: &str = "fd";
+pub const FD: &str = "fd";
 /// `provider` of slots under a key of the customer's own in Secrets Manager.
 pub const SECRETS_MANAGER: &str = "secretsmanager";
 /// `provider` of slots under a KMS key.

@@ -9,7 +9,7 @@ use crate::keys::error::KeyError;
 use crate::keys::kms_error::KmsFailure;
 use crate::keys::notes::KmsNotes;
 use crate::keys::open::{self, Opened};
-use crate::keys::source::{self, Arn, KMS, KeySource};
+use crate::keys::source::{self, Arn, FD, KMS, KeySource};
 use crate::keys::{given, kms};
 
 /// A slot that was made.
@@ -53,18 +53,35 @@ pub fn wrap(
 }
 
 /// The same slot around another volume key: under its KMS key by one `Encrypt` call, or under the
-/// key that it names, which has to be there.
+/// key that it names, which has to be there. Where it names none, as its key came by a descriptor,
+/// that of `source`, which has to open it.
 ///
 /// # Errors
 /// As [`wrap`]; a provider that this release does not know.
-pub fn wrap_again(secret: &Secret, slot: &Slot, context: &Context<'_>) -> Result<Slot, KeyError> {
+pub fn wrap_again(
+    secret: &Secret,
+    slot: &Slot,
+    source: Option<&KeySource>,
+    context: &Context<'_>,
+) -> Result<Slot, KeyError> {
     match slot.provider.as_str() {
         KMS => {
             let made = kms::encrypt(&slot.key, secret, context)?;
             Ok(kms_slot(slot.id, made.arn, &made.bytes))
         }
-        _ => {
-            let given = given::of_slot(slot, context, &KmsNotes::default())?;
+        provider => {
+            let notes = KmsNotes::default();
+            let named = match source {
+                Some(source) if provider == FD => given::to_open(source, context, &notes)?,
+                _ => None,
+            };
+            let given = match named {
+                Some(given) => {
+                    open::by_given(&given, slot, context)?;
+                    given
+                }
+                None => given::of_slot(slot, context, &notes)?,
+            };
             let Slot { wrapped, .. } = given.wrap(secret, context, slot.id);
             Ok(Slot { wrapped, ..slot.clone() })
         }

@@ -20,6 +20,7 @@ use crate::lifecycle::error::VerbError;
 use crate::lifecycle::rekeying;
 use crate::lifecycle::report::{Report, Shared};
 use crate::limits::{CONTROL_CONNECTIONS_MAX, CONTROL_LINE_LEN_MAX, CONTROL_WAIT, LEAVE_WAIT};
+use crate::sys::scrub_stack;
 
 /// What a client may ask.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,6 +186,7 @@ fn accept<E: From<super::session::Event> + Send + 'static>(
             if let Err(error) = serve(stream, &shared, &events) {
                 tracing::debug!("control connection: {error}");
             }
+            scrub_stack();
             count.fetch_sub(1, Ordering::AcqRel);
         });
     }

@@ -24,7 +24,7 @@ use crate::lifecycle::open::{self, How, KeyInfo};
 use crate::lifecycle::session::{Point, enter};
 use crate::limits::{LET_GO_POLL, LET_GO_WAIT};
 use crate::store::{Standing, Store};
-use crate::sys::give_back_memory;
+use crate::sys::{give_back_memory, scrub_stack};
 
 /// Whether a key may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,7 +155,11 @@ impl Custody {
         volume.stop_rekey();
         let committed = volume.commit_all().map_err(VerbError::file(self.store.path()));
         match (committed, by) {
-            (Err(error), By::Hand) => return Err(error),
+            (Err(error), By::Hand) if !volume.has_stored_all() => return Err(error),
+            // The journal has it, and its records are sealed.
+            (Err(error), By::Hand) => {
+                tracing::warn!(%error, "not all could be brought to its place")
+            }
             // What is lost by that is told where it is lost.
             (Err(error), By::Key) => tracing::error!(%error, "not all could be committed"),
             (Ok(()), _) => {}
@@ -189,6 +193,7 @@ impl Custody {
                  that ends"
             );
         }
+        scrub_stack();
         give_back_memory();
     }
 

@@ -348,8 +348,8 @@ pub enum VerbError {
     /// What a crash left in the journal can't be brought to its place.
     #[error(
         "{path}: {error}: what was synced last is in the journal, and takes some MiB of the \
-         store's disk before the volume can be written; make room there beside the volume and try \
-         again: nothing is lost"
+         store's disk before the volume can be opened to be read or written; make room there, \
+         beside the volume or through a mount that may write, and try again: nothing is lost"
     )]
     JournalFull {
         /// The store.
@@ -367,7 +367,7 @@ pub enum VerbError {
     },
 }
 
-/// Opening a volume to write failed.
+/// Opening a volume to write failed, or bringing all of it to its place.
 pub(in crate::lifecycle) fn unopened(path: &Path, error: FileError) -> VerbError {
     match error {
         FileError::Sys(error) if is_full(error) => {

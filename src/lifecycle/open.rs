@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::cipher::{Secret, VolumeKeys};
-use crate::file::{Durability, Volume, VolumeOptions};
+use crate::file::{Durability, FileError, Volume, VolumeOptions};
 use crate::format::descriptor::Descriptor;
 use crate::keys::{self, Context, KeySource};
 use crate::lifecycle::error::{VerbError, unopened};
@@ -176,9 +178,12 @@ fn read(
     if !found.volume.is_behind() {
         return Ok(found);
     }
-    let Some(recovered) = recovered(&store, &secret, tuning) else { return Ok(found) };
+    let Some(recovered) = recovered(&store, &secret, tuning)? else { return Ok(found) };
     if wanted(&recovered.volume) {
         return Ok(recovered);
+    }
+    if recovered.volume.is_waiting() {
+        return Err(unopened(store.path(), FileError::Sys(Errno::NOSPC)));
     }
     // It has written what is read now.
     drop((found, recovered));
@@ -248,17 +253,23 @@ pub fn again(
 /// Brings to its place what a writer left in the journal that did not come to its end. `None` if it
 /// did not: beside a writer, whose journal it is, where nothing can be written, and where a writer
 /// of another machine would have to be watched first.
-fn recovered(store: &Store, key: &Secret, tuning: &Tuning) -> Option<Opened> {
+///
+/// # Errors
+/// [`VerbError::JournalFull`]: what is in its place is older than what was synced.
+fn recovered(store: &Store, key: &Secret, tuning: &Tuning) -> Result<Option<Opened>, VerbError> {
     let locked = store.lock_unwatched().and_then(|mut lock| {
         // It writes, so it says so: flock(2) may not keep out another machine.
         lock.describe(&holder(Vec::new(), None))?;
         Ok(lock)
     });
-    let opened = locked.ok().and_then(|lock| open_locked(store, key, tuning, Some(lock)).ok());
-    if opened.is_none() {
-        tracing::debug!("the journal has changes that are not in their place; they are not seen");
+    let opened = locked.ok().map(|lock| open_locked(store, key, tuning, Some(lock)));
+    match opened {
+        Some(Ok(opened)) => return Ok(Some(opened)),
+        Some(Err(error @ VerbError::JournalFull { .. })) => return Err(error),
+        _ => {}
     }
-    opened
+    tracing::debug!("the journal has changes that are not in their place; they are not seen");
+    Ok(None)
 }
 
 fn open_locked(

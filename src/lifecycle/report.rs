@@ -246,7 +246,7 @@ impl Shared {
             return None;
         }
         let (key, tuning) = (self.custody.key(), self.custody.how().tuning);
-        let of_aws = |span: Duration| key.info.is_of_aws().then(|| span.as_secs());
+        let of_aws = |span: Duration| key.info.is_of_aws().then_some(span.as_secs());
         let (key_recheck_s, key_max_offline_s) =
             (of_aws(tuning.key_recheck), of_aws(tuning.key_max_offline));
         Some(DaemonReport {

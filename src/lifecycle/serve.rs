@@ -15,6 +15,7 @@ use crate::lifecycle::report::Report;
 use crate::lifecycle::request::MountRequest;
 use crate::lifecycle::session::{Event, Session};
 use crate::limits::{CONTROL_WAIT, DETACH_WAIT};
+use crate::sys::scrub_stack;
 
 #[derive(Debug)]
 enum Happened {
@@ -62,6 +63,7 @@ pub fn serve(
             tracing::debug!("nobody hears of it");
         }
     }
+    scrub_stack();
     run(&session, &happened);
     session.finish()
 }

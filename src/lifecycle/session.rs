@@ -17,7 +17,7 @@ use crate::fs::Fs;
 use crate::fuse::{MountOptions, Mounted, Unmounter};
 use crate::lifecycle::control::{Asked, Control};
 use crate::lifecycle::custody::Custody;
-use crate::lifecycle::error::VerbError;
+use crate::lifecycle::error::{VerbError, unopened};
 use crate::lifecycle::metrics::{Bound, Server};
 use crate::lifecycle::mounts;
 use crate::lifecycle::open::{self, Opened};
@@ -25,7 +25,7 @@ use crate::lifecycle::report::{Report, Shared};
 use crate::lifecycle::timer::Timer;
 use crate::lifecycle::tree::stored::ensure_dir;
 use crate::limits::{COMMIT_INTERVAL, FORGOTTEN_MANY};
-use crate::store::StoreLock;
+use crate::store::{StoreLock, is_news};
 use crate::sys::{Protection, give_back_memory};
 
 /// A directory of the volume and where it is mounted.
@@ -183,7 +183,11 @@ impl Session {
             volume.stop_rekey();
         }
         let committed = volume.as_ref().map_or(Ok(()), |volume| volume.commit_all());
-        let result = committed.map_err(VerbError::file(shared.store()));
+        let is_kept = volume.as_ref().is_some_and(|volume| volume.has_stored_all());
+        let result = committed.map_err(|error| match is_kept {
+            true => unopened(shared.store(), error),
+            false => VerbError::file(shared.store())(error),
+        });
         let ended = shared.mountpoints().is_empty();
         if let (Some(volume), true) = (&volume, ended) {
             volume.let_go();
@@ -253,7 +257,14 @@ fn commit_by_timer(custody: &Custody) {
     match volume.commit_all() {
         // It was told when it was lost, or when the file failed.
         Ok(()) | Err(FileError::Lost | FileError::Latched) => {}
-        Err(error) => tracing::error!("commit by the timer: {error}"),
+        Err(error) if !is_news(&("timer", error.to_string())) => {}
+        Err(error) => {
+            let stored = volume.has_stored_all();
+            tracing::error!(
+                stored,
+                "commit by the timer: {error}; what is stored is in the journal"
+            );
+        }
     }
     if volume.take_forgotten(FORGOTTEN_MANY) {
         give_back_memory();

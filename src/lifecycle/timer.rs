@@ -4,6 +4,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::sys::scrub_stack;
+
 /// A thread that works, and waits. Stop it: dropped, it goes on.
 #[derive(Debug)]
 pub(in crate::lifecycle) struct Timer {
@@ -35,6 +37,7 @@ impl Timer {
                 if left.is_zero() {
                     drop(stopped);
                     work();
+                    scrub_stack();
                     due = Instant::now() + interval;
                     stopped = locked(flag);
                 } else {

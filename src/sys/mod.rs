@@ -5,8 +5,10 @@ mod inherited;
 mod memory;
 mod protect;
 mod scrub;
+mod zeros;
 
 pub use inherited::{is_inherited, note_inherited, take_inherited};
 pub use memory::{give_back_memory, keep_one_heap};
 pub use protect::{Protection, protect_process};
-pub use scrub::scrubbing;
+pub use scrub::{scrub_stack, scrubbing};
+pub(crate) use zeros::Zeros;

@@ -88,6 +88,45 @@ fn every_call_is_recorded_with_what_finds_it_in_cloud_trail() {
     }
 }
 
+/// Each slot may be of a region of its own, whose service alone knows its key.
+#[test]
+fn each_slot_that_is_tried_is_recorded_with_its_own_region() {
+    let lab = Lab::new();
+    let one = lab.init(&[]);
+    let two = lab.moto.new_key();
+    lab.key_ok("add", &["--new", &format!("kms:{two}")]);
+    lab.edit_volume(&two, &two.replace("eu-west-1", "us-east-2"));
+    lab.proxy.fault("Decrypt", Fault::error("DisabledException", &format!("{one} is disabled.")));
+    assert_eq!(lab.mount().status.code(), Some(23));
+    let found = lab.audit();
+    let calls = found["calls"].as_array().unwrap();
+    let regions: Vec<_> = calls.iter().rev().take(2).map(|call| &call["awsRegion"]).collect();
+    assert_eq!(regions, [&json!("us-east-2"), &json!("eu-west-1")], "{found}");
+}
+
+#[test]
+fn a_password_in_an_endpoint_is_shown_to_nobody() {
+    let lab = Lab::new();
+    let arn = lab.moto.new_key();
+    let (store, key) = (lab.store(), format!("kms:{arn}"));
+    let store = store.to_str().unwrap();
+    let with = |url: &str| url.replacen("://", "://somebody:hunter2@", 1);
+    let dead = lab.command(&with("http://127.0.0.1:9"), &["init", store, "--key", &key]);
+    let exposed = lab.command(&with("http://kms.example:80"), &["init", store, "--key", &key]);
+    for (mut command, place) in [(dead, "127.0.0.1:9"), (exposed, "kms.example")] {
+        let output = command.env("CMKFS_LOG", "debug").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(place), "{said}");
+        assert!(!said.contains("hunter2") && !said.contains("somebody"), "{said}");
+    }
+    let mut init = lab.command(&with(&lab.proxy.url()), &["init", store, "--key", &key]);
+    assert!(init.output().unwrap().status.success());
+    let found = lab.audit();
+    assert_eq!(found["calls"][0]["eventName"], "GenerateDataKey");
+    let record = fs::read_to_string(found["record"].as_str().unwrap()).unwrap();
+    assert!(record.contains("http://127.0.0.1") && !record.contains("hunter2"), "{record}");
+}
+
 /// A machine that can't write down what it asks still gets its key.
 #[test]
 fn a_record_that_can_not_be_written_keeps_nobody_from_a_key() {

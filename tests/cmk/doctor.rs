@@ -144,14 +144,14 @@ fn key_policy_prints_what_iam_takes() {
     let arn = lab.init(&["--context", "team=vision"]);
     let store = lab.store();
     let role = "arn:aws:iam::123456789012:role/Train";
-    let all = "init,mount,add,rewrap,grant,output";
+    let all = "init,mount,add,rotate,rewrap,grant,output";
     let with = ["key", "policy", "--role", role, "--for", all, store.to_str().unwrap()];
     let key = format!("kms:{arn}");
     let without = ["key", "policy", "--role", role, "--for", all, "--key", &key];
     for (n, args) in [&with[..], &without].into_iter().enumerate() {
         let printed: Value = serde_json::from_slice(&lab.ok(args).stdout).unwrap();
         let own = &printed["identity_policy"];
-        assert_eq!(own["Statement"].as_array().unwrap().len(), 8);
+        assert_eq!(own["Statement"].as_array().unwrap().len(), 9);
         assert!(own["Statement"].as_array().unwrap().iter().all(|s| s["Resource"] == json!(arn)));
         assert_eq!(printed["key_policy"]["Statement"][0]["Principal"]["AWS"], json!(role));
         lab.moto.create_policy(&format!("cmkfs-{}-{n}", &arn[arn.len() - 8..]), own);

@@ -132,6 +132,37 @@ fn slots_are_added_and_rewrapped_under_a_descriptor_and_a_job_never_has_it() {
     assert_eq!(output.stdout, b"closed\n", "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A pipe can be read once, and the command opens the volume several times.
+#[test]
+fn a_slot_under_a_descriptor_is_rotated_by_a_key_that_comes_once() {
+    let lab = Lab::new();
+    lab.init(&[]);
+    let key = lab.key_file("key", KEY, 0o600);
+    let (store, point) = (lab.store(), lab.point());
+    let store = store.to_str().unwrap();
+    lab.with_fd_ok(&key, &["key", "add", store, "--new", "fd:3"]);
+    assert!(lab.mount().status.success());
+    write_and_read(&point);
+    lab.umount();
+    lab.key_refused("rotate", &["--rewrap"], 20, &["key slot 2 (fd:)", "came by a descriptor"]);
+    let other = lab.key_file("other", &[9; 32], 0o600);
+    let by_other = format!("file:{}", other.display());
+    lab.key_refused("rotate", &["--rewrap", "--key", &by_other], 21, &["does not open"]);
+    assert_eq!(lab.key_status()["epoch"], 1);
+    let args = ["key", "rotate", store, "--rewrap", "--json", "--key", "fd:3"];
+    let mut rotate = lab.shell("exec \"$@\" 3<&0 </dev/null", &args);
+    let mut child = rotate.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), KEY).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let done: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&done["epoch"], &done["files"]["finished"]), (&json!(2), &json!(true)), "{done}");
+    assert!(lab.key_status()["pending"].is_null());
+    for by in [&["ls", &format!("{store}:/"), "--key", "fd:3"][..], &["ls", &format!("{store}:/")]]
+    {
+        lab.with_fd_ok(&key, by);
+    }
+}
+
 #[test]
 fn a_key_in_secrets_manager_opens_a_volume_and_rules_it() {
     let lab = Lab::new();

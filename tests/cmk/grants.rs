@@ -79,6 +79,32 @@ fn a_grant_is_for_one_volume_and_ends_by_hand() {
 }
 
 #[test]
+fn a_key_that_does_not_answer_hides_no_grant_on_another() {
+    let lab = Lab::new();
+    lab.init(&[]);
+    let two = lab.moto.new_key();
+    lab.key_ok("add", &["--new", &format!("kms:{two}")]);
+    let store = lab.store();
+    let store = store.to_str().unwrap();
+    let first = lab.grant_ok(&["create", store, "--to", ROLE, "--slot", "1"]);
+    let second = lab.grant_ok(&["create", store, "--to", ROLE, "--slot", "2"]);
+    let disabled = Fault::error("KMSInvalidStateException", "the key is pending deletion");
+    lab.proxy.fault_times("ListGrants", disabled.clone(), 1);
+    let output = lab.ok(&["key", "grant", "list", store, "--json"]);
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [grant] = &listed["grants"].as_array().unwrap()[..] else { panic!("{listed}") };
+    let id = grant["id"].as_str().unwrap();
+    assert!(first.contains(id) != second.contains(id));
+    let [failed] = &listed["failed"].as_array().unwrap()[..] else { panic!("{listed}") };
+    assert_ne!(failed["key"], grant["key"]);
+    assert!(failed["error"].as_str().unwrap().contains("pending deletion"), "{listed}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(failed["key"].as_str().unwrap()), "{said}");
+    lab.proxy.fault("ListGrants", disabled);
+    lab.refused(&lab.run(&["key", "grant", "list", store]), 23, &["pending deletion"]);
+}
+
+#[test]
 fn a_grant_is_made_for_what_the_volume_key_authenticates() {
     let lab = Lab::new();
     let arn = lab.init(&["--context", "team=vision"]);

@@ -306,3 +306,14 @@ fn a_key_that_aws_manages_is_refused_by_what_kms_says_of_it() {
     lab.refused(&lab.run(&init), 20, &["AWS managed key"]);
     assert!(!other.exists());
 }
+
+/// It would bound nothing.
+#[test]
+fn a_rate_without_work_on_files_is_wrong_usage() {
+    let lab = Lab::new();
+    lab.init(&[]);
+    lab.key_refused("rotate", &["--rate", "5"], 2, &["--rewrap", "--reencrypt"]);
+    lab.key_refused("rotate", &["--rewrap", "--reencrypt"], 2, &["cannot be used with"]);
+    assert_eq!(lab.key_status()["epoch"], 1);
+    lab.key_ok("rotate", &["--rewrap", "--rate", "5"]);
+}

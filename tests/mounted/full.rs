@@ -221,6 +221,40 @@ fn a_durable_file_keeps_all_that_was_taken_before_the_disk_was_full() {
     }
 }
 
+/// Several who write over what is stored, on a disk without any room, do not take it from each
+/// other.
+#[test]
+fn many_write_over_what_is_stored_on_a_full_disk() {
+    let root = small_disk();
+    let path = root.path().to_owned();
+    let mount = Mount::in_dir(root, &["--durability", "strict"]);
+    let file = File::create_new(mount.at("stored")).unwrap();
+    file.write_all_at(&pattern(8 << 20, 1), 0).unwrap();
+    file.sync_all().unwrap();
+    drop(fill(&mount));
+    std::thread::scope(|scope| {
+        for number in 0..4_u8 {
+            let file = &file;
+            scope.spawn(move || {
+                for round in 0..8 {
+                    let fill = 10 * number + round;
+                    file.write_all_at(&pattern(1 << 20, fill), u64::from(number) << 20).unwrap();
+                }
+            });
+        }
+    });
+    file.sync_all().unwrap();
+    drop(file);
+    mount.remount();
+    let found = fs::read(mount.at("stored")).unwrap();
+    for number in 0..4_u8 {
+        let at = usize::from(number) << 20;
+        assert!(found[at..at + (1 << 20)] == pattern(1 << 20, 10 * number + 7), "{number}");
+    }
+    mount.umount();
+    assert!(Command::new("umount").arg("-l").arg(&path).status().unwrap().success());
+}
+
 /// It is kept in the journal for as long as the disk has little room.
 #[test]
 fn a_file_that_is_cut_to_nothing_on_a_nearly_full_disk_keeps_what_it_takes_then() {

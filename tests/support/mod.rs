@@ -4,5 +4,6 @@
 #![allow(dead_code, reason = "each test program takes what it needs")]
 
 pub(crate) mod http;
+pub(crate) mod memory;
 pub(crate) mod moto;
 pub(crate) mod proxy;

@@ -95,13 +95,18 @@ pub(in crate::cli) enum KeyVerb {
         /// A store or a mountpoint
         volume: PathBuf,
         /// Then bring the file keys of all files under the new epoch: headers only, no data
-        #[arg(long)]
+        #[arg(long, group = "work")]
         rewrap: bool,
         /// Then give all files new file keys, and write their data anew
-        #[arg(long, conflicts_with = "rewrap")]
+        #[arg(long, group = "work")]
         reencrypt: bool,
         /// Megabytes to write a second for that, at most
-        #[arg(long, value_name = "MB/s", value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(
+            long,
+            value_name = "MB/s",
+            requires = "work",
+            value_parser = clap::value_parser!(u64).range(1..)
+        )]
         rate: Option<u64>,
         /// For programs; the fields keep their names
         #[arg(long)]

@@ -229,6 +229,22 @@ fn a_volumes_policy_opens_that_volume_and_no_other() {
 }
 
 #[test]
+fn to_rotate_is_to_open_and_to_wrap_that_volume_alone() {
+    let pairs = pairs();
+    let volume = Context { volume_id: VolumeId([5; 16]), pairs: &pairs };
+    let other = "06".repeat(16);
+    let policy = made(&[Purpose::Rotate], Some(volume)).key_policy;
+    for action in ["kms:Encrypt", "kms:Decrypt"] {
+        assert!(request(action, OWN, "vision").is_allowed(&policy), "{action}");
+        assert!(!request(action, &other, "vision").is_allowed(&policy), "{action}");
+        assert!(!request(action, OWN, "audio").is_allowed(&policy), "{action}");
+    }
+    for action in ["kms:GenerateDataKey", "kms:ReEncryptFrom", "kms:CreateGrant"] {
+        assert!(!request(action, OWN, "vision").is_allowed(&policy), "{action}");
+    }
+}
+
+#[test]
 fn a_grant_may_hand_on_decrypt_and_nothing_else() {
     let pairs = pairs();
     let volume = Context { volume_id: VolumeId([5; 16]), pairs: &pairs };
@@ -311,7 +327,7 @@ fn roles_purposes_and_keys_are_read_and_others_refused() {
     for purpose in PURPOSES {
         assert_eq!(purpose.to_string().parse(), Ok(purpose));
     }
-    assert!("unmount".parse::<Purpose>().unwrap_err().contains("init, mount, add, rewrap"));
+    assert!("unmount".parse::<Purpose>().unwrap_err().contains("init, mount, add, rotate, rewrap"));
     assert_eq!(policy_key(&format!("kms:{KEY}").parse().unwrap()).unwrap(), KEY);
     for bad in ["kms:alias/x", "local", "kms:1234abcd-12ab-34cd-56ef-1234567890ab"] {
         let error = policy_key(&bad.parse().unwrap()).unwrap_err();

@@ -46,6 +46,17 @@ pub struct Listed {
     pub volume_id: VolumeId,
     /// As KMS lists them on the keys of the slots, and on those on which grants were made.
     pub grants: Vec<Grant>,
+    /// Keys whose grants KMS does not list.
+    pub failed: Vec<Unlisted>,
+}
+
+/// A key whose grants are not known, as it is disabled or gone, or may not be asked about.
+#[derive(Debug, Serialize)]
+pub struct Unlisted {
+    /// ARN of the KMS key.
+    pub key: String,
+    /// What KMS or the way there says.
+    pub error: String,
 }
 
 /// Makes a grant. The volume is opened before, by `key` or its slots: what is granted is for the
@@ -106,10 +117,10 @@ fn not_of_kms(change: &Change) -> VerbError {
     keys::KeyError::NoSlot { wanted, found: change.slots() }.into()
 }
 
-/// The grants for a volume, as KMS has them.
+/// The grants for a volume, as KMS has them, on all keys of which it lists them.
 ///
 /// # Errors
-/// No volume there, or what KMS says.
+/// No volume there, or what KMS says if it lists those of no key.
 pub fn list(volume: &Path) -> Result<Listed, VerbError> {
     let (store, descriptor) = describe(&locate(volume)?.store)?;
     let context = Context { volume_id: descriptor.volume_id, pairs: &descriptor.context };
@@ -118,11 +129,24 @@ pub fn list(volume: &Path) -> Result<Listed, VerbError> {
     arns.extend(grants::keys_of(&grants::read(store.path())?));
     arns.sort();
     arns.dedup();
-    let mut found = Vec::new();
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
     for arn in &arns {
-        found.extend(keys::list_grants(arn, &context)?);
+        match keys::list_grants(arn, &context) {
+            Ok(grants) => found.extend(grants),
+            Err(error) => failed.push((arn, error)),
+        }
     }
-    Ok(Listed { volume_id: descriptor.volume_id, grants: found })
+    if failed.len() == arns.len()
+        && let Some((_, error)) = failed.pop()
+    {
+        return Err(error.into());
+    }
+    let unlisted = |(key, error): (&String, keys::KeyError)| Unlisted {
+        key: key.clone(),
+        error: error.to_string(),
+    };
+    let failed = failed.into_iter().map(unlisted).collect();
+    Ok(Listed { volume_id: descriptor.volume_id, grants: found, failed })
 }
 
 /// How a grant is ended.
@@ -143,7 +167,12 @@ pub fn end(volume: &Path, id: &str, how: End) -> Result<Grant, VerbError> {
     let found = listed.grants.into_iter().find(|grant| grant.id == id);
     let store = locate(volume)?.store;
     let missing = || VerbError::NoGrant { store: store.clone(), wanted: id.to_owned() };
-    let grant = found.ok_or_else(missing)?;
+    let grant = found.ok_or_else(|| {
+        for Unlisted { key, error } in &listed.failed {
+            tracing::warn!(key, error, "the grants on this key are not listed");
+        }
+        missing()
+    })?;
     let pairs = Default::default();
     let context = Context { volume_id: listed.volume_id, pairs: &pairs };
     // As `create`: nobody else changes the file meanwhile.

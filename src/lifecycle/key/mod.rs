@@ -108,12 +108,17 @@ impl Change {
 
     /// The volume key by a slot that was just made: really opened, and this volume's.
     fn try_out(&self, slot: &Slot) -> Result<keys::Opened, VerbError> {
-        self.try_new(slot, &self.found)
+        self.try_new(slot, None, &self.found)
     }
 
-    /// The same of a slot in a description that is to be.
-    fn try_new(&self, slot: &Slot, changed: &Descriptor) -> Result<keys::Opened, VerbError> {
-        let opened = keys::open(std::slice::from_ref(slot), None, &self.context());
+    /// The same of a slot in a description that is to be; `key` replaces what the slot says.
+    fn try_new(
+        &self,
+        slot: &Slot,
+        key: Option<&KeySource>,
+        changed: &Descriptor,
+    ) -> Result<keys::Opened, VerbError> {
+        let opened = keys::open(std::slice::from_ref(slot), key, &self.context());
         let opened = opened
             .map_err(|error| VerbError::NewSlotUnproved { store: self.path.clone(), error })?;
         let untrusted = |error| VerbError::Untrusted { path: self.path.clone(), error };

@@ -63,6 +63,8 @@ pub fn rotate(
     options: &RotateOptions<'_>,
     progress: &mut dyn FnMut(&Rekeyed) -> bool,
 ) -> Result<Rotated, VerbError> {
+    // It opens the volume up to four times, and what comes by a descriptor comes once.
+    let _kept = keys::keep_descriptors();
     let located = locate(volume)?;
     let change = Change::begin(volume)?;
     let begun = change.found.pending();
@@ -134,12 +136,14 @@ pub(super) fn rotate_in(
             slot: format!("{} ({}:{})", slot.id, slot.provider, slot.key).into(),
             error,
         };
-        slots.push(keys::wrap_again(&fresh, slot, &change.context()).map_err(unwrapped)?);
+        let again = keys::wrap_again(&fresh, slot, options.key, &change.context());
+        slots.push(again.map_err(unwrapped)?);
     }
     changed.set_slots(slots.clone());
     VolumeKeys::authenticate(&fresh, &mut changed);
     for slot in &slots {
-        change.try_new(slot, &changed)?;
+        let key = options.key.filter(|_| slot.provider == keys::FD);
+        change.try_new(slot, key, &changed)?;
     }
     let Change { lock, .. } = change;
     lock.replace(&changed)?;
