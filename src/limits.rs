@@ -91,6 +91,15 @@ pub const CONTROL_LINE_LEN_MAX: u64 = 64 << 10;
 /// Connections that a control socket serves at a time.
 pub const CONTROL_CONNECTIONS_MAX: usize = 16;
 
+/// Connections that get metrics at a time.
+pub const METRICS_CONNECTIONS_MAX: usize = 8;
+
+/// From the beginning of such a connection to its end.
+pub const METRICS_WAIT: Duration = Duration::from_secs(5);
+
+/// Before the next connection for metrics is accepted, after one that could not be.
+pub const METRICS_PAUSE: Duration = Duration::from_millis(100);
+
 /// Bytes of the block cache, unless a flag says otherwise.
 pub const CACHE_BYTES_DEFAULT: u64 = 64 << 20;
 

@@ -40,7 +40,7 @@ install_packages() {
     for pair in fusermount3:fuse3 shellcheck:shellcheck getfattr:attr setfacl:acl cc:gcc git:git \
         python3:python3 mkfs.ext4:e2fsprogs rsync:rsync tar:tar strace:strace \
         mount:mount setpriv:util-linux setcap:libcap2-bin pgrep:procps strip:binutils \
-        systemd-analyze:systemd; do
+        systemd-analyze:systemd groff:groff-base curl:curl; do
         PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)

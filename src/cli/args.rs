@@ -6,6 +6,7 @@ mod snapshot;
 use std::ffi::OsString;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -14,13 +15,15 @@ pub(in crate::cli) use snapshot::{SnapshotArgs, SnapshotKeyArgs, SnapshotVerb, S
 
 use crate::cli::doctor::DoctorArgs;
 use crate::cli::options::MountWords;
-use crate::cli::tuning::{TuningArgs, threads};
+use crate::cli::shell::{CompletionsArgs, ManArgs};
+use crate::cli::tuning::{TuningArgs, WatchedArgs, threads};
 use crate::config::Size;
 use crate::format::BlockSize;
 use crate::job::{CHILD_VERB, Role};
 use crate::lifecycle::background::DAEMON_VERB;
 use crate::lifecycle::snapshot::Place;
 use crate::lifecycle::transfer::VolumePath;
+use crate::telemetry::Format;
 
 const TERMS: &str = "\
 STORE is the directory with the ciphertext, VOLUME a store or the mountpoint of one, TARGET a \
@@ -39,6 +42,10 @@ pub(in crate::cli) struct Arguments {
     /// Log more: once for what happens, twice for details
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(in crate::cli) verbose: u8,
+    /// How the log is written, and what is said on a standard error that is the log: text, or one
+    /// JSON object a line; by default what CMKFS_LOG_FORMAT says, or else text
+    #[arg(long, global = true, value_name = "text|json")]
+    pub(in crate::cli) log_format: Option<Format>,
     /// Let keys cross the network unencrypted: allow an http:// endpoint of another machine
     #[arg(long, global = true)]
     pub(in crate::cli) allow_plain_http: bool,
@@ -86,6 +93,10 @@ pub(in crate::cli) enum Verb {
     Terminate(TerminateArgs),
     /// Say whether a volume could be made and mounted here, and what to do if not
     Doctor(DoctorArgs),
+    /// Write what completes commands and flags in a shell to standard output
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    Man(ManArgs),
 }
 
 impl Verb {
@@ -141,6 +152,8 @@ pub(in crate::cli) struct MountArgs {
     pub(in crate::cli) fake: bool,
     #[command(flatten)]
     pub(in crate::cli) tuning: TuningArgs,
+    #[command(flatten)]
+    pub(in crate::cli) watched: WatchedArgs,
     /// Mount options as in fstab(5): ro, key=SOURCE, allow_other, nonempty and others
     #[arg(short = 'o', value_name = "OPTION,...")]
     pub(in crate::cli) words: Vec<String>,
@@ -191,13 +204,20 @@ socket, started_unix_s) if another machine or a process that does not answer say
 the volume, and, if mounted, \
 daemon: pid, release, uptime_s, read_only, \
 durability, key_provider, key_id, key_slot, key_state (held, unproved or locked), key_reason, \
-key_proved_unix_s, memory_locked, core_dumps_off, cache_budget_bytes, figures.";
+key_proved_unix_s, key_recheck_s, key_max_offline_s, memory_locked, core_dumps_off, \
+cache_budget_bytes, figures, latency (by class of operation: sum_ns, and buckets, how many took \
+at most 1 us, of the others 2 us, and so on) and metrics (where they are served, if they are).";
 
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_FIELDS)]
 pub(in crate::cli) struct StatusArgs {
     /// A store or a mountpoint; by default every volume that is mounted here
     pub(in crate::cli) volume: Option<PathBuf>,
+    /// Show what happens, again and again: rates and latencies since the time before. One line a
+    /// volume where standard output is no terminal
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
+    #[arg(conflicts_with = "json", value_parser = seconds)]
+    pub(in crate::cli) watch: Option<Duration>,
     /// For programs; the fields keep their names
     #[arg(long)]
     pub(in crate::cli) json: bool,
@@ -322,6 +342,8 @@ pub(in crate::cli) struct RunArgs {
     pub(in crate::cli) keep_store: bool,
     #[command(flatten)]
     pub(in crate::cli) tuning: TuningArgs,
+    #[command(flatten)]
+    pub(in crate::cli) watched: WatchedArgs,
     /// Where to log to, instead of standard error
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) log_file: Option<PathBuf>,
@@ -391,6 +413,15 @@ pub(in crate::cli) fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(count @ 1..=86_400) => Ok(Duration::from_secs(count)),
+        _ => Err(format!(
+            "{text} is no number of seconds: wanted 1 to 86400; a volume is named before --watch"
+        )),
+    }
+}
+
 fn volume_path(text: &str) -> Result<VolumePath, String> {
     VolumePath::parse(text)
 }
@@ -413,7 +444,7 @@ mod tests {
             .map(|verb| verb.get_name().to_owned())
             .collect();
         let wanted = "init mount umount status ls cat get put run lock unlock check stop snapshot \
-                      key terminate doctor";
+                      key terminate doctor completions man";
         assert_eq!(verbs.join(" "), wanted);
     }
 

@@ -3,8 +3,13 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use serde_json::Map;
+use tracing::Level;
+
+use crate::cli::show;
 use crate::job::JobError;
 use crate::lifecycle::{Exit, VerbError};
+use crate::telemetry::Format;
 
 /// What to say, and how to end.
 #[derive(Debug)]
@@ -33,15 +38,15 @@ impl Fail {
         Self::new(exit, "")
     }
 
-    /// Says it on standard error.
-    pub(in crate::cli) fn tell(self) -> ExitCode {
-        use std::io::Write;
-        if self.text.is_empty() {
-            return ExitCode::from(self.code);
+    /// Says it on standard error, in the form that what else is there has.
+    pub(in crate::cli) fn tell(self, format: Format) -> ExitCode {
+        if !self.text.is_empty() {
+            let fields = match format {
+                Format::Text => Map::new(),
+                Format::Json => Map::from_iter([("code".to_owned(), self.code.into())]),
+            };
+            show::note(&format.said(Level::ERROR, &self.text, fields));
         }
-        // Nobody can be told that standard error does not work.
-        let told = writeln!(std::io::stderr(), "cmkfs: {}", self.text);
-        drop(told);
         ExitCode::from(self.code)
     }
 }

@@ -4,6 +4,9 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::Map;
+use tracing::Level;
+
 use crate::cli::args::{CatArgs, GetArgs, KeyArgs, LsArgs, PutArgs};
 use crate::cli::fail::Fail;
 use crate::cli::show;
@@ -12,6 +15,7 @@ use crate::fs::Kind;
 use crate::keys::KeySource;
 use crate::lifecycle::VerbError;
 use crate::lifecycle::transfer::{self, Copied, Listed};
+use crate::telemetry::Format;
 
 /// How often a terminal is told how far a copy is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -87,18 +91,19 @@ pub(in crate::cli) fn cat(arguments: &CatArgs) -> Result<(), Fail> {
     output.flush().map_err(show::failed)
 }
 
-pub(in crate::cli) fn get(arguments: &GetArgs) -> Result<(), Fail> {
+pub(in crate::cli) fn get(arguments: &GetArgs, said: Format) -> Result<(), Fail> {
     let key = key(&arguments.key)?;
-    copy(|progress| transfer::get(&arguments.path, key.as_ref(), &arguments.local, progress))
+    copy(said, |progress| transfer::get(&arguments.path, key.as_ref(), &arguments.local, progress))
 }
 
-pub(in crate::cli) fn put(arguments: &PutArgs) -> Result<(), Fail> {
+pub(in crate::cli) fn put(arguments: &PutArgs, said: Format) -> Result<(), Fail> {
     let key = key(&arguments.key)?;
-    copy(|progress| transfer::put(&arguments.local, &arguments.path, key.as_ref(), progress))
+    copy(said, |progress| transfer::put(&arguments.local, &arguments.path, key.as_ref(), progress))
 }
 
 /// Shows how far a copy is on a terminal, and what was left out anywhere.
 fn copy(
+    said: Format,
     work: impl FnOnce(&mut dyn FnMut(&Path, Copied)) -> Result<Copied, VerbError>,
 ) -> Result<(), Fail> {
     let is_terminal = io::stderr().is_terminal();
@@ -117,7 +122,8 @@ fn copy(
     let copied = result?;
     if copied.skipped > 0 {
         let count = copied.skipped;
-        show::note(&format!("cmkfs: {count} pipes, sockets or devices were not copied\n"));
+        let text = format!("{count} pipes, sockets or devices were not copied");
+        show::note(&said.said(Level::WARN, &text, Map::new()));
     }
     Ok(())
 }

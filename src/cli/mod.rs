@@ -16,6 +16,8 @@
 //! | `audit`   | `key audit`                                        |
 //! | `grant`   | `key grant`                                        |
 //! | `doctor`  | `doctor`                                           |
+//! | `shell`   | `completions` and `man`                            |
+//! | `watch`   | `status --watch`                                   |
 //! | `fail`    | how an error becomes a message and an exit code    |
 //! | `show`    | standard output, and tables                        |
 
@@ -31,10 +33,12 @@ mod mount;
 mod options;
 mod policy;
 mod run;
+mod shell;
 mod show;
 mod snapshot;
 mod tuning;
 mod volume;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -44,7 +48,7 @@ use crate::cli::fail::Fail;
 use crate::config;
 use crate::keys;
 use crate::lifecycle::{Exit, locking};
-use crate::telemetry;
+use crate::telemetry::{self, Format, Logging};
 
 /// Does what was typed.
 pub fn main() -> ExitCode {
@@ -61,35 +65,41 @@ pub fn main() -> ExitCode {
             };
         }
     };
+    let format = match Format::wanted(arguments.log_format) {
+        Ok(format) => format,
+        Err(error) => return Fail::usage(error).tell(Format::Text),
+    };
     let log = arguments.verb.own_log().map(telemetry::open_log);
     let log = match log.transpose() {
         Ok(log) => log,
-        Err(error) => return Fail::new(Exit::Unexpected, format!("the log: {error}")).tell(),
+        Err(error) => return Fail::new(Exit::Unexpected, format!("the log: {error}")).tell(format),
     };
-    telemetry::start(arguments.verbose, log);
+    // A standard error that is no log is for people.
+    let said = if log.is_some() { Format::Text } else { format };
+    let logging = Logging { verbose: arguments.verbose, format };
+    telemetry::start(logging, log);
     keys::keep_calls_in(config::calls_dir());
     if arguments.allow_plain_http {
         keys::allow_plain_http();
     }
-    match act(arguments) {
+    match act(arguments, logging, said) {
         Ok(code) => ExitCode::from(code),
-        Err(fail) => fail.tell(),
+        Err(fail) => fail.tell(said),
     }
 }
 
-fn act(arguments: Arguments) -> Result<u8, Fail> {
-    let verbose = arguments.verbose;
+fn act(arguments: Arguments, logging: Logging, said: Format) -> Result<u8, Fail> {
     match arguments.verb {
         Verb::Init(init) => volume::init(&init),
-        Verb::Mount(wanted) => mount::mount(&wanted, verbose),
+        Verb::Mount(wanted) => mount::mount(&wanted, logging),
         Verb::MountDaemon(_) => mount::daemon(),
         Verb::Umount(umount) => mount::umount(&umount.mountpoint),
         Verb::Status(status) => volume::status(&status),
         Verb::Ls(ls) => files::ls(&ls),
         Verb::Cat(cat) => files::cat(&cat),
-        Verb::Get(get) => files::get(&get),
-        Verb::Put(put) => files::put(&put),
-        Verb::Run(wanted) => return run::run(&wanted),
+        Verb::Get(get) => files::get(&get, said),
+        Verb::Put(put) => files::put(&put, said),
+        Verb::Run(wanted) => return run::run(&wanted, said),
         Verb::RunChild(child) => return Err(run::child(&child)),
         Verb::Lock(wanted) => Ok(locking::lock(&wanted.volume)?),
         Verb::Unlock(wanted) => mount::unlock(&wanted),
@@ -99,6 +109,8 @@ fn act(arguments: Arguments) -> Result<u8, Fail> {
         Verb::Key(wanted) => key::key(&wanted.verb),
         Verb::Terminate(wanted) => volume::terminate(&wanted),
         Verb::Doctor(wanted) => return doctor::doctor(&wanted),
+        Verb::Completions(wanted) => shell::completions(&wanted),
+        Verb::Man(wanted) => shell::man(&wanted),
     }
     .map(|()| Exit::Ok.code())
 }

@@ -8,11 +8,13 @@ use crate::cli::show;
 use crate::config;
 use crate::job::Place;
 use crate::keys::{self, KeySource};
+use crate::lifecycle::metrics::Watched;
 use crate::lifecycle::report::Report;
 use crate::lifecycle::request::{KernelOptions, MountRequest};
 use crate::lifecycle::session::Point;
 use crate::lifecycle::{Durability, Exit, VerbError, background, leave, locate, locking, serve};
 use crate::limits::{KEY_MAX_OFFLINE_DEFAULT, KEY_RECHECK_DEFAULT, OPEN_DIRS_DEFAULT};
+use crate::telemetry::Logging;
 
 /// The role's place; `None` if a path was typed instead.
 pub(in crate::cli) fn place(arguments: &RoleArgs) -> Result<Option<Place>, Fail> {
@@ -49,7 +51,7 @@ pub(in crate::cli) fn key_source(typed: &str) -> Result<String, Fail> {
     .to_string())
 }
 
-pub(in crate::cli) fn mount(arguments: &MountArgs, verbose: u8) -> Result<(), Fail> {
+pub(in crate::cli) fn mount(arguments: &MountArgs, logging: Logging) -> Result<(), Fail> {
     let request = request(arguments)?;
     request.check()?;
     if arguments.fake {
@@ -71,7 +73,7 @@ pub(in crate::cli) fn mount(arguments: &MountArgs, verbose: u8) -> Result<(), Fa
         None => config::default_log(&request.store),
     };
     let log = log.map_err(|error| Fail::new(Exit::Unexpected, format!("the log: {error}")))?;
-    shown(&background::start(&request, &log, verbose)?.mountpoints);
+    shown(&background::start(&request, &log, logging)?.mountpoints);
     Ok(())
 }
 
@@ -102,6 +104,7 @@ fn request(arguments: &MountArgs) -> Result<MountRequest, Fail> {
         _ => return Err(Fail::usage("wanted STORE and MOUNTPOINT, or --role")),
     };
     arguments.tuning.apply(&mut request);
+    arguments.watched.apply(&mut request)?;
     request.read_only = words.read_only.unwrap_or(false) || arguments.read_only;
     if request.read_only {
         // Nothing can be made in a volume that is not to be changed.
@@ -139,5 +142,6 @@ fn plain(store: &Path, mountpoint: &Path, key: Option<String>) -> Result<MountRe
         key_max_offline: KEY_MAX_OFFLINE_DEFAULT,
         read_only: false,
         kernel: KernelOptions::usual(),
+        watched: Watched::default(),
     })
 }

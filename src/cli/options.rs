@@ -31,10 +31,11 @@ const KNOWN: &str = "ro, rw, allow_other, noallow_other, default_permissions, \
                      nodefault_permissions, nonempty, suid, nosuid, dev, nodev, exec, noexec, \
                      writeback_cache, nowriteback_cache; as the flags of these names key=SOURCE, \
                      cache_size=, threads=, open_dirs=, durability=, key_recheck=, \
-                     key_max_offline=, log_file=, allow_plain_http; without a meaning here, but \
-                     allowed: defaults, _netdev, nofail, auto, noauto, user, nouser, users, group, \
-                     owner, async, atime, noatime, diratime, nodiratime, relatime, comment=, \
-                     x-..., X-...; with sloppy every other one too";
+                     key_max_offline=, log_file=, log_format=, slow_op=, metrics=, \
+                     allow_plain_http; without a meaning here, but allowed: defaults, _netdev, \
+                     nofail, auto, noauto, user, nouser, users, group, owner, async, atime, \
+                     noatime, diratime, nodiratime, relatime, comment=, x-..., X-...; with \
+                     sloppy every other one too";
 
 /// Options that are flags of the command line too: a line of fstab(5) has no other place for them.
 const FLAGS: &[(&str, &str)] = &[
@@ -46,6 +47,9 @@ const FLAGS: &[(&str, &str)] = &[
     ("key_recheck=", "--key-recheck"),
     ("key_max_offline=", "--key-max-offline"),
     ("log_file=", "--log-file"),
+    ("log_format=", "--log-format"),
+    ("slow_op=", "--slow-op"),
+    ("metrics=", "--metrics"),
     ("allow_plain_http", "--allow-plain-http"),
 ];
 
@@ -156,7 +160,7 @@ pub(in crate::cli) fn parse(typed: &[OsString]) -> Result<Arguments, clap::Error
     // What can't be split is told of with the words.
     let words = split(&mount.words).unwrap_or_default();
     let flags: Vec<OsString> = words.iter().filter_map(|word| flag(word)).collect();
-    // Flags that may stand before a verb have no values.
+    // No flag that may stand before a verb takes this word for its value.
     let verb = typed.iter().position(|word| word == "mount");
     let Some(verb) = verb.filter(|_| !flags.is_empty()) else { return Ok(parsed) };
     let (before, after) = typed.split_at(verb + 1);

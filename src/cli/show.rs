@@ -16,8 +16,13 @@ pub(in crate::cli) fn failed(error: io::Error) -> Fail {
 
 /// Writes text.
 pub(in crate::cli) fn text(text: &str) -> Result<(), Fail> {
+    bytes(text.as_bytes())
+}
+
+/// Writes bytes as they are.
+pub(in crate::cli) fn bytes(bytes: &[u8]) -> Result<(), Fail> {
     let mut output = io::stdout().lock();
-    let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    let written = output.write_all(bytes).and_then(|()| output.flush());
     written.map_err(failed)
 }
 

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::cli::fail::Fail;
 use crate::config::{Size, Span};
-use crate::lifecycle::Durability;
+use crate::lifecycle::metrics::Address;
 use crate::lifecycle::request::MountRequest;
+use crate::lifecycle::{Durability, Exit};
 use crate::limits::{CACHE_BYTES_MIN, OPEN_DIRS_DEFAULT, OPEN_DIRS_MAX, THREADS_MAX};
 
 #[derive(Debug, Args)]
@@ -43,6 +45,28 @@ impl TuningArgs {
         request.durability = self.durability.unwrap_or(request.durability);
         request.key_recheck = self.key_recheck;
         request.key_max_offline = self.key_max_offline;
+    }
+}
+
+/// What is told of an open volume while it is served.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct WatchedArgs {
+    /// Log each operation of the kernel's that takes as long or longer, by its name and inode
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    slow_op: Option<u64>,
+    /// Serve metrics for Prometheus, by HTTP at /metrics: 127.0.0.1:PORT, [::1]:PORT or unix:PATH
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<Address>,
+}
+
+impl WatchedArgs {
+    /// Puts what was typed into a request.
+    pub(in crate::cli) fn apply(&self, request: &mut MountRequest) -> Result<(), Fail> {
+        let metrics = self.metrics.clone().map(Address::absolute).transpose();
+        let no_path = |error| Fail::new(Exit::NoMetrics, format!("metrics: {error}"));
+        request.watched.metrics = metrics.map_err(no_path)?;
+        request.watched.slow = self.slow_op.map(Duration::from_millis);
+        Ok(())
     }
 }
 

@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::cli::args::{InitArgs, RoleArgs, StatusArgs, StopArgs, TerminateArgs};
 use crate::cli::fail::Fail;
 use crate::cli::mount::{key_source, place};
-use crate::cli::show;
 use crate::cli::snapshot::{encrypting, key as snapshot_key};
+use crate::cli::{show, watch};
 use crate::lifecycle::init::InitOptions;
 use crate::lifecycle::report::{Report, State};
 use crate::lifecycle::snapshot::Moving;
@@ -51,7 +51,11 @@ struct Volumes<'a> {
 }
 
 pub(in crate::cli) fn status(arguments: &StatusArgs) -> Result<(), Fail> {
-    let reports = match &arguments.volume {
+    let volume = arguments.volume.as_deref();
+    if let Some(every) = arguments.watch {
+        return watch::watch(volume, every);
+    }
+    let reports = match volume {
         Some(volume) => look::one(volume)?,
         None => look::all()?,
     };
@@ -112,8 +116,13 @@ fn report_text(report: &Report) -> String {
     row("memory locked", yes(daemon.memory_locked));
     row("core dumps off", yes(daemon.core_dumps_off));
     row("cache budget", daemon.cache_budget_bytes.to_string());
+    if let Some(address) = &daemon.metrics {
+        row("metrics", address.to_string());
+    }
     let figures = serde_json::to_value(daemon.figures).unwrap_or_default();
-    format!("{}figures\n{}", show::table(&rows), telemetry::table(&figures))
+    let figures = telemetry::table(&figures);
+    let latency = watch::latency_table(&daemon.latency);
+    format!("{}figures\n{figures}latency\n{latency}", show::table(&rows))
 }
 
 /// The volume that was typed, or the role's.

@@ -47,6 +47,8 @@ counters! {
     cache_bytes,
     /// Bytes of plaintext that were written and are not yet sealed.
     dirty_bytes,
+    /// Bytes in the journal that are needed until the next checkpoint.
+    journal_bytes,
     /// Commits of files.
     commits,
     /// Checkpoints of the journal.

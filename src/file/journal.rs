@@ -427,6 +427,13 @@ impl Journal {
         self.crowded_len.store(crowded_len, Ordering::Relaxed);
     }
 
+    /// Bytes that a mount after a crash would read.
+    pub(in crate::file) fn needed_bytes(&self) -> u64 {
+        let writer = lock(&self.writer);
+        let other = if writer.retired { 0 } else { writer.lens[1 - writer.active] };
+        writer.tail.saturating_sub(HEAD_LEN as u64) + other
+    }
+
     /// Whether it is time for a checkpoint; sooner on a disk that is nearly full.
     pub(in crate::file) fn is_crowded(&self, is_short: bool) -> bool {
         let most = self.crowded_len.load(Ordering::Relaxed);

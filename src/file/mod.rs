@@ -76,7 +76,7 @@ mod volume;
 mod write;
 mod written;
 
-pub use crate::store::{Creator, Durability, NodeKind, RenameMode, SetAttr, SetTime};
+pub use crate::store::{Creator, Durability, NodeKind, RenameMode, SetAttr, SetTime, is_news};
 pub use attribute::{Bearer, CAPABILITIES, XattrMode};
 pub use behind::Told;
 pub use content::{File, Slice};

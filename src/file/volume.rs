@@ -367,7 +367,8 @@ impl Volume {
 
     /// Counters since the volume was opened.
     pub fn figures(&self) -> Figures {
-        self.counters.figures()
+        let journal_bytes = self.journaled.as_ref().map_or(0, |of| of.journal.needed_bytes());
+        Figures { journal_bytes, ..self.counters.figures() }
     }
 
     /// Whether nothing is written to the store.

@@ -45,5 +45,5 @@ pub use rest::{Door, Inside, Rest};
 
 pub use crate::file::{
     Access, Allocate, Creator, Dir, DirEntry, File, Kind, NodeKind, RenameMode, Seek, SetAttr,
-    SetTime, Slice, Stat, StatFs, Time, Volume, XattrMode,
+    SetTime, Slice, Stat, StatFs, Time, Volume, XattrMode, is_news,
 };

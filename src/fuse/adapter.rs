@@ -16,6 +16,7 @@ use fuser::{
 use crate::fs::{Change, FsError, NodeKind, Privileges, SetAttr};
 use crate::fuse::answer::Adapter;
 use crate::fuse::convert::{self, errno, file_attr, generation, inode, ttl};
+use crate::fuse::latency::Operation as Op;
 use crate::fuse::request::{
     creator, fopen_flags, give_attr, give_entry, give_nothing, give_opened, give_stream,
     give_value, give_written, guarded, handle, name_ttl, privileges, settle, sync, visible,
@@ -44,20 +45,24 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.answer("lookup", reply, |fs, reply| match fs.lookup(inode(parent), name.as_bytes()) {
-            Err(error) if error.is_not_found() => {
-                reply.entry(&name_ttl(fs), &convert::absent(), Generation(0));
+        self.answer(Op::Lookup.of(parent), reply, |fs, reply| {
+            match fs.lookup(inode(parent), name.as_bytes()) {
+                Err(error) if error.is_not_found() => {
+                    reply.entry(&name_ttl(fs), &convert::absent(), Generation(0));
+                }
+                found => give_entry(reply, found, name_ttl(fs)),
             }
-            found => give_entry(reply, found, name_ttl(fs)),
         });
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
-        self.at_door("forget", |door| door.forget(inode(ino), nlookup));
+        self.unanswered("forget", |door| door.forget(inode(ino), nlookup));
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.answer("getattr", reply, |fs, reply| give_attr(reply, fs.getattr(inode(ino))));
+        self.answer(Op::Getattr.of(ino), reply, |fs, reply| {
+            give_attr(reply, fs.getattr(inode(ino)))
+        });
     }
 
     fn setattr(
@@ -82,13 +87,13 @@ impl Filesystem for Adapter {
         let mode = mode.map(|mode| mode & MODE_BITS);
         let set = SetAttr { mode, uid, gid, atime, mtime };
         let change = Change { size, set, privileges: privileges(request) };
-        self.answer("setattr", reply, |fs, reply| {
+        self.answer(Op::Setattr.of(ino), reply, |fs, reply| {
             give_attr(reply, fs.setattr(inode(ino), &change))
         });
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        self.answer("readlink", reply, |fs, reply| match fs.readlink(inode(ino)) {
+        self.answer(Op::Readlink.of(ino), reply, |fs, reply| match fs.readlink(inode(ino)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
         });
@@ -104,7 +109,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.answer("mknod", reply, |fs, reply| {
+        self.answer(Op::Mknod.of(parent), reply, |fs, reply| {
             let make = |kind: NodeKind| {
                 let mode = umask::applied(mode & MODE_BITS, umask);
                 fs.mknod(inode(parent), name.as_bytes(), kind, mode, creator(request))
@@ -123,7 +128,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.answer("mkdir", reply, |fs, reply| {
+        self.answer(Op::Mkdir.of(parent), reply, |fs, reply| {
             let mode = umask::applied(mode & MODE_BITS, umask);
             let made = fs.mkdir(inode(parent), name.as_bytes(), mode, creator(request));
             give_entry(reply, made, name_ttl(fs));
@@ -131,13 +136,13 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer("unlink", reply, |fs, reply| {
+        self.answer(Op::Unlink.of(parent), reply, |fs, reply| {
             give_nothing(reply, fs.unlink(inode(parent), name.as_bytes()))
         });
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer("rmdir", reply, |fs, reply| {
+        self.answer(Op::Rmdir.of(parent), reply, |fs, reply| {
             give_nothing(reply, fs.rmdir(inode(parent), name.as_bytes()))
         });
     }
@@ -151,7 +156,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (name, target) = (link_name.as_bytes(), target.as_os_str().as_bytes());
-        self.answer_to("symlink", target, reply, |fs, reply| {
+        self.answer_to(Op::Symlink.of(parent), target, reply, |fs, reply, _| {
             let made = fs.symlink(inode(parent), name, target, creator(request));
             give_entry(reply, made, name_ttl(fs));
         });
@@ -167,7 +172,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.answer("rename", reply, |fs, reply| {
+        self.answer(Op::Rename.of(parent), reply, |fs, reply| {
             let mode = convert::rename_mode(flags).ok_or(FsError::Invalid);
             let (from, to) = (inode(parent), inode(newparent));
             let (name, newname) = (name.as_bytes(), newname.as_bytes());
@@ -184,14 +189,14 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.answer("link", reply, |fs, reply| {
+        self.answer(Op::Link.of(ino), reply, |fs, reply| {
             let made = fs.link(inode(ino), inode(newparent), newname.as_bytes());
             give_entry(reply, made, name_ttl(fs));
         });
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.answer("open", reply, |fs, reply| {
+        self.answer(Op::Open.of(ino), reply, |fs, reply| {
             let flags = crate::fs::OpenFlags::from_bits(flags.0);
             let opened = fs.open(inode(ino), flags);
             let spoiled = fs.take_spoiled(inode(ino));
@@ -209,7 +214,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.answer("create", reply, |fs, reply| {
+        self.answer(Op::Create.of(parent), reply, |fs, reply| {
             let mode = umask::applied(mode & MODE_BITS, umask);
             let flags = crate::fs::OpenFlags::from_bits(flags);
             let (name, creator) = (name.as_bytes(), creator(request));
@@ -229,7 +234,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -237,16 +242,18 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.answer("read", reply, |fs, reply| match fs.read(handle(fh), offset, size as usize) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(error) => reply.error(errno(&error)),
+        self.answer(Op::Read.of(ino), reply, |fs, reply| {
+            match fs.read(handle(fh), offset, size as usize) {
+                Ok(bytes) => reply.data(&bytes),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 
     fn write(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -255,46 +262,57 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.answer_to("write", data, reply, |fs, reply| {
+        self.answer_to(Op::Write.of(ino), data, reply, |fs, reply, answered| {
             let privileges = match write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 true => Privileges::Drop,
                 false => Privileges::Keep,
             };
-            give_written(reply, data.len(), |accepted| {
+            give_written(reply, data.len(), answered, |accepted| {
                 fs.write_behind(handle(fh), offset, data, privileges, accepted)
             });
         });
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.answer("flush", reply, |fs, reply| give_nothing(reply, fs.flush(handle(fh))));
+    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.answer(Op::Flush.of(ino), reply, |fs, reply| {
+            give_nothing(reply, fs.flush(handle(fh)))
+        });
     }
 
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.at_door("release", |door| give_nothing(reply, door.release(handle(fh))));
+        self.at_door(Op::Release.of(ino), |door| give_nothing(reply, door.release(handle(fh))));
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.answer("fsync", reply, |fs, reply| {
+    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.answer(Op::Fsync.of(ino), reply, |fs, reply| {
             give_nothing(reply, fs.fsync(handle(fh), sync(datasync)))
         });
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.answer("opendir", reply, |fs, reply| give_stream(reply, fs, fs.opendir(inode(ino))));
+        self.answer(Op::Opendir.of(ino), reply, |fs, reply| {
+            give_stream(reply, fs, fs.opendir(inode(ino)))
+        });
     }
 
-    fn readdir(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.answer("readdir", reply, |fs, mut reply| {
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        self.answer(Op::Readdir.of(ino), reply, |fs, mut reply| {
             let listed = fs.readdir(handle(fh), offset, |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 !reply.add(INodeNo(entry.ino.0), entry.next, convert::file_type(entry), name)
@@ -309,12 +327,12 @@ impl Filesystem for Adapter {
     fn readdirplus(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.answer("readdirplus", reply, |fs, mut reply| {
+        self.answer(Op::Readdirplus.of(ino), reply, |fs, mut reply| {
             let listed = fs.readdirplus(handle(fh), offset, |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 let (attr, ttl, generation) = match &entry.attr {
@@ -330,16 +348,25 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.at_door("releasedir", |door| give_nothing(reply, door.release(handle(fh))));
+    fn releasedir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.at_door(Op::Releasedir.of(ino), |door| give_nothing(reply, door.release(handle(fh))));
     }
 
-    fn fsyncdir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.answer("fsyncdir", reply, |fs, reply| give_nothing(reply, fs.fsyncdir(handle(fh))));
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.answer(Op::Fsyncdir.of(ino), reply, |fs, reply| {
+            give_nothing(reply, fs.fsyncdir(handle(fh)))
+        });
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        self.answer("statfs", reply, |fs, reply| match fs.statfs() {
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.answer(Op::Statfs.of(ino), reply, |fs, reply| match fs.statfs() {
             Ok(space) => {
                 let size = |bytes: u64| u32::try_from(bytes).unwrap_or(4096);
                 reply.statfs(
@@ -367,7 +394,7 @@ impl Filesystem for Adapter {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        self.answer_to("setxattr", value, reply, |fs, reply| {
+        self.answer_to(Op::Setxattr.of(ino), value, reply, |fs, reply, _| {
             let set = |mode| fs.setxattr(inode(ino), name.as_bytes(), value, mode);
             let mode = convert::xattr_mode(flags).ok_or(FsError::Invalid);
             give_nothing(reply, mode.and_then(set));
@@ -375,20 +402,20 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.answer("getxattr", reply, |fs, reply| {
+        self.answer(Op::Getxattr.of(ino), reply, |fs, reply| {
             give_value(reply, fs.getxattr(inode(ino), name.as_bytes()), size);
         });
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.answer("listxattr", reply, |fs, reply| {
+        self.answer(Op::Listxattr.of(ino), reply, |fs, reply| {
             let names = fs.listxattr(inode(ino));
             give_value(reply, names.map(|names| visible(request, names)), size);
         });
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer("removexattr", reply, |fs, reply| {
+        self.answer(Op::Removexattr.of(ino), reply, |fs, reply| {
             give_nothing(reply, fs.removexattr(inode(ino), name.as_bytes()));
         });
     }
@@ -401,14 +428,14 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         request: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.answer("fallocate", reply, |fs, reply| {
+        self.answer(Op::Fallocate.of(ino), reply, |fs, reply| {
             let privileges = privileges(request);
             let allocate = |mode| fs.fallocate(handle(fh), mode, offset, length, privileges);
             let mode = convert::allocate(mode).ok_or(FsError::NotSupported);
@@ -419,13 +446,13 @@ impl Filesystem for Adapter {
     fn lseek(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.answer("lseek", reply, |fs, reply| {
+        self.answer(Op::Lseek.of(ino), reply, |fs, reply| {
             if self.gathers && fs.may_be_written(handle(fh)) {
                 // What the kernel has gathered and not sent would be told as a hole; programs that
                 // copy would lose it. From now on the kernel tells all of a file as data.
@@ -445,7 +472,7 @@ impl Filesystem for Adapter {
     fn copy_file_range(
         &self,
         request: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
         _: INodeNo,
@@ -455,7 +482,7 @@ impl Filesystem for Adapter {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.answer("copy_file_range", reply, |fs, reply| {
+        self.answer(Op::CopyFileRange.of(ino), reply, |fs, reply| {
             let (source, target) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
             let len = len.min(COPY_LEN_MAX);
             match fs.copy_file_range(source, target, len, privileges(request)) {

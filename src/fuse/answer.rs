@@ -1,8 +1,12 @@
-//! What serves a mount: how a request is answered, whatever it asks, and what is left of it then.
+//! What serves a mount: how a request is answered, whatever it asks, how long that takes, and what
+//! is left of it then.
 
+use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::fs::{Door, Fs};
+use crate::fuse::latency::{Asked, Latencies};
 use crate::fuse::linger::Linger;
 use crate::fuse::request::{Refuse, guarded};
 use crate::sys::{Zeros, scrub_stack};
@@ -17,8 +21,25 @@ pub(in crate::fuse) struct Adapter {
     pub(in crate::fuse) gathers: bool,
     /// Between two requests.
     pub(in crate::fuse) linger: Option<Linger>,
+    /// How long they take.
+    pub(in crate::fuse) latencies: Arc<Latencies>,
     /// What requests are overwritten with.
     pub(in crate::fuse) zeros: Zeros,
+}
+
+/// When a request was answered: the first time that this is told.
+#[derive(Debug, Default)]
+pub(in crate::fuse) struct Answered(Cell<Option<Instant>>);
+
+impl Answered {
+    /// It is answered now, unless it was before.
+    pub(in crate::fuse) fn note(&self) {
+        self.0.set(Some(self.at()));
+    }
+
+    fn at(&self) -> Instant {
+        self.0.get().unwrap_or_else(Instant::now)
+    }
 }
 
 impl Adapter {
@@ -26,36 +47,53 @@ impl Adapter {
     /// the same error.
     pub(in crate::fuse) fn answer<R: Refuse>(
         &self,
-        operation: &'static str,
+        asked: Asked,
         reply: R,
         work: impl FnOnce(&Fs, R),
     ) {
-        self.answer_to(operation, &[], reply, work);
+        self.answer_to(asked, &[], reply, |fs, reply, _| work(fs, reply));
     }
 
     /// The same for a request that brought `content`, of which nothing is left in memory when
-    /// nobody is behind the door any more.
+    /// nobody is behind the door any more. Work that goes on after the answer tells when that was.
     pub(in crate::fuse) fn answer_to<R: Refuse>(
         &self,
-        operation: &'static str,
+        asked: Asked,
         content: &[u8],
         reply: R,
-        work: impl FnOnce(&Fs, R),
+        work: impl FnOnce(&Fs, R, &Answered),
     ) {
-        self.at_door(operation, |door| {
+        self.timed(asked, |door, answered| {
             let entered = door.enter();
             // Dropped before who entered leaves, also by a panic.
             let _spent = Spent { content, zeros: &self.zeros };
             match &entered {
-                Ok(fs) => work(fs, reply),
+                Ok(fs) => work(fs, reply, answered),
                 Err(error) => reply.refuse(error),
             }
+            answered.note();
         });
     }
 
     /// The same for what is done also while it is locked.
-    pub(in crate::fuse) fn at_door(&self, operation: &'static str, work: impl FnOnce(&Door)) {
+    pub(in crate::fuse) fn at_door(&self, asked: Asked, work: impl FnOnce(&Door)) {
+        self.timed(asked, |door, _| work(door));
+    }
+
+    /// What nobody waits for.
+    pub(in crate::fuse) fn unanswered(&self, operation: &'static str, work: impl FnOnce(&Door)) {
         guarded(operation, || work(&self.door));
+        self.linger();
+    }
+
+    fn timed(&self, asked: Asked, work: impl FnOnce(&Door, &Answered)) {
+        let (begun, answered) = (Instant::now(), Answered::default());
+        guarded(asked.name(), || work(&self.door, &answered));
+        self.latencies.note(asked, answered.at().duration_since(begun));
+        self.linger();
+    }
+
+    fn linger(&self) {
         if let Some(linger) = &self.linger {
             linger.after_reply();
         }

@@ -3,11 +3,12 @@
 //! | module    | holds                                                           |
 //! |-----------|-----------------------------------------------------------------|
 //! | `adapter` | one short method for each kernel request                        |
-//! | `answer`  | how each is answered, and what is left of it                    |
+//! | `answer`  | how each is answered, how long it takes, and what is left of it |
 //! | `convert` | between the kernel's types and ours                             |
 //! | `error`   | why a mount failed, and its exit code                           |
 //! | `helper`  | mounting without being root, through fusermount3                |
 //! | `latch`   | locking a mount and unlocking it                                |
+//! | `latency` | counts of how long requests take, and which are slow            |
 //! | `linger`  | looking for the next request before a thread waits for it      |
 //! | `mount`   | mounting, waiting, unmounting                                   |
 //! | `point`   | what is at a mountpoint                                         |
@@ -20,6 +21,7 @@ mod convert;
 mod error;
 mod helper;
 mod latch;
+mod latency;
 mod linger;
 mod mount;
 mod point;
@@ -29,5 +31,6 @@ mod umask;
 pub use error::MountError;
 pub use helper::HELPERS;
 pub use latch::Latch;
+pub use latency::{BUCKETS, ByClass, Latencies, Latency, bound};
 pub use mount::{MountOptions, Mounted, Unmounter, check_device, mount};
 pub use point::{MountInfo, checked, mount_at, mounts, unescaped};

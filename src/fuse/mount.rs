@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use fuser::{Config, Notifier, Session, SessionACL};
 use rustix::io::Errno;
@@ -20,6 +21,7 @@ use crate::fuse::answer::Adapter;
 use crate::fuse::error::MountError;
 use crate::fuse::helper::{self, HelperError};
 use crate::fuse::latch::Latch;
+use crate::fuse::latency::Latencies;
 use crate::fuse::linger::Linger;
 use crate::fuse::point::{self, mount_at};
 use crate::fuse::umask;
@@ -55,6 +57,8 @@ pub struct MountOptions {
     pub no_programs: bool,
     /// The kernel gathers writes, and sends them later or when a sync or close asks for them.
     pub write_back: bool,
+    /// Requests that take as long are told in the log.
+    pub slow: Option<Duration>,
     /// Threads that serve the mount; 0 for one a core, and at least two.
     pub threads: usize,
     /// What is shown as mounted: the store.
@@ -73,6 +77,7 @@ impl MountOptions {
             devices: false,
             no_programs: false,
             write_back: false,
+            slow: None,
             threads: 0,
             fs_name: fs_name.into(),
         }
@@ -106,6 +111,7 @@ impl MountOptions {
 pub struct Mounted {
     unmounter: Unmounter,
     latch: Latch,
+    latencies: Arc<Latencies>,
     session: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -136,8 +142,8 @@ pub fn mount(
     let before = std::fs::metadata(&path).map_err(failed("looking at it"))?.dev();
     let fd = attach(&path, options)?;
     let undo = || drop(detach(&path));
-    let door = Door::new(fs);
-    let (session, notifier) = serve(&door, fd, options).map_err(|error| {
+    let (door, latencies) = (Door::new(fs), Arc::new(Latencies::new(options.slow)));
+    let (session, notifier) = serve(&door, fd, options, &latencies).map_err(|error| {
         undo();
         failed("greeting the kernel")(error)
     })?;
@@ -157,7 +163,7 @@ pub fn mount(
     read_further_ahead(device);
     look_from_outside(&path);
     let (unmounter, latch) = (Unmounter { path, device }, Latch { door, notifier });
-    Ok(Mounted { unmounter, latch, session: Some(session) })
+    Ok(Mounted { unmounter, latch, latencies, session: Some(session) })
 }
 
 /// Has the kernel ask for the root's attributes: until it has them it takes the root for the
@@ -182,6 +188,7 @@ fn serve(
     door: &Arc<Door>,
     fd: OwnedFd,
     options: &MountOptions,
+    latencies: &Arc<Latencies>,
 ) -> io::Result<(JoinHandle<io::Result<()>>, Notifier)> {
     if let Ok(fs) = door.enter() {
         fs.set_keeps_times(options.write_back);
@@ -192,6 +199,7 @@ fn serve(
         gathers: options.write_back,
         // Without it requests are answered all the same.
         linger: Linger::new(&fd).ok(),
+        latencies: Arc::clone(latencies),
         zeros: Zeros::open()?,
     };
     let mut config = Config::default();
@@ -393,6 +401,11 @@ impl Mounted {
     /// To lock and unlock it from another thread.
     pub fn latch(&self) -> Latch {
         self.latch.clone()
+    }
+
+    /// How long its requests take.
+    pub fn latencies(&self) -> Arc<Latencies> {
+        Arc::clone(&self.latencies)
     }
 
     /// See [`Unmounter::unmount`].

@@ -11,6 +11,7 @@ use fuser::{
 };
 
 use crate::fs::{Access, Attr, Creator, Fs, FsError, HandleId, Privileges, Sync};
+use crate::fuse::answer::Answered;
 use crate::fuse::convert::{TTL, errno, file_attr, generation, ttl};
 
 /// Bytes of the largest request. Linux gives at most 256 pages unless told otherwise.
@@ -169,15 +170,21 @@ pub(in crate::fuse) fn give_opened(
     }
 }
 
-/// Of a write of `len` bytes, which may be answered before it is done.
+/// Of a write of `len` bytes, which may be answered before it is done, which `answered` is told.
 pub(in crate::fuse) fn give_written(
     reply: ReplyWrite,
     len: usize,
+    answered: &Answered,
     write: impl FnOnce(&mut dyn FnMut()) -> Result<(), FsError>,
 ) {
     let len = u32::try_from(len).expect("one request");
     let mut reply = Some(reply);
-    let done = write(&mut || reply.take().map_or((), |reply| reply.written(len)));
+    let done = write(&mut || {
+        if let Some(reply) = reply.take() {
+            reply.written(len);
+            answered.note();
+        }
+    });
     match (done, reply) {
         (Ok(()), Some(reply)) => reply.written(len),
         (Err(error), Some(reply)) => reply.error(errno(&error)),

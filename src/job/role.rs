@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::lifecycle::Durability;
+use crate::lifecycle::metrics::Watched;
 use crate::lifecycle::request::{KernelOptions, MountRequest, NewVolume};
 use crate::lifecycle::session::Point;
 use crate::limits::{
@@ -145,6 +146,7 @@ impl Place {
             key_max_offline: KEY_MAX_OFFLINE_DEFAULT,
             read_only: false,
             kernel: KernelOptions::usual(),
+            watched: Watched::default(),
         }
     }
 

@@ -117,10 +117,11 @@ pub fn run(options: &JobOptions) -> Result<Outcome, JobError> {
     request.check().map_err(JobError::NotMounted)?;
     let (events, happened) = mpsc::channel();
     watch_signals(&events).map_err(JobError::Spawn)?;
+    let metrics = request.watched.bind().map_err(JobError::NotMounted)?;
     let opened = request.open().map_err(JobError::NotMounted)?;
     let transient = opened.key.slot.is_none();
-    let session =
-        Session::start(opened, &request.points, &request.mount_options(), protection, &events);
+    let (points, how) = (&request.points, request.mount_options());
+    let session = Session::start(opened, points, &how, metrics, protection, &events);
     let session = match session {
         Ok(session) => session,
         Err(error) => {

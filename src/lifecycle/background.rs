@@ -20,6 +20,7 @@ use crate::lifecycle::report::Report;
 use crate::lifecycle::request::MountRequest;
 use crate::lifecycle::serve::serve;
 use crate::limits::SERVE_WAIT;
+use crate::telemetry::Logging;
 
 /// Name of the hidden verb that runs [`daemon`].
 pub const DAEMON_VERB: &str = "mount-daemon";
@@ -35,13 +36,14 @@ enum Outcome {
 ///
 /// # Errors
 /// Its own, with its exit code; or what it did instead of answering.
-pub fn start(request: &MountRequest, log: &Path, verbose: u8) -> Result<Report, VerbError> {
+pub fn start(request: &MountRequest, log: &Path, logging: Logging) -> Result<Report, VerbError> {
     let failed = |action| VerbError::local(Path::new("/proc/self/exe"), action);
     let (stream, theirs) = UnixStream::pair().map_err(failed("can't make a socket pair"))?;
     let errors =
         crate::telemetry::open_log(log).map_err(VerbError::local(log, "can't open the log"))?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("cmkfs").arg(DAEMON_VERB).args((0..verbose).map(|_| "-v"));
+    command.arg0("cmkfs").arg(DAEMON_VERB).args((0..logging.verbose).map(|_| "-v"));
+    command.arg(format!("--log-format={}", logging.format));
     if crate::keys::plain_http_is_allowed() {
         command.env(crate::keys::PLAIN_HTTP_VARIABLE, "1");
     }

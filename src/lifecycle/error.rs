@@ -339,6 +339,14 @@ pub enum VerbError {
     /// Something final was not confirmed.
     #[error("{0}")]
     NotConfirmed(String),
+    /// Nothing can listen there.
+    #[error("metrics at {address}: can't listen there: {error}; name another address, or port 0")]
+    NoMetrics {
+        /// As it was named.
+        address: String,
+        /// The system's answer.
+        error: io::Error,
+    },
     /// The daemon's own error, told by it.
     #[error("{text}")]
     Daemon {
@@ -477,6 +485,7 @@ impl VerbError {
             Self::NoSnapshot { .. } => Exit::NoSnapshot,
             Self::SnapshotDamaged { .. } => Exit::SnapshotDamaged,
             Self::NotConfirmed(_) => Exit::NotConfirmed,
+            Self::NoMetrics { .. } => Exit::NoMetrics,
             Self::Daemon { .. } | Self::Silent { .. } => Exit::Unexpected,
         }
     }

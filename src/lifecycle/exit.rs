@@ -94,6 +94,8 @@ pub enum Exit {
     UntrustedEndpoint = 73,
     /// No such grant for the volume.
     NoGrant = 74,
+    /// Metrics can't be served at that address.
+    NoMetrics = 75,
     /// `cmkfs run` failed before the command ran, or stopped it.
     NotRun = 125,
     /// The command can't be executed.

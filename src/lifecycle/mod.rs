@@ -12,6 +12,7 @@
 //! | `serve`      | the daemon of a mount                                          |
 //! | `background` | starts that daemon and waits until it serves                   |
 //! | `control`    | the control socket and its clients                             |
+//! | `metrics`    | the figures of a mount for a collector                         |
 //! | `rekeying`   | what a daemon does to the files for `key rotate`               |
 //! | `renewal`    | keys of a newer epoch for a volume that is open to read        |
 //! | `report`     | what `status` shows                                            |
@@ -46,6 +47,7 @@ pub mod key;
 pub mod leave;
 pub mod locate;
 pub mod locking;
+pub mod metrics;
 pub mod mounts;
 pub mod open;
 pub mod process;

@@ -17,19 +17,23 @@
 //! | `daemon`              | only of a mounted volume, see [`DaemonReport`]                  |
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::file::{Durability, Figures, Volume};
+use crate::file::{Durability, Volume};
 use crate::format::descriptor::Descriptor;
 use crate::format::{Slot, VolumeId};
-use crate::fuse::MountOptions;
+use crate::fuse::{Latencies, MountOptions};
 use crate::lifecycle::custody::{Custody, KeyState};
+use crate::lifecycle::metrics::Address;
 use crate::lifecycle::open::Access;
 use crate::store::{Holder, Store};
 use crate::sys::Protection;
+
+pub use crate::file::Figures;
+pub use crate::fuse::{ByClass, Latency};
 
 /// One volume.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -120,6 +124,13 @@ pub struct DaemonReport {
     /// daemon of an earlier release.
     #[serde(default)]
     pub key_proved_unix_s: Option<u64>,
+    /// Seconds between two requests for the key to KMS or Secrets Manager.
+    #[serde(default)]
+    pub key_recheck_s: Option<u64>,
+    /// How long after the key was last proved the volume is locked if nobody answers; none for a
+    /// key that is not of AWS.
+    #[serde(default)]
+    pub key_max_offline_s: Option<u64>,
     /// Whether its memory can't be swapped out.
     pub memory_locked: bool,
     /// Whether it leaves no core dump.
@@ -128,6 +139,19 @@ pub struct DaemonReport {
     pub cache_budget_bytes: u64,
     /// Counters since it began to serve.
     pub figures: Figures,
+    /// How long the kernel's requests took since it began to serve.
+    #[serde(default)]
+    pub latency: ByClass,
+    /// Where its metrics are served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Address>,
+}
+
+impl DaemonReport {
+    /// Seconds since the key was last proved, at this time since 1970.
+    pub fn key_age_s(&self, now_unix_s: u64) -> Option<u64> {
+        self.key_proved_unix_s.map(|proved| now_unix_s.saturating_sub(proved))
+    }
 }
 
 /// Slots of a description as `status` shows them.
@@ -146,6 +170,9 @@ pub(in crate::lifecycle) struct Shared {
     protection: Protection,
     started: Instant,
     mountpoints: Mutex<Vec<PathBuf>>,
+    /// Of each mount that there is or was.
+    latencies: Mutex<Vec<Arc<Latencies>>>,
+    metrics: OnceLock<Address>,
 }
 
 impl Shared {
@@ -164,6 +191,8 @@ impl Shared {
             protection,
             started: Instant::now(),
             mountpoints: Mutex::default(),
+            latencies: Mutex::default(),
+            metrics: OnceLock::new(),
         }
     }
 
@@ -189,8 +218,21 @@ impl Shared {
         self.mountpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(in crate::lifecycle) fn add_mountpoint(&self, path: &Path) {
+    pub(in crate::lifecycle) fn add_mount(&self, path: &Path, latencies: Arc<Latencies>) {
         self.mountpoints.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+        self.latencies.lock().unwrap_or_else(PoisonError::into_inner).push(latencies);
+    }
+
+    /// Metrics are served there from now on.
+    pub(in crate::lifecycle) fn set_metrics(&self, address: &Address) {
+        self.metrics.get_or_init(|| address.clone());
+    }
+
+    fn latency(&self) -> ByClass {
+        let mut sums = ByClass::new();
+        let latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        latencies.iter().for_each(|latencies| latencies.add_to(&mut sums));
+        sums
     }
 
     pub(in crate::lifecycle) fn remove_mountpoint(&self, path: &Path) {
@@ -198,13 +240,16 @@ impl Shared {
         paths.retain(|other| other != path);
     }
 
-    /// `None` once the volume has been closed.
-    pub(in crate::lifecycle) fn report(&self) -> Option<Report> {
+    /// What is known without a look at the store; `None` once the volume has been closed.
+    pub(in crate::lifecycle) fn daemon(&self) -> Option<DaemonReport> {
         if self.custody.has_ended() {
             return None;
         }
         let (key, tuning) = (self.custody.key(), self.custody.how().tuning);
-        let daemon = DaemonReport {
+        let of_aws = |span: Duration| key.info.is_of_aws().then_some(span.as_secs());
+        let (key_recheck_s, key_max_offline_s) =
+            (of_aws(tuning.key_recheck), of_aws(tuning.key_max_offline));
+        Some(DaemonReport {
             pid: std::process::id(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
@@ -216,11 +261,20 @@ impl Shared {
             key_state: key.state,
             key_reason: key.reason,
             key_proved_unix_s: Some(key.info.proved_unix_s),
+            key_recheck_s,
+            key_max_offline_s,
             memory_locked: self.protection.no_swap,
             core_dumps_off: self.protection.no_core_files && self.protection.no_tracing,
             cache_budget_bytes: tuning.cache_bytes,
             figures: self.custody.figures(),
-        };
+            latency: self.latency(),
+            metrics: self.metrics.get().cloned(),
+        })
+    }
+
+    /// `None` once the volume has been closed.
+    pub(in crate::lifecycle) fn report(&self) -> Option<Report> {
+        let daemon = self.daemon()?;
         // Slots may have changed since it was mounted.
         let now = self.store.read_descriptor().ok();
         let now = now.filter(|now| now.volume_id == self.descriptor.volume_id);

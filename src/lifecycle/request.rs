@@ -16,6 +16,7 @@ use crate::keys::{KeySource, OutputKey};
 use crate::lifecycle::error::VerbError;
 use crate::lifecycle::init::{self, InitOptions};
 use crate::lifecycle::key::output;
+use crate::lifecycle::metrics::Watched;
 use crate::lifecycle::open::{self, Access, Opened, Tuning, find_store, lock};
 use crate::lifecycle::session::Point;
 use crate::lifecycle::terminate;
@@ -52,6 +53,9 @@ pub struct MountRequest {
     pub read_only: bool,
     /// How the kernel serves it.
     pub kernel: KernelOptions,
+    /// What is told of it while it is served.
+    #[serde(default)]
+    pub watched: Watched,
 }
 
 /// Options that only the kernel's side of a mount knows.
@@ -129,6 +133,7 @@ impl MountRequest {
             devices: self.kernel.devices,
             no_programs: self.kernel.no_programs,
             write_back: self.kernel.write_back,
+            slow: self.watched.slow,
         }
     }
 

@@ -49,13 +49,14 @@ pub fn serve(
     let (events, happened) = mpsc::channel();
     // Before the mounts, so that no signal finds them without a handler.
     watch_signals(&events)?;
+    let metrics = request.watched.bind()?;
     let opened = request.open()?;
     let told = happened.try_iter().any(|event| matches!(event, Happened::Signal(_)));
     if told || !wanted() {
         return Err(VerbError::Interrupted(request.store.clone()));
     }
     let options = request.mount_options();
-    let session = Session::start(opened, &request.points, &options, protection, &events)?;
+    let session = Session::start(opened, &request.points, &options, metrics, protection, &events)?;
     if let Some(report) = session.report() {
         tracing::info!(store = %request.store.display(), "serving");
         if !ready(&report) && events.send(Happened::Signal(SIGTERM)).is_err() {

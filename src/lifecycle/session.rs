@@ -18,6 +18,7 @@ use crate::fuse::{MountOptions, Mounted, Unmounter};
 use crate::lifecycle::control::{Asked, Control};
 use crate::lifecycle::custody::Custody;
 use crate::lifecycle::error::{VerbError, unopened};
+use crate::lifecycle::metrics::{Bound, Server};
 use crate::lifecycle::mounts;
 use crate::lifecycle::open::{self, Opened};
 use crate::lifecycle::report::{Report, Shared};
@@ -55,6 +56,7 @@ pub struct Session {
     lock: Option<StoreLock>,
     timers: [Timer; 2],
     control: Control,
+    metrics: Option<Server>,
     unmounters: Vec<Unmounter>,
     watchers: Vec<JoinHandle<()>>,
 }
@@ -69,6 +71,7 @@ impl Session {
         opened: Opened,
         points: &[Point],
         options: &MountOptions,
+        metrics: Option<Bound>,
         protection: Protection,
         events: &Sender<E>,
     ) -> Result<Self, VerbError> {
@@ -77,13 +80,17 @@ impl Session {
         let custody = Custody::new(store.clone(), how, standing, Arc::clone(&volume), key);
         let shared = Arc::new(Shared::new(&custody, &descriptor, &store, options, protection));
         let control = Control::start(&shared, events.clone())?;
+        let metrics = metrics.map(|bound| Server::start(bound, &shared)).transpose()?;
+        if let Some(server) = &metrics {
+            shared.set_metrics(server.address());
+        }
         let mut mounted: Vec<Mounted> = Vec::new();
         for point in points {
             // A mount that is dropped is taken out of the tree again.
             let mount = mount(&volume, point, options)?;
             custody.add(mount.latch(), point);
+            shared.add_mount(&point.mountpoint, mount.latencies());
             mounted.push(mount);
-            shared.add_mountpoint(&point.mountpoint);
         }
         if let Some(lock) = &mut lock {
             let socket = Some(control.path().to_owned());
@@ -100,7 +107,7 @@ impl Session {
             std::thread::spawn(move || watch(index, mounted, &mountpoint, &shared, &events))
         };
         let watchers = mounted.into_iter().enumerate().map(watch).collect();
-        Ok(Self { custody, shared, lock, timers, control, unmounters, watchers })
+        Ok(Self { custody, shared, lock, timers, control, metrics, unmounters, watchers })
     }
 
     /// What `status` shows.
@@ -169,7 +176,7 @@ impl Session {
     /// # Errors
     /// What could not be committed.
     pub fn finish(self) -> Result<(), VerbError> {
-        let Self { custody, shared, lock, timers, control, unmounters: _, watchers } = self;
+        let Self { custody, shared, lock, timers, control, metrics, watchers, .. } = self;
         timers.into_iter().for_each(Timer::stop);
         let volume = custody.volume();
         if let Some(volume) = &volume {
@@ -185,7 +192,7 @@ impl Session {
         if let (Some(volume), true) = (&volume, ended) {
             volume.let_go();
         }
-        drop(control);
+        drop((control, metrics));
         drop(volume);
         custody.end();
         if ended {

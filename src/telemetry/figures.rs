@@ -35,7 +35,7 @@ fn flatten<'a>(prefix: &str, value: &'a Value, rows: &mut Vec<(String, &'a Value
 }
 
 /// In the largest binary unit that leaves at least 1, with one decimal.
-fn binary(bytes: u64) -> String {
+pub fn binary(bytes: u64) -> String {
     let log2 = bytes.checked_ilog2().unwrap_or_default();
     let step = (log2 / 10).min(4);
     let unit = ["B", "KiB", "MiB", "GiB", "TiB"][step as usize];
