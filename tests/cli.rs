@@ -44,7 +44,7 @@ fn wrong_usage_is_2_and_names_what_is_wrong() {
         ("snapshot drop store", "drop"),
         ("stop", "VOLUME"),
         ("key", "policy"),
-        ("key policy --for unmount", "init, mount, add, rewrap"),
+        ("key policy --for unmount", "init, mount, add, rotate, rewrap"),
         ("key policy --role Train", "arn:aws:iam::ACCOUNT:role/NAME"),
         ("doctor --root .", "--role"),
         ("doctor --context aws:x=1", "aws:"),
@@ -366,11 +366,7 @@ fn snapshot_targets_are_judged() {
     desk.refused("snapshot create store gone/deep", 50, &["gone/deep"]);
     desk.refused("snapshot list gone", 50, &["gone"]);
     for verb in ["snapshot create store", "stop store --snapshot", "snapshot list"] {
-        desk.refused(
-            &format!("{verb} s3://bucket/prefix"),
-            2,
-            &["s3://", "a target is a directory"],
-        );
+        desk.refused(&format!("{verb} gs://bucket/prefix"), 2, &["gs://", "s3://BUCKET/PREFIX"]);
     }
     for inside in ["mnt/snaps", "store/snaps"] {
         desk.dir(inside);

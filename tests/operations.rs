@@ -47,13 +47,13 @@ list 1000 files; cold
     close 1, fstat 1, getdents64 4, lseek 1, newfstatat 204, openat 2, readlinkat 1
     blocks opened 0, blocks sealed 0
 create, write 10 KB, close
-    close 1, fstat 3, getrandom 2, newfstatat 1, openat 1, pwrite64 4, umask 1
+    close 1, fstat 3, getrandom 2, newfstatat 1, openat 1, pwrite64 4, read 1, umask 1
     blocks opened 0, blocks sealed 1
 create, write 1 MiB, close
-    close 1, fstat 3, getrandom 2, newfstatat 1, openat 1, pwrite64 4, umask 1
+    close 1, fstat 3, getrandom 2, newfstatat 1, openat 1, pwrite64 4, read 1, umask 1
     blocks opened 0, blocks sealed 64
 append 200 bytes, fsync; again
-    fdatasync 2, fsync 1, pwrite64 1, utimensat 1
+    fdatasync 2, fsync 1, pwrite64 1, read 1, utimensat 1
     blocks opened 0, blocks sealed 0
 ";
 /// What the lines of blocks begin with; no system call has such a name.
