@@ -9,7 +9,7 @@ mod desk;
 mod support;
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use desk::{Desk, judge, said};
@@ -246,6 +246,24 @@ fn a_stopped_mount_is_stored_under_the_output_key() {
 }
 
 #[test]
+fn stopping_for_a_snapshot_asks_for_the_key_once() {
+    let lab = Lab::new();
+    let arn = lab.moto.new_key();
+    lab.ok(&format!("init store --key kms:{arn}"));
+    lab.desk.dir("mnt");
+    lab.ok("mount store mnt");
+    assert_eq!(lab.proxy.count("Decrypt"), 1);
+    lab.ok("stop mnt --snapshot @");
+    assert_eq!(lab.proxy.count("Decrypt"), 2);
+    // By a key that is named it is asked for under that name.
+    lab.ok("mount store mnt");
+    let other = lab.moto.new_key();
+    lab.refused(&format!("stop mnt --snapshot @ --key kms:{other}"), 22, &[&other]);
+    assert!(lab.desk.is_mounted("mnt"), "it is mounted still");
+    lab.ok(&format!("stop mnt --snapshot @ --key kms:{arn}"));
+}
+
+#[test]
 fn a_bucket_key_needs_a_key() {
     let lab = Lab::new();
     lab.ok("init store");
@@ -302,6 +320,14 @@ fn one_command_writes_to_a_prefix_at_a_time() {
     lab.ok("snapshot verify @");
     lab.ok("snapshot prune @ --keep 1 --dry-run");
     lab.moto.s3("DELETE", &format!("/{}/{writer}", lab.bucket), b"");
+    let mut both = [0, 1].map(|_| {
+        let mut command = lab.command("snapshot create store @");
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    });
+    let codes = both.each_mut().map(|child| child.wait().unwrap().code());
+    assert!(codes.iter().all(|code| matches!(code, Some(0 | 53))), "{codes:?}");
+    assert!(codes.contains(&Some(0)), "{codes:?}");
+    lab.ok("snapshot verify @");
     // Each new mark and each top is put under the condition that none is there.
     lab.create();
     let marks = lab.puts(0, "/writer");
