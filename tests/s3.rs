@@ -405,6 +405,13 @@ fn what_is_wrong_with_the_way_to_s3_has_its_row() {
     refused(&endpoint("http://s3.example:1"), 70, &["nothing was sent", "s3.example"]);
     refused(&endpoint("http://169.254.1.1"), 70, &["nothing was sent", "169.254.1.1"]);
     refused(&endpoint("http://127.0.0.1:1"), 26, &["http://127.0.0.1:1", "AWS_ENDPOINT_URL_S3"]);
+    for at in ["s3.example:1", "127.0.0.1:1", "127.0.0.1:port", "[::1"] {
+        let mut command = lab.command("snapshot create store @");
+        command.env("AWS_ENDPOINT_URL_S3", format!("http://someone:hidden@{at}"));
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && !text.contains("hidden"), "{at}: {text}");
+    }
     let forget = |name: &'static str| {
         move |command: &mut Command| {
             command.env_remove(name);

@@ -327,8 +327,9 @@ pub(super) fn of_credentials(sts: Option<&Exchange>, found: &str) -> (KmsFailure
     }
 }
 
-/// An error and what caused it, outermost first.
-pub(super) fn causes(error: &dyn Error) -> String {
+/// An error of the SDK and what caused it, outermost first, without users and passwords of the
+/// addresses in it.
+pub fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

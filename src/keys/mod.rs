@@ -53,7 +53,7 @@ pub use file::{KeptDescriptors, keep_descriptors};
 pub use grants::{
     Grant, GrantWish, Operation, create_grant, list_grants, retire_grant, revoke_grant,
 };
-pub use kms_error::{KmsError, KmsFailure};
+pub use kms_error::{KmsError, KmsFailure, causes};
 pub use notes::{KmsNotes, Validity};
 pub use open::{Opened, open, open_noting};
 pub use output::{OutputKey, OutputTrial, try_output};

@@ -1,6 +1,8 @@
 //! A bucket in S3 as a target of snapshots: how it is named, and the way there.
 
-use crate::keys::{KmsFailure, KmsNotes, NoSession, session};
+use std::error::Error;
+
+use crate::keys::{KmsFailure, KmsNotes, NoSession, causes, session};
 use crate::object::{Connect, S3, S3Failure, TargetError, Way};
 
 /// Bytes of a key in S3, less what cmkfs puts behind a prefix.
@@ -36,6 +38,10 @@ impl Way for Noted {
 
     fn refused(&self) -> Option<String> {
         self.0.refused().map(str::to_owned)
+    }
+
+    fn causes(&self, error: &dyn Error) -> String {
+        causes(error)
     }
 }
 

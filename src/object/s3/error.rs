@@ -7,6 +7,8 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 
+use crate::object::s3::Way;
+
 /// Why a request to S3 did not do what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum S3Failure {
@@ -190,7 +192,7 @@ pub(super) struct Said {
 }
 
 /// Cause and text of a failed request, from codes and messages only.
-pub(super) fn said<E>(error: &SdkError<E, HttpResponse>) -> Said
+pub(super) fn said<E>(error: &SdkError<E, HttpResponse>, way: &dyn Way) -> Said
 where
     E: ProvideErrorMetadata + RequestId + Error + 'static,
 {
@@ -227,7 +229,8 @@ where
             plain(S3Failure::Unreachable, "no connection or answer in time".to_owned())
         }
         SdkError::DispatchFailure(failure) => {
-            let text = failure.as_connector_error().map_or_else(String::new, |e| causes(e));
+            let text =
+                failure.as_connector_error().map_or_else(String::new, |error| way.causes(error));
             let untrusted = text.contains("certificate") || text.contains("UnknownIssuer");
             let cause = match (untrusted, failure.is_user()) {
                 (true, _) => S3Failure::Untrusted,
@@ -236,7 +239,7 @@ where
             };
             plain(cause, text)
         }
-        other => plain(S3Failure::Other, causes(other)),
+        other => plain(S3Failure::Other, way.causes(other)),
     }
 }
 
@@ -246,21 +249,6 @@ fn of_region(failure: S3Failure, region: Option<&str>) -> String {
         (S3Failure::WrongRegion, Some(region)) => format!("; the bucket is in {region}"),
         _ => String::new(),
     }
-}
-
-/// An error and what caused it, outermost first.
-pub(super) fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.ends_with(&said) {
-            text += ": ";
-            text += &said;
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

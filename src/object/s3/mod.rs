@@ -32,7 +32,7 @@ use aws_types::SdkConfig;
 
 use crate::format::ids::VolumeId;
 use crate::object::s3::engine::{Begin, Engine};
-use crate::object::s3::error::{causes, said};
+use crate::object::s3::error::said;
 use crate::object::target::{Each, Listed, OBJECT_LEN_MAX, Put, Target, TargetError};
 
 pub use crate::object::s3::error::{S3Error, S3Failure};
@@ -75,6 +75,8 @@ pub trait Way: Debug + Send + Sync {
     fn endpoint(&self) -> Option<String>;
     /// Why nothing was sent to it, if so.
     fn refused(&self) -> Option<String>;
+    /// An error of the SDK and what caused it, without secrets.
+    fn causes(&self, error: &dyn std::error::Error) -> String;
 }
 
 /// What it takes to speak with S3: the SDK's settings, and whether an endpoint is named, which then
@@ -175,7 +177,7 @@ impl S3 {
     where
         E: ProvideErrorMetadata + RequestId + std::error::Error + 'static,
     {
-        let said = said(error);
+        let said = said(error, &*self.way);
         match (said.code.as_deref(), said.status) {
             (Some("NoSuchKey"), _) => return TargetError::Missing { key: key.to_owned() },
             (Some("InvalidRange"), _) | (None, Some(416)) => return cut(key),
@@ -240,7 +242,7 @@ impl S3 {
             .config_override(timeouts);
         match self.run(async move { request.send().await })? {
             Ok(_) => Ok(Put::Made),
-            Err(error) => match (is_new, said(&error).status) {
+            Err(error) => match (is_new, said(&error, &*self.way).status) {
                 (true, Some(412)) => Ok(Put::WasThere),
                 _ => Err(self.failed(PUT, key, &error)),
             },
@@ -291,7 +293,7 @@ impl S3 {
             named.and_then(|named| Delete::builder().set_objects(Some(named)).quiet(true).build());
         let first = keys.first().map_or("", String::as_str);
         let odd = |error: &dyn std::error::Error| {
-            self.error(S3Failure::Other, DELETE, first, causes(error), None)
+            self.error(S3Failure::Other, DELETE, first, self.way.causes(error), None)
         };
         let named = named.map_err(|error| odd(&error))?;
         let request = self.client.delete_objects().bucket(&self.bucket).delete(named);
@@ -312,6 +314,7 @@ impl S3 {
         let range = range.map(|range| format!("bytes={}-{}", range.start, range.end - 1));
         let request = self.client.get_object().bucket(&self.bucket).key(self.at(key));
         let request = request.set_range(range);
+        let way = Arc::clone(&self.way);
         let answer = self.run(async move {
             let mut answer = request.send().await?;
             let mut bytes = Vec::new();
@@ -322,7 +325,7 @@ impl S3 {
                     }
                     Ok(Some(part)) => bytes.extend_from_slice(&part),
                     Ok(None) => return Ok(Got::Whole(bytes)),
-                    Err(error) => return Ok(Got::Broken(causes(&error))),
+                    Err(error) => return Ok(Got::Broken(way.causes(&error))),
                 }
             }
         })?;
