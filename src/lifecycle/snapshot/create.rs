@@ -15,7 +15,7 @@ use crate::lifecycle::open::lock_still;
 use crate::lifecycle::snapshot::place::{Moving, Place, failed};
 use crate::lifecycle::snapshot::sealed::{Sealing, newest, sealing};
 use crate::limits::DESCRIPTOR_WAIT;
-use crate::object::{Hold, Moved, Outbox, Plan, Pool, Taken, names};
+use crate::object::{Hold, Moved, Outbox, Plan, Pool, Taken, Target, names};
 use crate::store::{LockMode, Store};
 
 /// A snapshot that was taken.
@@ -53,10 +53,8 @@ pub fn create_by(
     moving: &Moving,
     ready: Option<Ready>,
 ) -> Result<Created, VerbError> {
-    let located = locate(volume)?;
-    let target = place.open_for(&located.store, &located.mountpoints)?;
-    let (store, descriptor) = describe(&located.store)?;
-    let target = target.with_sse(moving.encryption.sse(descriptor.output_key())?);
+    let (located, store, descriptor) = look(volume)?;
+    let target = aim(place, &located, &descriptor, moving)?;
     let text = String::from_utf8_lossy(&descriptor.encode()).into_owned();
     let seal = Arc::new(match ready.filter(|ready| ready.descriptor == text) {
         Some(ready) => ready.sealing,
@@ -222,10 +220,8 @@ pub fn check(
     key: Option<&KeySource>,
     moving: &Moving,
 ) -> Result<Ready, VerbError> {
-    let located = locate(volume)?;
-    let target = place.open_for(&located.store, &located.mountpoints)?;
-    let (_, descriptor) = describe(&located.store)?;
-    let target = target.with_sse(moving.encryption.sse(descriptor.output_key())?);
+    let (located, _, descriptor) = look(volume)?;
+    let target = aim(place, &located, &descriptor, moving)?;
     target.volumes().map_err(failed(place))?;
     if place.directory().is_none() {
         // Put and removed again: what policies allow is known by no other way.
@@ -234,6 +230,23 @@ pub fn check(
     let sealing = sealing_of(&descriptor, key, &located)?;
     let descriptor = String::from_utf8_lossy(&descriptor.encode()).into_owned();
     Ok(Ready { sealing, descriptor })
+}
+
+fn look(volume: &Path) -> Result<(Located, Store, Descriptor), VerbError> {
+    let located = locate(volume)?;
+    let (store, descriptor) = describe(&located.store)?;
+    Ok((located, store, descriptor))
+}
+
+/// The target, as it encrypts what is put there of this volume.
+fn aim(
+    place: &Place,
+    located: &Located,
+    descriptor: &Descriptor,
+    moving: &Moving,
+) -> Result<Arc<dyn Target>, VerbError> {
+    let target = place.open_for(&located.store, &located.mountpoints)?;
+    Ok(target.with_sse(moving.encryption.sse(descriptor.output_key())?))
 }
 
 fn sealing_of(
